@@ -1,0 +1,136 @@
+/*
+ * Control plane of the client: sessions with memory servers, leases, the
+ * embedded server. One libevent thread (the control thread) per `control`;
+ * it watches the control connections and the peers' event descriptors and
+ * sends the keep-alives. It never touches managed memory and never waits on
+ * the pager.
+ *
+ * Calls block the caller (never the control thread) up to their deadline.
+ * Never on the fault path. Errors: 0 or negative errno, with one clear line
+ * left in ferryi_control_last_error() of the calling thread.
+ */
+#ifndef FERRYI_CONTROL_H
+#define FERRYI_CONTROL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "fabric.h"
+
+struct ferryi_control;
+struct ferryi_session;
+struct ferryi_lease;
+
+enum ferryi_session_state {
+	FERRYI_SESSION_LIVE,
+	FERRYI_SESSION_DRAINING, /* the server grants nothing more; data still flows */
+	FERRYI_SESSION_LOST,     /* gone for good: its leases are revoked */
+};
+
+enum ferryi_lost_reason {
+	FERRYI_LOST_NONE,
+	FERRYI_LOST_CLOSED,    /* the control connection ended or was reset */
+	FERRYI_LOST_KEEPALIVE, /* no answer within the timeout */
+	FERRYI_LOST_REVOKED,   /* the server said so */
+	FERRYI_LOST_PROTOCOL,  /* the server sent something invalid */
+};
+
+struct ferryi_control_attr {
+	const char *token_file;  /* NULL: $FERRY_TOKEN_FILE, else none */
+	const uint8_t *token;    /* overrides the file; borrowed during the call */
+	uint64_t connect_ms;     /* of ferryi_session_open, name resolution included */
+	uint64_t request_ms;     /* deadline of one request */
+	/*
+	 * Called once, in the control thread, with no lock held, when a session
+	 * is lost or starts draining. Its peer has been failed already.
+	 */
+	void (*on_state)(void *ctx, struct ferryi_session *session, enum ferryi_session_state state);
+	void *ctx;
+};
+
+int ferryi_control_open(const struct ferryi_control_attr *attr, struct ferryi_control **out);
+/* Closes every session (their leases end) and joins the thread. */
+void ferryi_control_close(struct ferryi_control **control);
+
+/* One line on why the last call of this thread failed; never NULL. */
+const char *ferryi_control_last_error(void);
+
+/*
+ * Connects, negotiates, authenticates. url: ferry://host:port[?fabric=...].
+ * -EHOSTUNREACH, -ECONNREFUSED, -ETIMEDOUT, -EACCES, -EPROTONOSUPPORT, -EPROTO, -EINVAL.
+ */
+int ferryi_session_open(struct ferryi_control *control, const char *url, struct ferryi_session **out);
+void ferryi_session_close(struct ferryi_session **session);
+enum ferryi_session_state ferryi_session_state(const struct ferryi_session *session); /* any thread, lock-free */
+enum ferryi_lost_reason ferryi_session_lost_reason(const struct ferryi_session *session);
+const char *ferryi_session_name(const struct ferryi_session *session);      /* "host:port", immutable */
+const char *ferryi_session_server_id(const struct ferryi_session *session); /* 32 hex digits */
+
+struct ferryi_pool_info {
+	char name[64], type[16], backing[16];
+	uint64_t size_bytes, free_bytes, leased_bytes, scrub_bytes, huge_page_bytes;
+	int numa_node;
+};
+/* Up to max pools; returns how many the server has, or negative errno. */
+int ferryi_session_pools(struct ferryi_session *session, struct ferryi_pool_info *out, unsigned max);
+
+struct ferryi_session_stat {
+	char name[64];
+	uint64_t value;
+	bool gauge;
+};
+int ferryi_session_stats(struct ferryi_session *session, struct ferryi_session_stat *out, unsigned max);
+
+/* A granted extent. Immutable until the lease releases it. */
+struct ferryi_extent {
+	uint64_t id;
+	uint64_t pool_off;  /* bytes from the server pool's start */
+	uint64_t len_bytes; /* multiple of 2 MiB */
+	struct ferryi_remote remote;
+};
+
+/*
+ * Leases size_bytes (0 allowed) of a pool (NULL or "": the server's first) over
+ * the session's fabric, opens the peer, imports the extents.
+ * -ENXIO no such pool, -ENOMEM full (the line says how much is free), -ENODEV
+ * fabric, -ESHUTDOWN draining, -ENOTCONN session lost, -ETIMEDOUT.
+ */
+int ferryi_lease_open(struct ferryi_session *session, const char *pool, uint64_t size_bytes, struct ferryi_lease **out);
+/*
+ * Adds size_bytes. *first is the index of the first new extent, *count how many
+ * came. All or nothing. Same errors.
+ */
+int ferryi_lease_grow(struct ferryi_lease *lease, uint64_t size_bytes, unsigned *first, unsigned *count);
+/* Gives one extent back; no operation on it may be under way. Its index stays used, with len_bytes 0. */
+int ferryi_lease_shrink(struct ferryi_lease *lease, unsigned extent_index);
+/* Gives everything back. All channels of the peer must be closed. Nulls *lease. */
+void ferryi_lease_close(struct ferryi_lease **lease);
+
+unsigned ferryi_lease_extent_count(const struct ferryi_lease *lease);
+/* The pointer stays valid until the lease is closed. */
+const struct ferryi_extent *ferryi_lease_extent(const struct ferryi_lease *lease, unsigned index);
+struct ferryi_peer *ferryi_lease_peer(const struct ferryi_lease *lease);
+struct ferryi_session *ferryi_lease_session(const struct ferryi_lease *lease);
+const struct ferryi_fabric_row *ferryi_lease_row(const struct ferryi_lease *lease);
+uint64_t ferryi_lease_pool_size(const struct ferryi_lease *lease); /* bytes of the server's whole pool */
+
+/* ---- embedded server ---- */
+
+struct ferryi_embedded;
+
+/*
+ * Starts a ferryd as a child process that dies with this one (its life line is
+ * a pipe), serving one lazily populated pool of size_bytes over the local
+ * fabric on loopback, with a token passed by inheritance. Found by
+ * $FERRY_FERRYD, else beside the library's build or install prefix, else $PATH.
+ * -ENOENT ferryd not found, -ECHILD it ended at once (the line has its words), -ETIMEDOUT.
+ */
+int ferryi_embedded_start(uint64_t size_bytes, uint64_t deadline_ns, struct ferryi_embedded **out);
+void ferryi_embedded_stop(struct ferryi_embedded **embedded);
+const char *ferryi_embedded_url(const struct ferryi_embedded *embedded);
+const uint8_t *ferryi_embedded_token(const struct ferryi_embedded *embedded); /* FERRYI_AUTH_TOKEN_LEN bytes */
+pid_t ferryi_embedded_pid(const struct ferryi_embedded *embedded);
+
+#endif

@@ -1,0 +1,310 @@
+/*
+ * libferry: far memory for Linux programs.
+ *
+ * A process maps device memory that a memory server (ferryd) lends; cold pages
+ * of its managed ranges move out to it, hot ones come back on the first touch.
+ * The ideas and names are those of the kernel's HMM and ZONE_DEVICE
+ * (Documentation/mm/hmm.rst, mm/memory-model.rst), on userfaultfd(2).
+ *
+ * Conventions
+ *   Returns     0 or a negative errno unless stated otherwise.
+ *   Ranges      [addr, addr + len), both multiples of 4096; else -EINVAL.
+ *   Threads     every function may be called from any thread unless stated.
+ *   Blocking    every function may block, bounded by the configured deadlines
+ *               (fault_timeout_ms, request_timeout_ms), unless stated.
+ *   Signals     only ferry_fault_query is async-signal-safe.
+ *   Allocation  after ferry_open() nothing here allocates from the
+ *               application's heap, nor maps at addresses it could own.
+ *   fork        the child of a fork gets SIGBUS on managed ranges, never
+ *               zeros; it may not call this library (except ferry_open anew).
+ *               vfork, posix_spawn and system are not concerned.
+ */
+#ifndef FERRY_H
+#define FERRY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FERRY_VERSION_MAJOR 0
+#define FERRY_VERSION_MINOR 1
+#define FERRY_VERSION_PATCH 0
+
+#define FERRY_PAGE_SIZE     4096u
+#define FERRY_SUBSECTION    (2u << 20)   /* bytes: unit of lease and of pool alignment */
+#define FERRY_SECTION       (128u << 20) /* bytes: unit of the section table */
+
+struct ferry;      /* one per process: the mirrored address space */
+struct ferry_pool; /* leased window of a server's memory: struct dev_pagemap */
+struct ferry_page; /* descriptor of one device page: struct page */
+
+/* Text of the library's version, "0.1.0". Static; async-signal-safe. */
+const char *ferry_version(void);
+
+/*
+ * One line on why the last failed call of this thread failed and how to mend
+ * it; "" if none did. Valid until the thread's next call into the library.
+ */
+const char *ferry_last_error(void);
+
+/* ---- life ---- */
+
+/*
+ * Configuration. Zero (or NULL) members take their default. Set size to
+ * sizeof(struct ferry_config). The environment variable in brackets sets the
+ * member when ferry_open is given NULL.
+ */
+struct ferry_config {
+	size_t size;
+	const char *servers;         /* comma list of ferry://host:port[?fabric=..] [FERRY_SERVERS]; none: an embedded server */
+	const char *pool;            /* pool name at the servers; default: the first [FERRY_POOL] */
+	const char *token_file;      /* shared secret of the servers [FERRY_TOKEN_FILE] */
+	uint64_t local_bytes;        /* budget: RAM that managed pages may hold; default 256M [FERRY_LOCAL] */
+	uint64_t embedded_bytes;     /* size of the embedded server's pool; default half of available RAM [FERRY_EMBEDDED_SIZE] */
+	uint32_t fault_timeout_ms;   /* a fault older than this is poisoned; default 10000 [FERRY_FAULT_TIMEOUT] */
+	uint32_t request_timeout_ms; /* one control request; default 10000 [FERRY_REQUEST_TIMEOUT] */
+	uint32_t fault_threads;      /* default 1 [FERRY_FAULT_THREADS] */
+	uint32_t evict_threads;      /* default 1 [FERRY_EVICT_THREADS] */
+	uint32_t readahead_pages;    /* largest window, in pages; default 64; 1: none [FERRY_READAHEAD] */
+	const char *log_level;       /* error, warn, notice, info, debug; default warn [FERRY_LOG_LEVEL] */
+};
+
+/* Smallest budget: what the fault and eviction paths need to make progress. -EINVAL below it. */
+#define FERRY_BUDGET_MIN (4u << 20)
+/* RAM outside the budget, per fault or eviction thread: landing slots and bounce buffers, reserved at open. */
+#define FERRY_THREAD_RESERVE (4u << 20)
+
+/*
+ * Starts the library in this process: userfaultfd, threads, sessions and
+ * leases. cfg NULL: everything from the environment. One struct ferry a
+ * process: -EBUSY if there is one.
+ * Returns -EPERM (no right to userfaultfd; ferry_last_error says how to get
+ * it), -EOPNOTSUPP (kernel lacks a needed feature), -EINVAL, -ENOMEM,
+ * -EHOSTUNREACH, -ECONNREFUSED, -ETIMEDOUT, -EACCES (token), -EPROTONOSUPPORT
+ * (version), -ENXIO (no such pool), -ENODEV (fabric), -ENOENT (no ferryd for
+ * an embedded server). *out is untouched on failure.
+ */
+int ferry_open(const struct ferry_config *cfg, struct ferry **out);
+
+/*
+ * Brings every page home (the budget does not apply any more), then stops.
+ * Ranges of ferry_mmap and adopted ranges stay mapped, as plain memory.
+ * Returns -EBUSY (pages are pinned or busy) or -EIO (pages cannot be had back:
+ * poisoned, or their server is gone) and leaves all as it was; -EINVAL NULL.
+ */
+int ferry_close(struct ferry *ferry);
+
+/* What this kernel and these privileges give. Does not block. */
+#define FERRY_CAP_MOVE         (1ull << 0) /* UFFDIO_MOVE: atomic eviction */
+#define FERRY_CAP_POISON       (1ull << 1) /* UFFDIO_POISON: SIGBUS for lost pages */
+#define FERRY_CAP_KERNEL_FAULT (1ull << 2) /* system calls may touch away pages (root or /dev/userfaultfd) */
+#define FERRY_CAP_PAGEMAP_SCAN (1ull << 3)
+#define FERRY_CAP_WP_ASYNC     (1ull << 4)
+#define FERRY_CAP_EVENT_FORK   (1ull << 5)
+uint64_t ferry_caps(struct ferry *ferry);
+
+/* ---- memory ---- */
+
+#define FERRY_MAP_NORESERVE (1u << 0) /* do not lease pool memory for the whole range now; see -ENOMEM */
+
+/*
+ * Maps len bytes of managed anonymous memory (len is rounded up to pages).
+ * hint as in mmap(2), may be NULL. prot must include PROT_READ | PROT_WRITE.
+ * Pool memory for the whole range is leased first, so that eviction cannot
+ * fail later, unless FERRY_MAP_NORESERVE: then a full pool makes faults wait
+ * and at last poison.
+ * Returns the address, or MAP_FAILED and errno: EINVAL, ENOMEM (the pools are
+ * full: ferry_last_error has the number that would fit).
+ */
+void *ferry_mmap(struct ferry *ferry, void *hint, size_t len, int prot, unsigned flags);
+
+/*
+ * Unmaps [addr, addr + len) and frees its pool memory. Any part of managed
+ * ranges, also several. -EINVAL: unaligned, or not all managed; -EBUSY: pinned.
+ */
+int ferry_munmap(struct ferry *ferry, void *addr, size_t len);
+
+/*
+ * Manages existing private anonymous memory (malloc, mmap, another thread's
+ * stack), in place; its content stays. Pages inside [addr, addr + len) only:
+ * give it whole pages (-EINVAL otherwise). Resident pages count against the
+ * budget from now on, so some may leave at once.
+ * Returns -EINVAL (unaligned; overlaps a managed range), -EFAULT (part of it
+ * is not mapped), -EOPNOTSUPP (a file mapping, shared, or huge page memory),
+ * -EBUSY (belongs to another userfaultfd: CRIU, QEMU, a libfabric monitor),
+ * -EACCES (not readable and writable), -ENOMEM (pools full).
+ */
+int ferry_adopt(struct ferry *ferry, void *addr, size_t len, unsigned flags);
+
+/*
+ * Pages of the range come home and stop being managed; content stays.
+ * -EINVAL: not all managed; -EBUSY pinned; -EIO: some page is lost. On failure
+ * the range stays managed.
+ */
+int ferry_unadopt(struct ferry *ferry, void *addr, size_t len);
+
+enum ferry_advice {
+	FERRY_ADVICE_NORMAL,     /* read-ahead by what is seen */
+	FERRY_ADVICE_SEQUENTIAL, /* largest read-ahead at once; pages behind leave first */
+	FERRY_ADVICE_RANDOM,     /* no read-ahead */
+	FERRY_ADVICE_WILLNEED,   /* bring in now, as far as the budget allows */
+	FERRY_ADVICE_COLD,       /* move out now */
+	FERRY_ADVICE_DONTNEED,   /* drop the content: reads give zeros, pool memory is kept for it */
+};
+
+/* -EINVAL: unknown advice, unaligned, or not all managed; -EBUSY: DONTNEED on pinned pages. */
+int ferry_advise(struct ferry *ferry, void *addr, size_t len, enum ferry_advice advice);
+
+/*
+ * Makes pages resident and unmovable, for DMA, RMA, signal handlers; counts as
+ * resident. Pins nest. -ENOMEM: would leave less than FERRY_BUDGET_MIN of the
+ * budget unpinned; -EIO: a page is lost; -EINVAL.
+ * Unpin of a page that is not pinned: -EINVAL, and nothing is unpinned.
+ */
+int ferry_pin(struct ferry *ferry, void *addr, size_t len);
+int ferry_unpin(struct ferry *ferry, void *addr, size_t len);
+
+/* Every page of the range has a current copy in the pool when this returns; pages stay where they are. -EIO, -EINVAL. */
+int ferry_flush(struct ferry *ferry, void *addr, size_t len);
+
+/*
+ * Sets the budget; lowering evicts before it returns. -EINVAL below
+ * FERRY_BUDGET_MIN; -ENOMEM: pinned pages do not fit; -ETIMEDOUT: eviction did
+ * not get there (the old budget stays).
+ */
+int ferry_set_budget(struct ferry *ferry, size_t bytes);
+
+/* ---- figures ---- */
+
+struct ferry_latency {
+	uint64_t count;
+	uint64_t p50_ns, p90_ns, p99_ns, p999_ns, max_ns;
+};
+
+struct ferry_stats {
+	size_t size; /* set to sizeof(struct ferry_stats) */
+	/* gauges */
+	uint64_t budget_bytes;
+	uint64_t managed_bytes;      /* ranges */
+	uint64_t resident_bytes;     /* managed pages in RAM now */
+	uint64_t peak_resident_bytes;
+	uint64_t pinned_bytes;
+	uint64_t away_bytes;         /* pages whose data is in a pool only */
+	uint64_t leased_bytes;
+	uint64_t bookkeeping_bytes;  /* the library's own memory for these ranges */
+	/* counters */
+	uint64_t faults;             /* touches that had to wait for the library */
+	uint64_t faults_major;       /* ... for a read from a pool */
+	uint64_t faults_zero;        /* ... for a first touch */
+	uint64_t faults_rescued;     /* ... for a page on its way out */
+	uint64_t faults_poisoned;    /* ended in SIGBUS */
+	uint64_t pages_in;           /* read from pools */
+	uint64_t pages_readahead;    /* of these, brought in before they were touched */
+	uint64_t readahead_hits;     /* of these, seen to be used: the stream went on past them */
+	uint64_t pages_evicted;
+	uint64_t pages_written;      /* of these, dirty: written to the pool */
+	uint64_t pages_dropped;      /* of these, clean: no traffic */
+	uint64_t bytes_in, bytes_out;
+	uint64_t budget_waits;       /* faults that waited for eviction */
+	uint64_t channels_reopened;
+	/* time from the fault event to the page's being in place */
+	struct ferry_latency fault;
+	struct ferry_latency fault_major;
+};
+
+/* Fills as much of *stats as its size says. -EINVAL: size 0. Does not block. */
+int ferry_stats(struct ferry *ferry, struct ferry_stats *stats);
+
+/* ---- trouble ---- */
+
+enum ferry_fault_reason {
+	FERRY_FAULT_NONE = 0,       /* managed and well */
+	FERRY_FAULT_NOT_MANAGED,    /* not an address of ours */
+	FERRY_FAULT_SERVER_LOST,    /* connection closed, or keep-alive missed */
+	FERRY_FAULT_TIMEOUT,        /* no answer within fault_timeout_ms */
+	FERRY_FAULT_REVOKED,        /* the server took the lease back */
+	FERRY_FAULT_IO,             /* the transport failed, key refused */
+	FERRY_FAULT_NO_MEMORY,      /* the budget could not be kept: eviction could not go on */
+	FERRY_FAULT_FORKED,         /* this is the child of a fork */
+};
+
+struct ferry_fault_info {
+	size_t size; /* set to sizeof(struct ferry_fault_info) */
+	uintptr_t va;                    /* page address */
+	enum ferry_fault_reason reason;
+	int error;                       /* negative errno behind it, or 0 */
+	char server[64];                 /* "host:port" of the lost data, or "" */
+};
+
+/*
+ * Why did this address raise SIGBUS? ferry NULL: the process's own.
+ * Async-signal-safe, does not block. -EINVAL.
+ */
+int ferry_fault_query(struct ferry *ferry, uintptr_t va, struct ferry_fault_info *info);
+/* Static text of a reason. */
+const char *ferry_fault_reason_text(enum ferry_fault_reason reason);
+
+/* ---- device memory: struct dev_pagemap, struct page, PFNs ---- */
+
+enum ferry_mem_type {
+	FERRY_MEM_PRIVATE = 1, /* the CPU reaches it by migration only */
+	FERRY_MEM_COHERENT,
+	FERRY_MEM_FS_DAX,
+	FERRY_MEM_GENERIC,
+	FERRY_MEM_P2PDMA,
+};
+
+struct ferry_pool_attr {
+	size_t size;                /* sizeof(struct ferry_pool_attr) */
+	enum ferry_mem_type type;   /* 0 is refused: -EINVAL */
+	const char *server;         /* URL; NULL: the first server of the process */
+	const char *pool;           /* NULL: the server's first */
+	uint64_t len_bytes;         /* leased now; multiple of FERRY_SUBSECTION; may be 0 */
+	const void *owner;          /* identity for migration filters; may be NULL */
+	void *data;                 /* the caller's */
+};
+
+/*
+ * Leases a window of device memory and gives it PFNs, as memremap_pages() does.
+ * The pager of this process uses it for eviction, beside the pools that
+ * ferry_open attached.
+ * -EINVAL (type 0, alignment), -ENXIO (no such pool; a type other than
+ * FERRY_MEM_PRIVATE: not built yet), -ENOMEM, -EACCES, -EHOSTUNREACH, -ETIMEDOUT.
+ */
+int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, struct ferry_pool **out);
+/* -EBUSY while pages of the process live in it, or references are held. The struct is gone on success. */
+int ferry_pool_detach(struct ferry_pool *pool);
+
+/*
+ * get_dev_pagemap(): the pool that pfn belongs to, with a reference, or NULL.
+ * A hint that covers pfn is returned as it is; one that does not is put.
+ */
+struct ferry_pool *ferry_pool_get(struct ferry *ferry, uint64_t pfn, struct ferry_pool *hint);
+void ferry_pool_put(struct ferry_pool *pool);
+
+struct ferry_pool_info {
+	size_t size;
+	uint64_t pfn_first, pfn_last; /* window; only leased sub-sections of it are valid */
+	uint64_t leased_bytes, used_bytes;
+	enum ferry_mem_type type;
+	char fabric[16];
+	char server[64];
+};
+int ferry_pool_info(struct ferry_pool *pool, struct ferry_pool_info *info);
+
+/* A pool of the process by index, 0 first, with a reference; NULL past the end. */
+struct ferry_pool *ferry_pool_at(struct ferry *ferry, unsigned index);
+
+/* NULL when !ferry_pfn_valid(pfn). Both ways are exact inverses for valid PFNs. Do not block. */
+struct ferry_page *ferry_pfn_to_page(struct ferry *ferry, uint64_t pfn);
+uint64_t ferry_page_to_pfn(struct ferry *ferry, const struct ferry_page *page);
+bool ferry_pfn_valid(struct ferry *ferry, uint64_t pfn);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,88 @@
+/*
+ * The control protocol: framing, validation, authentication digests. The only
+ * room that includes protobuf-c; messages are used through their generated
+ * structs (Farferry__*), which this header exposes to server and client.
+ *
+ * Frame: 4 bytes magic "FFRY", 4 bytes big-endian payload length (1 ..
+ * FERRYI_FRAME_MAX), then the payload, one serialized Envelope. All functions
+ * here are pure (no I/O, no threads) and allocate with malloc: control threads only.
+ */
+#ifndef FERRYI_PROTO_H
+#define FERRYI_PROTO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ferry.pb-c.h"
+
+#define FERRYI_PROTO_VERSION_MIN 1u
+#define FERRYI_PROTO_VERSION_MAX 1u
+
+#define FERRYI_FRAME_HEADER 8u
+#define FERRYI_FRAME_MAX    (1u << 20) /* bytes of payload */
+#define FERRYI_NONCE_LEN    32u
+#define FERRYI_MAC_LEN      32u
+#define FERRYI_AUTH_TOKEN_LEN 32u /* bytes of the shared secret */
+
+/* Limits that validation keeps; a message outside them never reaches a caller. */
+#define FERRYI_MAX_NAME     63u   /* pool, fabric, client names */
+#define FERRYI_MAX_TEXT     1023u /* error texts and reasons */
+#define FERRYI_MAX_EXTENTS  8192u /* in one message */
+#define FERRYI_MAX_LOCATIONS 8u
+#define FERRYI_MAX_POOLS    256u
+#define FERRYI_MAX_STATS    1024u
+
+enum ferryi_role { FERRYI_ROLE_SERVER, FERRYI_ROLE_CLIENT };
+
+/*
+ * Looks at the first bytes of a stream. Returns the whole frame's length
+ * (header included) when `have` bytes tell it, 0 when more are needed,
+ * -EPROTO (bad magic, length 0) or -EMSGSIZE (over FERRYI_FRAME_MAX).
+ */
+long ferryi_frame_peek(const uint8_t *bytes, size_t have);
+
+/*
+ * Decodes and validates one whole frame that `receiver` got. On success *out
+ * is to be freed with ferryi_envelope_free. -EPROTO: not a frame, not an
+ * Envelope, no body; -EINVAL: a field is out of range or the body is not one
+ * that this receiver takes. why (may be NULL) gets one sentence.
+ */
+int ferryi_frame_decode(enum ferryi_role receiver, const uint8_t *frame, size_t len, Farferry__Envelope **out, char *why,
+			size_t why_len);
+void ferryi_envelope_free(Farferry__Envelope **envelope);
+
+/* Serializes into a malloc'ed frame (free(3) it). 0, -ENOMEM, -EMSGSIZE. */
+int ferryi_frame_encode(const Farferry__Envelope *envelope, uint8_t **out, size_t *out_len);
+
+/* Error code <-> errno. Unknown codes give -EIO. */
+int ferryi_code_to_errno(Farferry__Code code);
+Farferry__Code ferryi_code_from_errno(int err);
+
+/* Name of the body ("attach", ...) for log lines. */
+const char *ferryi_body_name(Farferry__Envelope__BodyCase body);
+
+/* ---- authentication (HMAC-SHA256 by OpenSSL) ---- */
+
+int ferryi_random(void *buf, size_t len); /* getrandom(2); 0 or -EIO */
+/* MAC of the given role over both nonces; see ferry.proto. 0 or -EIO. */
+int ferryi_auth_mac(enum ferryi_role signer, const uint8_t token[FERRYI_AUTH_TOKEN_LEN],
+		    const uint8_t server_nonce[FERRYI_NONCE_LEN], const uint8_t client_nonce[FERRYI_NONCE_LEN],
+		    uint8_t mac[FERRYI_MAC_LEN]);
+/* Constant-time comparison. */
+bool ferryi_mac_equal(const uint8_t a[FERRYI_MAC_LEN], const uint8_t b[FERRYI_MAC_LEN]);
+/* 64 hexadecimal digits, white space around them allowed. 0 or -EINVAL. */
+int ferryi_token_parse(const char *text, uint8_t token[FERRYI_AUTH_TOKEN_LEN]);
+void ferryi_token_format(const uint8_t token[FERRYI_AUTH_TOKEN_LEN], char out[2 * FERRYI_AUTH_TOKEN_LEN + 1]);
+/*
+ * Reads a token file: refused (-EPERM) when group or others may read it;
+ * -ENOENT, -EACCES, -EINVAL (not a token). why gets one sentence.
+ */
+int ferryi_token_load(const char *path, uint8_t token[FERRYI_AUTH_TOKEN_LEN], char *why, size_t why_len);
+/* Creates it (mode 0600, O_EXCL, parents not made) with a new random token; -EEXIST if it is there. */
+int ferryi_token_create(const char *path, uint8_t token[FERRYI_AUTH_TOKEN_LEN], char *why, size_t why_len);
+
+/* "hostname/boot-id" of this machine: equal texts mean the same host. */
+void ferryi_host_identity(char *buf, size_t buf_len);
+
+#endif
