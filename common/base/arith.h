@@ -58,7 +58,7 @@ int ferryi_u32(uint64_t value, uint32_t *out);
  */
 int ferryi_parse_size(const char *text, uint64_t *out_bytes);
 
-/* Bytes as the shortest exact or one-decimal text ("2G", "1.5M", "4096"); returns buf. buf of 16 suffices. */
+/* Bytes as the shortest exact or one-decimal text ("2G", "1.5M", "4K", "1000"); returns buf. buf of 16 suffices. */
 const char *ferryi_format_size(uint64_t bytes, char *buf, size_t buf_len);
 
 /* Decimal (or 0x hexadecimal) text to a number; 0, -EINVAL, -ERANGE. */

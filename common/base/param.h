@@ -38,7 +38,12 @@ struct ferryi_param {
 	int (*call)(void *cfg, const char *value, char *err, size_t err_len);
 };
 
-/* A table ends with a row whose name is NULL. Every function returns 0 or -EINVAL with one clear line in err. */
+/*
+ * A table ends with a row whose name is NULL. Every function returns 0 or
+ * -EINVAL with one clear line in err. cfg is zeroed by its owner before
+ * params_init; an empty environment variable counts as not set. "--help"/-h
+ * and "--version"/-V are there without a row.
+ */
 int ferryi_params_init(const struct ferryi_param *table, void *cfg, char *err, size_t err_len);
 int ferryi_params_env(const struct ferryi_param *table, void *cfg, char *err, size_t err_len);
 int ferryi_params_set(const struct ferryi_param *table, void *cfg, const char *name, const char *value,

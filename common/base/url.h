@@ -15,7 +15,7 @@ struct ferryi_url {
 
 /* 0 or -EINVAL with one clear line in err. The scheme may be left out: "host", "host:port". */
 int ferryi_url_parse(const char *text, struct ferryi_url *out, char *err, size_t err_len);
-/* "HOST:PORT", "[v6]:PORT", "HOST" (default port) or ":PORT" (host empty); same errors. */
+/* "HOST:PORT", "[v6]:PORT", "HOST" (default port) or ":PORT" (host empty); same errors. Port 0 (any) is taken. */
 int ferryi_hostport_parse(const char *text, char *host, size_t host_len, uint16_t *port, char *err, size_t err_len);
 
 #endif
