@@ -46,13 +46,15 @@ long ferryi_frame_peek(const uint8_t *bytes, size_t have);
  * Decodes and validates one whole frame that `receiver` got. On success *out
  * is to be freed with ferryi_envelope_free. -EPROTO: not a frame, not an
  * Envelope, no body; -EINVAL: a field is out of range or the body is not one
- * that this receiver takes. why (may be NULL) gets one sentence.
+ * that this receiver takes; -ENOMEM. why (may be NULL) gets one sentence.
+ * Requests and their replies have a request_id other than 0, notices have 0,
+ * an Error may have either.
  */
 int ferryi_frame_decode(enum ferryi_role receiver, const uint8_t *frame, size_t len, Farferry__Envelope **out, char *why,
 			size_t why_len);
 void ferryi_envelope_free(Farferry__Envelope **envelope);
 
-/* Serializes into a malloc'ed frame (free(3) it). 0, -ENOMEM, -EMSGSIZE. */
+/* Serializes into a malloc'ed frame (free(3) it). 0, -ENOMEM, -EMSGSIZE, -EINVAL (no body). */
 int ferryi_frame_encode(const Farferry__Envelope *envelope, uint8_t **out, size_t *out_len);
 
 /* Error code <-> errno. Unknown codes give -EIO. */
@@ -79,7 +81,10 @@ void ferryi_token_format(const uint8_t token[FERRYI_AUTH_TOKEN_LEN], char out[2 
  * -ENOENT, -EACCES, -EINVAL (not a token). why gets one sentence.
  */
 int ferryi_token_load(const char *path, uint8_t token[FERRYI_AUTH_TOKEN_LEN], char *why, size_t why_len);
-/* Creates it (mode 0600, O_EXCL, parents not made) with a new random token; -EEXIST if it is there. */
+/*
+ * Creates it (mode 0600, parents not made) with a new random token; -EEXIST if
+ * it is there (then load it: it is whole), else the negative errno of the cause.
+ */
 int ferryi_token_create(const char *path, uint8_t token[FERRYI_AUTH_TOKEN_LEN], char *why, size_t why_len);
 
 /* "hostname/boot-id" of this machine: equal texts mean the same host. */

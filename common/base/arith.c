@@ -8,7 +8,7 @@
 static const struct {
 	char letter;
 	unsigned shift;
-} units[] = { { 'T', 40 }, { 'G', 30 }, { 'M', 20 }, { 'K', 10 } };
+} units[] = {{'T', 40}, {'G', 30}, {'M', 20}, {'K', 10}};
 
 #define NUNITS (sizeof(units) / sizeof(units[0]))
 
@@ -104,8 +104,8 @@ const char *ferryi_format_size(uint64_t bytes, char *buf, size_t buf_len)
 		return buf;
 	}
 	if (rest10 % unit == 0) {
-		snprintf(buf, buf_len, "%llu.%llu%c", (unsigned long long)whole, (unsigned long long)(rest10 / unit),
-			 units[top].letter);
+		snprintf(buf, buf_len, "%llu.%llu%c", (unsigned long long)whole,
+			 (unsigned long long)(rest10 / unit), units[top].letter);
 		return buf;
 	}
 	/* Exact and still short in a smaller one: 2050M. */

@@ -112,7 +112,7 @@ static bool find_in(const uint64_t *map, size_t nbits, size_t from, size_t to, s
 
 size_t ferryi_bitmap_find_run(const uint64_t *map, size_t nbits, size_t from, size_t want, size_t *start)
 {
-	struct run best = { 0, 0 };
+	struct run best = {0, 0};
 
 	if (want == 0)
 		return 0;

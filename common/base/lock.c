@@ -23,9 +23,10 @@ static void note_order(const struct ferryi_mutex *mutex)
 {
 	for (unsigned i = 0; i < nheld; i++) {
 		if (held[i]->rank >= mutex->rank) {
-			ferryi_error("lock %p of rank %d: taken while lock %p of rank %d is held (order: lock.h)",
-				     (const void *)mutex, (int)mutex->rank, (const void *)held[i],
-				     (int)held[i]->rank);
+			ferryi_error(
+				"lock %p of rank %d: taken while lock %p of rank %d is held (order: lock.h)",
+				(const void *)mutex, (int)mutex->rank, (const void *)held[i],
+				(int)held[i]->rank);
 			abort();
 		}
 	}

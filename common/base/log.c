@@ -20,9 +20,9 @@ static const struct {
 	const char *name;
 	char priority; /* of sd-daemon(3) */
 } levels[] = {
-	[FERRYI_LOG_ERROR] = { "error", '3' },  [FERRYI_LOG_WARN] = { "warn", '4' },
-	[FERRYI_LOG_NOTICE] = { "notice", '5' }, [FERRYI_LOG_INFO] = { "info", '6' },
-	[FERRYI_LOG_DEBUG] = { "debug", '7' },
+	[FERRYI_LOG_ERROR] = {"error", '3'},   [FERRYI_LOG_WARN] = {"warn", '4'},
+	[FERRYI_LOG_NOTICE] = {"notice", '5'}, [FERRYI_LOG_INFO] = {"info", '6'},
+	[FERRYI_LOG_DEBUG] = {"debug", '7'},
 };
 
 #define NLEVELS (sizeof(levels) / sizeof(levels[0]))
@@ -66,7 +66,8 @@ static int stderr_is_journal(void)
 
 	if (!text || fstat(STDERR_FILENO, &st) != 0)
 		return JOURNAL_NO;
-	snprintf(want, sizeof(want), "%llu:%llu", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+	snprintf(want, sizeof(want), "%llu:%llu", (unsigned long long)st.st_dev,
+		 (unsigned long long)st.st_ino);
 	return strcmp(text, want) == 0 ? JOURNAL_YES : JOURNAL_NO;
 }
 
@@ -112,8 +113,9 @@ void ferryi_log(enum ferryi_log_level level, const char *fmt, ...)
 		line[len++] = levels[level].priority;
 		line[len++] = '>';
 	}
-	len += printed(snprintf(line + len, sizeof(line) - len, "%s: %s: ",
-				atomic_load_explicit(&current_ident, memory_order_relaxed), levels[level].name),
+	len += printed(snprintf(line + len, sizeof(line) - len,
+				"%s: %s: ", atomic_load_explicit(&current_ident, memory_order_relaxed),
+				levels[level].name),
 		       sizeof(line) - len);
 
 	size_t text_start = len;

@@ -15,7 +15,7 @@
 
 #include "arith.h"
 
-#define HELP_WIDTH 80
+#define HELP_WIDTH  80
 #define HELP_INDENT 8
 
 static int fail(char *err, size_t err_len, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
@@ -99,13 +99,14 @@ static void format_range(const struct ferryi_param *p, char *buf, size_t buf_len
 
 	format_value(p, p->min, low, sizeof(low));
 	if (p->max)
-		snprintf(buf, buf_len, "from %s to %s%s", low, format_value(p, p->max, high, sizeof(high)), unit_of(p));
+		snprintf(buf, buf_len, "from %s to %s%s", low, format_value(p, p->max, high, sizeof(high)),
+			 unit_of(p));
 	else
 		snprintf(buf, buf_len, "%s%s or more", low, unit_of(p));
 }
 
-static int set_number(const struct ferryi_param *p, void *cfg, const char *label, const char *value, char *err,
-		      size_t err_len)
+static int set_number(const struct ferryi_param *p, void *cfg, const char *label, const char *value,
+		      char *err, size_t err_len)
 {
 	char range[64];
 	uint64_t number = 0;
@@ -145,8 +146,8 @@ static int set_number(const struct ferryi_param *p, void *cfg, const char *label
 static int set_flag(const struct ferryi_param *p, void *cfg, const char *label, const char *value, char *err,
 		    size_t err_len)
 {
-	static const char *const yes[] = { "yes", "true", "1", NULL };
-	static const char *const no[] = { "no", "false", "0", NULL };
+	static const char *const yes[] = {"yes", "true", "1", NULL};
+	static const char *const no[] = {"no", "false", "0", NULL};
 	bool *target = target_of(p, cfg);
 
 	if (!value) {
@@ -186,8 +187,8 @@ static int set_enum(const struct ferryi_param *p, void *cfg, const char *label, 
 	return fail(err, err_len, "%s: '%s' is not one of: %s", label, value, list);
 }
 
-static int set_string(const struct ferryi_param *p, void *cfg, const char *label, const char *value, char *err,
-		      size_t err_len)
+static int set_string(const struct ferryi_param *p, void *cfg, const char *label, const char *value,
+		      char *err, size_t err_len)
 {
 	char **target = target_of(p, cfg);
 	char *copy = strdup(value);
@@ -216,7 +217,8 @@ static int set_row(const struct ferryi_param *p, void *cfg, const char *label, c
 	if (p->type == FERRYI_PARAM_FLAG)
 		return set_flag(p, cfg, label, value, err, err_len);
 	if (!value)
-		return fail(err, err_len, "%s: needs a value: %s=%s", label, label, p->metavar ? p->metavar : "VALUE");
+		return fail(err, err_len, "%s: needs a value: %s=%s", label, label,
+			    p->metavar ? p->metavar : "VALUE");
 
 	switch (p->type) {
 	case FERRYI_PARAM_U64:
@@ -314,14 +316,14 @@ static const struct ferryi_param *nearest(const struct ferryi_param *table, cons
 	return found;
 }
 
-static int fail_unknown(const struct ferryi_param *table, const char *kind, const char *dashes, const char *name,
-			char *err, size_t err_len)
+static int fail_unknown(const struct ferryi_param *table, const char *kind, const char *dashes,
+			const char *name, char *err, size_t err_len)
 {
 	const struct ferryi_param *near = nearest(table, name);
 
 	if (near)
-		return fail(err, err_len, "unknown %s '%s%s': did you mean '%s%s'?", kind, dashes, name, dashes,
-			    near->name);
+		return fail(err, err_len, "unknown %s '%s%s': did you mean '%s%s'?", kind, dashes, name,
+			    dashes, near->name);
 	return fail(err, err_len, "unknown %s '%s%s': see --help", kind, dashes, name);
 }
 
@@ -401,9 +403,9 @@ static int optset_init(struct optset *set, const struct ferryi_param *table)
 	if (!find_short(table, 'V'))
 		*s++ = 'V';
 	if (!find_row(table, "help"))
-		set->longs[n++] = (struct option){ .name = "help", .val = LONG_HELP };
+		set->longs[n++] = (struct option){.name = "help", .val = LONG_HELP};
 	if (!find_row(table, "version"))
-		set->longs[n] = (struct option){ .name = "version", .val = LONG_VERSION };
+		set->longs[n] = (struct option){.name = "version", .val = LONG_VERSION};
 	return 0;
 }
 
@@ -467,8 +469,8 @@ int ferryi_params_args(const struct ferryi_param *table, void *cfg, int argc, ch
 		} else if (c == ':') {
 			if (optopt >= LONG_BASE)
 				p = &table[optopt - LONG_BASE];
-			rc = fail(err, err_len, "--%s: needs a value: --%s=%s", p ? p->name : "?", p ? p->name : "?",
-				  p && p->metavar ? p->metavar : "VALUE");
+			rc = fail(err, err_len, "--%s: needs a value: --%s=%s", p ? p->name : "?",
+				  p ? p->name : "?", p && p->metavar ? p->metavar : "VALUE");
 		} else if (c == '?') {
 			rc = fail_option(table, &set, arg ? arg : "?", err, err_len);
 		} else {
@@ -515,7 +517,8 @@ static void print_row(FILE *out, const struct ferryi_param *p)
 	char text[768];
 	char list[128];
 	size_t len = 0;
-	bool number = p->type == FERRYI_PARAM_U64 || p->type == FERRYI_PARAM_SIZE || p->type == FERRYI_PARAM_MS;
+	bool number =
+		p->type == FERRYI_PARAM_U64 || p->type == FERRYI_PARAM_SIZE || p->type == FERRYI_PARAM_MS;
 
 	if (p->short_opt)
 		fprintf(out, "  -%c, --%s", p->short_opt, p->name);
@@ -596,8 +599,8 @@ int ferryi_keyvals_parse(const char *text,
 		if (value)
 			*value++ = '\0';
 		if (!*item)
-			rc = fail(err, err_len, "'%s': nothing before %s: give KEY=VALUE[,KEY=VALUE...]", text,
-				  value ? "'='" : "or after ','");
+			rc = fail(err, err_len, "'%s': nothing before %s: give KEY=VALUE[,KEY=VALUE...]",
+				  text, value ? "'='" : "or after ','");
 		else
 			rc = set(ctx, item, value, err, err_len);
 	}

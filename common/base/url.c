@@ -12,7 +12,7 @@
 
 /* The name that is stored is the first; the second, if any, is an alias. */
 static const char *const fabrics[][2] = {
-	{ "auto", NULL }, { "verbs", NULL }, { "local", "shm" }, { "tcp", NULL }, { "rdm", NULL },
+	{"auto", NULL}, {"verbs", NULL}, {"local", "shm"}, {"tcp", NULL}, {"rdm", NULL},
 };
 
 #define NFABRICS (sizeof(fabrics) / sizeof(fabrics[0]))
@@ -43,13 +43,16 @@ static int port_parse(const char *text, const char *whole, uint16_t *port, char 
 	uint64_t value = 0;
 
 	/* Digits only: parse_u64 would take hexadecimal too. */
-	if (!*text || strspn(text, "0123456789") != strlen(text) || ferryi_parse_u64(text, &value) || value > 65535)
-		return fail(err, err_len, "'%s': '%s' is not a port: give a number from 0 to 65535", whole, text);
+	if (!*text || strspn(text, "0123456789") != strlen(text) || ferryi_parse_u64(text, &value) ||
+	    value > 65535)
+		return fail(err, err_len, "'%s': '%s' is not a port: give a number from 0 to 65535", whole,
+			    text);
 	*port = (uint16_t)value;
 	return 0;
 }
 
-int ferryi_hostport_parse(const char *text, char *host, size_t host_len, uint16_t *port, char *err, size_t err_len)
+int ferryi_hostport_parse(const char *text, char *host, size_t host_len, uint16_t *port, char *err,
+			  size_t err_len)
 {
 	const char *host_start = text;
 	const char *host_end;
@@ -77,10 +80,12 @@ int ferryi_hostport_parse(const char *text, char *host, size_t host_len, uint16_
 	size_t len = (size_t)(host_end - host_start);
 
 	if (len >= host_len)
-		return fail(err, err_len, "host name of %zu characters is too long: at most %zu", len, host_len - 1);
+		return fail(err, err_len, "host name of %zu characters is too long: at most %zu", len,
+			    host_len - 1);
 	for (size_t i = 0; i < len; i++) {
 		if (!is_host_char(host_start[i], v6))
-			return fail(err, err_len, "'%s': character %zu of the host name is not allowed", text, i + 1);
+			return fail(err, err_len, "'%s': character %zu of the host name is not allowed", text,
+				    i + 1);
 	}
 
 	uint16_t value = FERRYI_DEFAULT_PORT;
@@ -97,7 +102,8 @@ int ferryi_hostport_parse(const char *text, char *host, size_t host_len, uint16_
 	return 0;
 }
 
-static int fabric_parse(const char *text, const char *whole, struct ferryi_url *out, char *err, size_t err_len)
+static int fabric_parse(const char *text, const char *whole, struct ferryi_url *out, char *err,
+			size_t err_len)
 {
 	for (size_t i = 0; i < NFABRICS; i++) {
 		if (strcmp(text, fabrics[i][0]) == 0 || (fabrics[i][1] && strcmp(text, fabrics[i][1]) == 0)) {
@@ -105,23 +111,26 @@ static int fabric_parse(const char *text, const char *whole, struct ferryi_url *
 			return 0;
 		}
 	}
-	return fail(err, err_len, "'%s': no fabric '%s': use auto, verbs, local (or shm), tcp or rdm", whole, text);
+	return fail(err, err_len, "'%s': no fabric '%s': use auto, verbs, local (or shm), tcp or rdm", whole,
+		    text);
 }
 
-static int query_parse(const char *query, const char *whole, struct ferryi_url *out, char *err, size_t err_len)
+static int query_parse(const char *query, const char *whole, struct ferryi_url *out, char *err,
+		       size_t err_len)
 {
 	static const char key[] = "fabric=";
 
 	if (strncmp(query, key, sizeof(key) - 1) != 0)
-		return fail(err, err_len, "'%s': unknown setting '%s': only ?fabric=NAME may follow the address",
-			    whole, query);
+		return fail(err, err_len,
+			    "'%s': unknown setting '%s': only ?fabric=NAME may follow the address", whole,
+			    query);
 	return fabric_parse(query + sizeof(key) - 1, whole, out, err, err_len);
 }
 
 int ferryi_url_parse(const char *text, struct ferryi_url *out, char *err, size_t err_len)
 {
 	static const char scheme[] = "ferry://";
-	struct ferryi_url url = { .fabric = "auto" };
+	struct ferryi_url url = {.fabric = "auto"};
 	char address[sizeof(url.host) + 16]; /* brackets and port beside the host */
 	const char *start = text;
 
@@ -154,7 +163,8 @@ int ferryi_url_parse(const char *text, struct ferryi_url *out, char *err, size_t
 		if (rc)
 			return rc;
 	} else if (*rest) {
-		return fail(err, err_len, "'%s': a server URL has no path: give ferry://HOST:PORT[?fabric=NAME]", text);
+		return fail(err, err_len,
+			    "'%s': a server URL has no path: give ferry://HOST:PORT[?fabric=NAME]", text);
 	}
 	*out = url;
 	return 0;

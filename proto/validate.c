@@ -1,0 +1,490 @@
+/*
+ * The rules of every message, one function each, and one table that says who
+ * takes which body. A message that passes holds no surprise: sizes are whole
+ * sub-sections, sums do not overflow, texts are one line, lists are bounded.
+ * Pure functions; control threads.
+ */
+#include "validate.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "arith.h"
+
+#define MAX_HOST      127u /* "hostname/boot-id" */
+#define MAX_ADDR      255u /* FERRYI_FABRIC_ADDR_LEN of the transport */
+#define MAX_FABRICS   16u
+#define MAX_NUMA_NODE 4095
+#define MAX_MS	      86400000u /* a day: longer is a mistake */
+#define SERVER_ID_LEN 32u
+
+struct why {
+	char *text;
+	size_t len;
+};
+
+static int invalid(struct why *why, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static int invalid(struct why *why, const char *fmt, ...)
+{
+	va_list args;
+
+	if (why->text && why->len) {
+		va_start(args, fmt);
+		vsnprintf(why->text, why->len, fmt, args);
+		va_end(args);
+	}
+	return -EINVAL;
+}
+
+/* ---- fields ---- */
+
+/* One line of at most max bytes, without control characters. */
+static int check_text(struct why *why, const char *field, const char *text, size_t max)
+{
+	size_t len = strlen(text);
+
+	if (len > max)
+		return invalid(why, "%s is %zu characters long: at most %zu", field, len, max);
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)text[i];
+
+		if (c < 0x20 || c == 0x7f)
+			return invalid(why, "%s holds a control character at %zu", field, i);
+	}
+	return 0;
+}
+
+/* Letters, digits and ._:;- of at most FERRYI_MAX_NAME; not empty. */
+static int check_name(struct why *why, const char *field, const char *name)
+{
+	size_t len = strlen(name);
+
+	if (len == 0)
+		return invalid(why, "%s is empty", field);
+	if (len > FERRYI_MAX_NAME)
+		return invalid(why, "%s is %zu characters long: at most %u", field, len, FERRYI_MAX_NAME);
+	for (size_t i = 0; i < len; i++) {
+		if (!isalnum((unsigned char)name[i]) && !strchr("._:;-", name[i]))
+			return invalid(why, "%s holds a character that is not allowed at %zu", field, i);
+	}
+	return 0;
+}
+
+static int check_server_id(struct why *why, const char *id)
+{
+	if (strlen(id) != SERVER_ID_LEN || strspn(id, "0123456789abcdef") != SERVER_ID_LEN)
+		return invalid(why, "server_id is not %u lower-case hexadecimal digits", SERVER_ID_LEN);
+	return 0;
+}
+
+static int check_bytes(struct why *why, const char *field, const ProtobufCBinaryData *bytes, size_t want)
+{
+	if (bytes->len != want)
+		return invalid(why, "%s is %zu bytes long: %zu are needed", field, bytes->len, want);
+	return 0;
+}
+
+static int check_nonzero(struct why *why, const char *field, uint64_t value)
+{
+	return value ? 0 : invalid(why, "%s is 0 or missing", field);
+}
+
+static int check_count(struct why *why, const char *field, size_t n, size_t max)
+{
+	return n <= max ? 0 : invalid(why, "%zu %s: at most %zu", n, field, max);
+}
+
+/* A multiple of the unit of lease. */
+static int check_granules(struct why *why, const char *field, uint64_t bytes)
+{
+	if (!ferryi_is_aligned(bytes, FERRYI_SUBSECTION_SIZE))
+		return invalid(why, "%s of %llu is not a multiple of 2 MiB (%zu)", field,
+			       (unsigned long long)bytes, FERRYI_SUBSECTION_SIZE);
+	return 0;
+}
+
+static int check_lease(struct why *why, uint64_t lease_id, uint64_t epoch)
+{
+	int rc = check_nonzero(why, "lease_id", lease_id);
+
+	return rc ? rc : check_nonzero(why, "epoch", epoch);
+}
+
+/* ---- lists ---- */
+
+static int compare_u64(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a;
+	uint64_t y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* Sorts values. */
+static int check_distinct(struct why *why, const char *field, uint64_t *values, size_t n)
+{
+	qsort(values, n, sizeof(*values), compare_u64);
+	for (size_t i = 1; i < n; i++) {
+		if (values[i] == values[i - 1])
+			return invalid(why, "%s %llu is there twice", field, (unsigned long long)values[i]);
+	}
+	return 0;
+}
+
+struct span {
+	uint64_t start;
+	uint64_t end;
+};
+
+static int compare_span(const void *a, const void *b)
+{
+	return compare_u64(&((const struct span *)a)->start, &((const struct span *)b)->start);
+}
+
+/* Two extents over the same bytes would be two pages in one place. */
+static int check_disjoint(struct why *why, const Farferry__LeaseReply *m)
+{
+	struct span *spans = calloc(m->n_extents, sizeof(*spans));
+	int rc = 0;
+
+	if (!spans)
+		return -ENOMEM;
+	for (size_t i = 0; i < m->n_extents; i++) {
+		spans[i].start = m->extents[i]->pool_off;
+		spans[i].end = m->extents[i]->pool_off + m->extents[i]->len_bytes;
+	}
+	qsort(spans, m->n_extents, sizeof(*spans), compare_span);
+	for (size_t i = 1; i < m->n_extents && rc == 0; i++) {
+		if (spans[i].start < spans[i - 1].end)
+			rc = invalid(why, "two extents hold pool offset %llu",
+				     (unsigned long long)spans[i].start);
+	}
+	free(spans);
+	return rc;
+}
+
+static int check_extent_ids(struct why *why, const Farferry__LeaseReply *m)
+{
+	uint64_t *ids = calloc(m->n_extents, sizeof(*ids));
+	int rc;
+
+	if (!ids)
+		return -ENOMEM;
+	for (size_t i = 0; i < m->n_extents; i++)
+		ids[i] = m->extents[i]->id;
+	rc = check_distinct(why, "extent id", ids, m->n_extents);
+	free(ids);
+	return rc;
+}
+
+static int check_location(struct why *why, const Farferry__Location *location, uint64_t len_bytes)
+{
+	int rc = check_server_id(why, location->server_id);
+
+	if (rc)
+		return rc;
+	if (!ferryi_range_ok(location->addr, len_bytes, UINT64_MAX))
+		return invalid(why, "addr of a location wraps past the end of memory");
+	return 0;
+}
+
+static int check_extent(struct why *why, const Farferry__Extent *extent, uint64_t pool_size_bytes)
+{
+	int rc;
+
+	if ((rc = check_granules(why, "pool_off", extent->pool_off)) ||
+	    (rc = check_nonzero(why, "len_bytes", extent->len_bytes)) ||
+	    (rc = check_granules(why, "len_bytes", extent->len_bytes)))
+		return rc;
+	if (!ferryi_range_ok(extent->pool_off, extent->len_bytes, pool_size_bytes))
+		return invalid(why, "extent %llu lies outside its pool", (unsigned long long)extent->id);
+	if (extent->n_locations == 0)
+		return invalid(why, "extent %llu has no location", (unsigned long long)extent->id);
+	rc = check_count(why, "locations", extent->n_locations, FERRYI_MAX_LOCATIONS);
+	for (size_t i = 0; i < extent->n_locations && rc == 0; i++)
+		rc = check_location(why, extent->locations[i], extent->len_bytes);
+	return rc;
+}
+
+/* ---- messages, in the order of the envelope ---- */
+
+static int check_error(const Farferry__Envelope *e, struct why *why)
+{
+	/* Codes of a later minor version are let through: ferryi_code_to_errno makes them -EIO. */
+	if (e->error->code == FARFERRY__CODE__CODE_OK)
+		return invalid(why, "error without a code");
+	return check_text(why, "text", e->error->text, FERRYI_MAX_TEXT);
+}
+
+static int check_hello(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__Hello *m = e->hello;
+	int rc;
+
+	if (m->version_min == 0 || m->version_min > m->version_max)
+		return invalid(why, "versions %u to %u are no range", m->version_min, m->version_max);
+	rc = check_text(why, "client", m->client, FERRYI_MAX_NAME);
+	return rc ? rc : check_text(why, "host", m->host, MAX_HOST);
+}
+
+static int check_hello_reply(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__HelloReply *m = e->hello_reply;
+	int rc;
+
+	if ((rc = check_nonzero(why, "version", m->version)) ||
+	    (rc = check_bytes(why, "server_nonce", &m->server_nonce, FERRYI_NONCE_LEN)) ||
+	    (rc = check_server_id(why, m->server_id)))
+		return rc;
+	return check_text(why, "host", m->host, MAX_HOST);
+}
+
+static int check_auth(const Farferry__Envelope *e, struct why *why)
+{
+	int rc = check_bytes(why, "client_nonce", &e->auth->client_nonce, FERRYI_NONCE_LEN);
+
+	return rc ? rc : check_bytes(why, "mac", &e->auth->mac, FERRYI_MAC_LEN);
+}
+
+static int check_auth_reply(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__AuthReply *m = e->auth_reply;
+	int rc;
+
+	if ((rc = check_bytes(why, "mac", &m->mac, FERRYI_MAC_LEN)) ||
+	    (rc = check_nonzero(why, "session_id", m->session_id)) ||
+	    (rc = check_nonzero(why, "epoch", m->epoch)))
+		return rc;
+	if (m->keepalive_ms == 0 || m->keepalive_ms >= m->timeout_ms || m->timeout_ms > MAX_MS)
+		return invalid(why, "keepalive_ms %u and timeout_ms %u: 0 < keepalive_ms < timeout_ms <= %u",
+			       m->keepalive_ms, m->timeout_ms, MAX_MS);
+	if (m->n_fabrics == 0)
+		return invalid(why, "no fabric is offered");
+	rc = check_count(why, "fabrics", m->n_fabrics, MAX_FABRICS);
+	for (size_t i = 0; i < m->n_fabrics && rc == 0; i++)
+		rc = check_name(why, "fabric", m->fabrics[i]);
+	return rc;
+}
+
+static int check_nothing(const Farferry__Envelope *e, struct why *why)
+{
+	(void)e;
+	(void)why;
+	return 0;
+}
+
+static int check_pool_info(struct why *why, const Farferry__PoolInfo *m)
+{
+	int rc;
+
+	if ((rc = check_name(why, "pool name", m->name)) || (rc = check_name(why, "pool type", m->type)) ||
+	    (rc = check_name(why, "pool backing", m->backing)) ||
+	    (rc = check_nonzero(why, "size_bytes", m->size_bytes)) ||
+	    (rc = check_granules(why, "size_bytes", m->size_bytes)))
+		return rc;
+	if (m->free_bytes > m->size_bytes || m->leased_bytes > m->size_bytes - m->free_bytes ||
+	    m->scrub_bytes > m->size_bytes - m->free_bytes - m->leased_bytes)
+		return invalid(why, "parts of pool '%s' exceed its size", m->name);
+	if (m->numa_node < -1 || m->numa_node > MAX_NUMA_NODE)
+		return invalid(why, "numa_node %d: from -1 to %d", m->numa_node, MAX_NUMA_NODE);
+	if (m->huge_page_bytes &&
+	    (m->huge_page_bytes <= FERRYI_PAGE_SIZE || (m->huge_page_bytes & (m->huge_page_bytes - 1))))
+		return invalid(why, "huge_page_bytes %llu is no page size",
+			       (unsigned long long)m->huge_page_bytes);
+	return 0;
+}
+
+static int check_pools_reply(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__PoolsReply *m = e->pools_reply;
+	int rc = check_count(why, "pools", m->n_pools, FERRYI_MAX_POOLS);
+
+	for (size_t i = 0; i < m->n_pools && rc == 0; i++)
+		rc = check_pool_info(why, m->pools[i]);
+	return rc;
+}
+
+static int check_attach(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__AttachRequest *m = e->attach;
+	int rc = m->pool[0] ? check_name(why, "pool", m->pool) : 0;
+
+	if (rc || (rc = check_name(why, "fabric", m->fabric)))
+		return rc;
+	return check_granules(why, "size_bytes", m->size_bytes);
+}
+
+static int check_lease_reply(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__LeaseReply *m = e->lease_reply;
+	int rc;
+
+	if ((rc = check_lease(why, m->lease_id, m->epoch)) || (rc = check_name(why, "fabric", m->fabric)) ||
+	    (rc = check_text(why, "fabric_addr", m->fabric_addr, MAX_ADDR)) ||
+	    (rc = check_bytes(why, "data_token", &m->data_token, FERRYI_AUTH_TOKEN_LEN)) ||
+	    (rc = check_nonzero(why, "pool_size_bytes", m->pool_size_bytes)) ||
+	    (rc = check_granules(why, "pool_size_bytes", m->pool_size_bytes)) ||
+	    (rc = check_count(why, "extents", m->n_extents, FERRYI_MAX_EXTENTS)))
+		return rc;
+	if (!m->fabric_addr[0])
+		return invalid(why, "fabric_addr is empty");
+	for (size_t i = 0; i < m->n_extents; i++) {
+		rc = check_extent(why, m->extents[i], m->pool_size_bytes);
+		if (rc)
+			return rc;
+	}
+	if (m->n_extents < 2)
+		return 0;
+	rc = check_disjoint(why, m);
+	return rc ? rc : check_extent_ids(why, m);
+}
+
+static int check_grow(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__GrowRequest *m = e->grow;
+	int rc;
+
+	if ((rc = check_lease(why, m->lease_id, m->epoch)) ||
+	    (rc = check_nonzero(why, "size_bytes", m->size_bytes)))
+		return rc;
+	return check_granules(why, "size_bytes", m->size_bytes);
+}
+
+static int check_shrink(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__ShrinkRequest *m = e->shrink;
+	int rc = check_lease(why, m->lease_id, m->epoch);
+
+	if (rc || (rc = check_count(why, "extent ids", m->n_extent_ids, FERRYI_MAX_EXTENTS)))
+		return rc;
+	if (m->n_extent_ids == 0)
+		return invalid(why, "no extent is named");
+
+	size_t size = m->n_extent_ids * sizeof(uint64_t);
+	uint64_t *ids = malloc(size);
+
+	if (!ids)
+		return -ENOMEM;
+	memcpy(ids, m->extent_ids, size);
+	rc = check_distinct(why, "extent id", ids, m->n_extent_ids);
+	free(ids);
+	return rc;
+}
+
+static int check_detach(const Farferry__Envelope *e, struct why *why)
+{
+	return check_lease(why, e->detach->lease_id, e->detach->epoch);
+}
+
+static int check_keepalive(const Farferry__Envelope *e, struct why *why)
+{
+	return check_nonzero(why, "epoch", e->keepalive->epoch);
+}
+
+static int check_stats_reply(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__StatsReply *m = e->stats_reply;
+	int rc = check_count(why, "statistics", m->n_stats, FERRYI_MAX_STATS);
+
+	for (size_t i = 0; i < m->n_stats && rc == 0; i++) {
+		rc = check_name(why, "statistic name", m->stats[i]->name);
+		if (rc == 0)
+			rc = check_text(why, "statistic text", m->stats[i]->text, FERRYI_MAX_TEXT);
+	}
+	return rc;
+}
+
+static int check_revoked(const Farferry__Envelope *e, struct why *why)
+{
+	int rc = check_nonzero(why, "lease_id", e->revoked->lease_id);
+
+	return rc ? rc : check_text(why, "reason", e->revoked->reason, FERRYI_MAX_TEXT);
+}
+
+static int check_drain(const Farferry__Envelope *e, struct why *why)
+{
+	if (e->drain->deadline_ms > MAX_MS)
+		return invalid(why, "deadline_ms %u: at most %u", e->drain->deadline_ms, MAX_MS);
+	return check_text(why, "reason", e->drain->reason, FERRYI_MAX_TEXT);
+}
+
+/* ---- bodies ---- */
+
+enum { TO_SERVER = 1 << FERRYI_ROLE_SERVER, TO_CLIENT = 1 << FERRYI_ROLE_CLIENT };
+enum id_rule { ID_SET, ID_ZERO, ID_ANY };
+
+static const struct body {
+	const char *name;
+	unsigned receivers;
+	enum id_rule id;
+	int (*check)(const Farferry__Envelope *e, struct why *why);
+} bodies[] = {
+	[FARFERRY__ENVELOPE__BODY_ERROR] = {"error", TO_CLIENT, ID_ANY, check_error},
+	[FARFERRY__ENVELOPE__BODY_HELLO] = {"hello", TO_SERVER, ID_SET, check_hello},
+	[FARFERRY__ENVELOPE__BODY_HELLO_REPLY] = {"hello_reply", TO_CLIENT, ID_SET, check_hello_reply},
+	[FARFERRY__ENVELOPE__BODY_AUTH] = {"auth", TO_SERVER, ID_SET, check_auth},
+	[FARFERRY__ENVELOPE__BODY_AUTH_REPLY] = {"auth_reply", TO_CLIENT, ID_SET, check_auth_reply},
+	[FARFERRY__ENVELOPE__BODY_POOLS] = {"pools", TO_SERVER, ID_SET, check_nothing},
+	[FARFERRY__ENVELOPE__BODY_POOLS_REPLY] = {"pools_reply", TO_CLIENT, ID_SET, check_pools_reply},
+	[FARFERRY__ENVELOPE__BODY_ATTACH] = {"attach", TO_SERVER, ID_SET, check_attach},
+	[FARFERRY__ENVELOPE__BODY_LEASE_REPLY] = {"lease_reply", TO_CLIENT, ID_SET, check_lease_reply},
+	[FARFERRY__ENVELOPE__BODY_GROW] = {"grow", TO_SERVER, ID_SET, check_grow},
+	[FARFERRY__ENVELOPE__BODY_SHRINK] = {"shrink", TO_SERVER, ID_SET, check_shrink},
+	[FARFERRY__ENVELOPE__BODY_DETACH] = {"detach", TO_SERVER, ID_SET, check_detach},
+	[FARFERRY__ENVELOPE__BODY_DONE] = {"done", TO_CLIENT, ID_SET, check_nothing},
+	[FARFERRY__ENVELOPE__BODY_KEEPALIVE] = {"keepalive", TO_SERVER | TO_CLIENT, ID_SET, check_keepalive},
+	[FARFERRY__ENVELOPE__BODY_STATS] = {"stats", TO_SERVER, ID_SET, check_nothing},
+	[FARFERRY__ENVELOPE__BODY_STATS_REPLY] = {"stats_reply", TO_CLIENT, ID_SET, check_stats_reply},
+	[FARFERRY__ENVELOPE__BODY_REVOKED] = {"revoked", TO_CLIENT, ID_ZERO, check_revoked},
+	[FARFERRY__ENVELOPE__BODY_DRAIN] = {"drain", TO_CLIENT, ID_ZERO, check_drain},
+};
+
+#define NBODIES (sizeof(bodies) / sizeof(bodies[0]))
+
+static const struct body *body_of(Farferry__Envelope__BodyCase body)
+{
+	if ((size_t)body >= NBODIES || !bodies[body].name)
+		return NULL;
+	return &bodies[body];
+}
+
+const char *ferryi_body_name(Farferry__Envelope__BodyCase body)
+{
+	const struct body *row = body_of(body);
+
+	return row ? row->name : "unknown";
+}
+
+int ferryi_validate(enum ferryi_role receiver, const Farferry__Envelope *envelope, char *why_text,
+		    size_t why_len)
+{
+	const struct body *row = body_of(envelope->body_case);
+	char detail[256] = "";
+	struct why why = {detail, sizeof(detail)};
+	struct why whole = {why_text, why_len};
+	int rc;
+
+	if (!row) {
+		invalid(&whole, "envelope has no body that this version knows");
+		return -EPROTO;
+	}
+	if (!(row->receivers & (1u << receiver)))
+		return invalid(&whole, "a %s takes no '%s' message",
+			       receiver == FERRYI_ROLE_SERVER ? "server" : "client", row->name);
+	if (row->id == ID_SET && envelope->request_id == 0)
+		return invalid(&whole, "%s: request_id is 0, which is for notices", row->name);
+	if (row->id == ID_ZERO && envelope->request_id != 0)
+		return invalid(&whole, "%s: a notice has request_id 0", row->name);
+
+	rc = row->check(envelope, &why);
+	if (rc == -ENOMEM)
+		invalid(&whole, "%s: out of memory", row->name);
+	else if (rc)
+		invalid(&whole, "%s: %s", row->name, detail);
+	return rc;
+}
