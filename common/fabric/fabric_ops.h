@@ -33,6 +33,7 @@ struct ferryi_peer {
 	char addr[FERRYI_FABRIC_ADDR_LEN];  /* without the "row:" prefix; an empty host already replaced by control_host */
 	char label[64];
 	uint8_t token[FERRYI_TOKEN_LEN];
+	int fail_fd;              /* eventfd, readable for ever once failed; a row adds it to what wait_fd watches */
 	struct ferryi_mutex lock; /* FERRYI_RANK_PEER; for the row's lists (channels, imports) */
 	/* atomic: any thread sets it, every channel owner reads it */
 	_Atomic bool failed;
@@ -49,6 +50,7 @@ struct ferryi_channel {
 	/* owned by the channel's owner thread */
 	unsigned noutstanding;       /* posted + done but not yet returned */
 	unsigned nranges;
+	unsigned npolls;
 	uint64_t next_deadline_ns;   /* lower bound of the deadlines posted; 0: none */
 	uint64_t expired_at_ns;      /* time of death by deadline; 0: other cause */
 	struct ferryi_op *posted;    /* doubly linked through next and priv[0], newest first */
