@@ -1,0 +1,110 @@
+#!/bin/bash
+# Runs a command in a small VM that has a real rdma_rxe: a Debian kernel under
+# QEMU, on this machine's own root file system (read-only; the guest writes to
+# memory). The guest is root, with the RDMA modules loaded.
+#
+# usage: vm.sh [--timeout S] [--mem MIB] [--kernel 6.12|6.1] [--wire DIR SELF PEER ADDR] [--] COMMAND ARGS
+#        --wire connects this VM to a second one by sockets DIR/SELF and DIR/PEER; ADDR is this one's address
+# env:   FERRY_VM_ACCEL  tcg (default) or kvm: some /dev/kvm hang a guest, so never by default
+#        FERRY_SOFTROCE  vm (default), or host: run the command here, on this kernel's rdma_rxe
+# Exit:  the command's status; 77 with a reason when a means is missing; 124 on the time limit.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$here/../.." && pwd)
+limit=300 mem=2048 wire_args= wire_addr= cpus=2 flavour=${FERRY_VM_KERNEL:-6.12}
+usage() { echo "usage: vm.sh [--timeout S] [--mem MIB] [--kernel 6.12|6.1] [--wire DIR SELF PEER ADDR] [--] COMMAND ARGS" >&2; exit 2; }
+while [ $# -gt 0 ]; do
+	case $1 in
+	--timeout) limit=$2; shift 2 ;;
+	--mem) mem=$2; shift 2 ;;
+	--kernel) flavour=$2; shift 2 ;;
+	--wire)
+		wire_args="-netdev dgram,id=wire,local.type=unix,local.path=$2/$3,remote.type=unix,remote.path=$2/$4"
+		wire_args="$wire_args -device virtio-net-pci,netdev=wire,host_mtu=9000,mac=52:54:00:77:00:0${5##*.}"
+		wire_addr=$5 cpus=1
+		shift 5
+		;;
+	--) shift; break ;;
+	-*) usage ;;
+	*) break ;;
+	esac
+done
+[ $# -gt 0 ] || usage
+
+skip() { echo "skipped: $*"; exit 77; }
+
+case ${FERRY_SOFTROCE:-vm} in
+vm) ;;
+host)
+	[ "$(id -u)" = 0 ] || skip "FERRY_SOFTROCE=host needs root, to load rdma_rxe and make links"
+	modprobe rdma_rxe 2>/dev/null || [ -d /sys/module/rdma_rxe ] || skip "this kernel has no rdma_rxe"
+	exec timeout -k 10 "$limit" "$@"
+	;;
+*) echo "vm.sh: FERRY_SOFTROCE is '${FERRY_SOFTROCE}': say vm or host" >&2; exit 2 ;;
+esac
+
+command -v qemu-system-x86_64 >/dev/null || skip "qemu-system-x86_64 is missing: run deploy/install-deps.sh"
+image=$("$here/kernel.sh" "$flavour") || exit $?
+
+accel=${FERRY_VM_ACCEL:-tcg}
+case $accel in
+tcg) accel_args="-accel tcg,thread=multi -cpu max" ;;
+kvm) accel_args="-accel kvm -cpu host" ;;
+*) echo "vm.sh: FERRY_VM_ACCEL is '$accel': say tcg or kvm" >&2; exit 2 ;;
+esac
+
+run=$(mktemp -d "$(dirname "$image")/run.XXXXXX")
+vm=
+cleanup() {
+	if [ -n "$vm" ]; then
+		kill "$vm" 2>/dev/null || true
+		wait "$vm" 2>/dev/null || true
+	fi
+	rm -rf "$run"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# The job: environment that tests use, then the command, then its status on
+# the serial line, then power off.
+{
+	echo "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb"
+	echo "export FERRY_IN_VM=1 FERRY_VM_MODULES=$(printf %q "$image/root")"
+	env | sed -n 's/^\(FERRY_[A-Z_]*\|[AUT]SAN_OPTIONS\|CMOCKA_[A-Z_]*\)=.*/\1/p' | grep -v '^FERRY_\(VM_\|IN_VM\|SOFTROCE\)' |
+		while read -r name; do printf 'export %s=%q\n' "$name" "${!name}"; done
+	[ -z "$wire_addr" ] || echo "export FERRY_VM_ADDR=$wire_addr"
+	printf 'cd %q\n' "$PWD"
+	printf '%q ' "$here/guest.sh" "$@"
+	echo
+	echo 'echo "FERRY-VM-EXIT $?"'
+	echo 'echo o >/proc/sysrq-trigger; read -r _ </dev/console'
+} >"$run/job"
+chmod 755 "$run" "$run/job"
+
+# In the background and by wait, so that a signal to this script acts at once;
+# --pdeathsig: whoever kills this script takes the VM along.
+mkfifo "$run/console"
+# shellcheck disable=SC2086
+setpriv --pdeathsig TERM timeout -k 5 "$limit" setpriv --pdeathsig KILL \
+	qemu-system-x86_64 -M q35 $accel_args -smp $cpus -m "$mem" -nodefaults -display none -no-reboot -serial stdio \
+	-kernel "$image/vmlinuz" -initrd "$image/initrd" \
+	-append "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr random.trust_cpu=on ferry.job=$run/job" \
+	-device virtio-rng-pci $wire_args \
+	-virtfs local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap \
+	</dev/null >"$run/console" 2>"$run/qemu.err" &
+vm=$!
+{ tr -d '\r' | tee "$run/serial" | sed -u '/^FERRY-VM-EXIT /,$d'; } <"$run/console" &
+filter=$!
+wait "$vm" || true
+wait "$filter" || true
+vm=
+
+status=$(sed -n 's/^FERRY-VM-EXIT \([0-9]*\)$/\1/p' "$run/serial" | tail -n1)
+if [ -z "$status" ]; then
+	cat "$run/qemu.err" >&2
+	echo "vm.sh: the guest ended without a status: it crashed, or ran longer than $limit s" >&2
+	exit 124
+fi
+exit "$status"
