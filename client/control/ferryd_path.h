@@ -1,0 +1,14 @@
+/* Finds the ferryd program for the embedded server. Caller's thread; allocates nothing. */
+#ifndef FERRYI_CONTROL_FERRYD_PATH_H
+#define FERRYI_CONTROL_FERRYD_PATH_H
+
+#include <stddef.h>
+
+/*
+ * $FERRY_FERRYD; else ../bin/ferryd beside the library (or program) that holds
+ * this code; else the same build tree; else the install prefix; else $PATH.
+ * 0 and an executable path, or -ENOENT with the error line set.
+ */
+int ferryi_ferryd_path(char *buf, size_t buf_len);
+
+#endif

@@ -1,0 +1,24 @@
+/*
+ * What a lease asks of its server, one request each, and over which fabric.
+ * Runs in the caller's thread; no lock held. Errors: as ferryi_request_call,
+ * and the server's own; the error line is set.
+ */
+#ifndef FERRYI_CONTROL_GRANT_H
+#define FERRYI_CONTROL_GRANT_H
+
+#include "lease.h"
+#include "proto.h"
+
+/* The row that the session's URL and both sides allow; NULL with the error line of -ENODEV. */
+const struct ferryi_fabric_row *ferryi_grant_row(const struct ferryi_session *session);
+
+/* *reply holds a lease_reply; free it with ferryi_envelope_free. */
+int ferryi_grant_attach(struct ferryi_session *session, const char *pool, const struct ferryi_fabric_row *row,
+			uint64_t size_bytes, uint64_t deadline_ns, Farferry__Envelope **reply);
+int ferryi_grant_grow(struct ferryi_lease *lease, uint64_t size_bytes, uint64_t deadline_ns,
+		      Farferry__Envelope **reply);
+int ferryi_grant_shrink(struct ferryi_lease *lease, uint64_t *ids, size_t n, uint64_t deadline_ns);
+int ferryi_grant_detach(struct ferryi_session *session, uint64_t lease_id, uint64_t epoch,
+			uint64_t deadline_ns);
+
+#endif

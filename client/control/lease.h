@@ -1,0 +1,42 @@
+/*
+ * One lease: extents of a server's pool, the peer that reaches them, and the
+ * watch on that peer's event descriptor. Calls come from any thread; the watch
+ * is the control thread's.
+ */
+#ifndef FERRYI_CONTROL_LEASE_H
+#define FERRYI_CONTROL_LEASE_H
+
+#include <stdatomic.h>
+#include <sys/queue.h>
+
+#include "control.h"
+#include "session.h"
+
+struct event;
+
+#define FERRYI_LEASE_MAGIC  0x1ea5e011u
+#define FERRYI_LEASE_CHUNK  256u  /* extents */
+#define FERRYI_LEASE_CHUNKS 1024u /* 262144 extents in a lease's life: 512 GiB were each the smallest */
+
+struct ferryi_lease {
+	unsigned magic;
+	/* immutable */
+	struct ferryi_session *session; /* a reference */
+	const struct ferryi_fabric_row *row;
+	struct ferryi_peer *peer;
+	uint64_t id;
+	uint64_t epoch;
+	uint64_t pool_size_bytes;
+	/* atomic: published (release) after the extents below it were written */
+	_Atomic unsigned count;
+	/* protected by the session's lock; chunks, once there, stay where they are */
+	struct ferryi_extent *chunks[FERRYI_LEASE_CHUNKS];
+	TAILQ_ENTRY(ferryi_lease) link;
+	/* owned by the control thread */
+	struct event *watch; /* NULL: nothing to watch */
+};
+
+/* Control thread, when the session is lost or detached. */
+void ferryi_lease_unwatch(struct ferryi_lease *lease);
+
+#endif

@@ -1,0 +1,89 @@
+/*
+ * One session: a control connection to one server, the requests in flight on
+ * it and the leases that hang on it. The control thread reads, writes and
+ * times the connection; callers queue frames and wait on their request.
+ * References: the opener's, one for each lease, one while it is attached to the control thread.
+ */
+#ifndef FERRYI_CONTROL_SESSION_H
+#define FERRYI_CONTROL_SESSION_H
+
+#include <stdatomic.h>
+#include <sys/queue.h>
+
+#include "control.h"
+#include "lock.h"
+#include "proto.h"
+#include "url.h"
+
+struct bufferevent;
+struct event;
+struct ferryi_control;
+struct ferryi_request;
+struct ferryi_frame;
+
+#define FERRYI_SESSION_MAGIC 0x5e551011u
+
+struct ferryi_session {
+	unsigned magic;
+	/* immutable */
+	struct ferryi_control *control; /* to be used while attached only */
+	struct ferryi_url url;
+	char name[272]; /* "host:port" */
+	uint64_t request_ms;
+	int fd; /* bev's, for the fork table */
+	/* written by the handshake before any other thread knows the session, then immutable */
+	char server_id[33];
+	char offered[256]; /* fabrics, comma list */
+	bool same_host;
+	uint64_t epoch;
+	uint32_t keepalive_ms;
+	uint32_t timeout_ms;
+	/* atomic: lock-free readers. Written with the lock held, reason before state. */
+	_Atomic int state;
+	_Atomic int reason;
+	_Atomic unsigned refs;
+	/* protected by lock */
+	struct ferryi_mutex lock;
+	uint64_t next_id; /* of requests; 0 is for notices */
+	TAILQ_HEAD(, ferryi_request) pending;
+	STAILQ_HEAD(, ferryi_frame) out;
+	TAILQ_HEAD(, ferryi_lease) leases;
+	unsigned attaching; /* lease_open calls under way */
+	bool attached;	    /* the control thread knows it */
+	bool announced;	    /* session_open has succeeded: on_state is due */
+	int server_err;	    /* of an Error notice: why the server is about to hang up */
+	char why[1200];	    /* one sentence about the loss */
+	/* owned by the control thread */
+	TAILQ_ENTRY(ferryi_session) link;
+	struct bufferevent *bev; /* NULL once lost */
+	struct event *timer;
+	uint64_t heard_ns; /* last valid frame from the server */
+	uint64_t sent_ns;  /* last keep-alive */
+};
+
+void ferryi_session_get(struct ferryi_session *session);
+void ferryi_session_put(struct ferryi_session *session);
+
+/*
+ * Ends the session here (no on_state any more) and takes it from the control
+ * thread; leases stay valid handles, of a lost session. 0 or -ETIMEDOUT. No lock held.
+ */
+int ferryi_session_detach(struct ferryi_session *session);
+
+/* Control thread: moves queued frames into the connection. */
+void ferryi_session_flush(struct ferryi_session *session);
+
+/*
+ * Control thread, no lock: the session is gone. First call wins; fails its
+ * peers and requests, closes the connection, then tells on_state.
+ */
+void ferryi_session_lose(struct ferryi_session *session, enum ferryi_lost_reason reason, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* Control thread: starts the keep-alive timer with the times the server gave. 0 or -ENOMEM. */
+int ferryi_session_keepalive(struct ferryi_session *session);
+
+/* Sets the error line of a lost session and returns -ENOTCONN. */
+int ferryi_session_fail_lost(struct ferryi_session *session);
+
+#endif
