@@ -7,19 +7,22 @@ ulimit -l unlimited
 ulimit -c 0
 ip link set lo up
 fail() { echo "guest: $*"; exit 125; }
+# So that modprobe finds them without being told where.
+mkdir -p /lib/modules
+ln -sfn "$FERRY_VM_MODULES/lib/modules/$(uname -r)" "/lib/modules/$(uname -r)"
 # crc32_generic first: without it rdma_rxe says "failed to init crc32 algorithm".
 for module in crc32_generic ib_uverbs rdma_ucm rdma_rxe; do
-	modprobe -d "$FERRY_VM_MODULES" "$module" || fail "modprobe $module failed"
+	modprobe "$module" || fail "modprobe $module failed"
 done
 if [ -n "${FERRY_VM_ADDR:-}" ]; then
-	modprobe -d "$FERRY_VM_MODULES" virtio_net || fail "modprobe virtio_net failed"
+	modprobe virtio_net || fail "modprobe virtio_net failed"
 	dev=
 	for path in /sys/class/net/*; do
 		[ "$(readlink -f "$path/device/subsystem" 2>/dev/null)" = /sys/bus/virtio ] && dev=${path##*/}
 	done
 	[ -n "$dev" ] || fail "no virtio network device"
 else
-	modprobe -d "$FERRY_VM_MODULES" veth || fail "modprobe veth failed"
+	modprobe veth || fail "modprobe veth failed"
 	dev=wire0
 	FERRY_VM_ADDR=10.77.0.1
 	ip link add "$dev" type veth peer name wire1

@@ -6,7 +6,7 @@
 # usage: vm.sh [--timeout S] [--mem MIB] [--kernel 6.12|6.1] [--wire DIR SELF PEER ADDR] [--] COMMAND ARGS
 #        --wire connects this VM to a second one by sockets DIR/SELF and DIR/PEER; ADDR is this one's address
 # env:   FERRY_VM_ACCEL  tcg (default) or kvm: some /dev/kvm hang a guest, so never by default
-#        FERRY_SOFTROCE  vm (default), or host: run the command here, on this kernel's rdma_rxe
+#        FERRY_SOFTROCE  vm (default), or host: run the command here, on this machine's own rxe link (deploy/softroce/up.sh)
 # Exit:  the command's status; 77 with a reason when a means is missing; 124 on the time limit.
 set -eu
 
@@ -37,8 +37,11 @@ skip() { echo "skipped: $*"; exit 77; }
 case ${FERRY_SOFTROCE:-vm} in
 vm) ;;
 host)
-	[ "$(id -u)" = 0 ] || skip "FERRY_SOFTROCE=host needs root, to load rdma_rxe and make links"
-	modprobe rdma_rxe 2>/dev/null || [ -d /sys/module/rdma_rxe ] || skip "this kernel has no rdma_rxe"
+	netdev=$(PATH=$PATH:/usr/sbin:/sbin rdma link show 2>/dev/null | sed -n 's/^link rxe.* state ACTIVE .*netdev \([^ ]*\).*/\1/p' | head -n1)
+	[ -n "$netdev" ] || skip "FERRY_SOFTROCE=host, but no active rxe link here: sudo deploy/softroce/up.sh"
+	FERRY_RDMA_ADDR=$(PATH=$PATH:/usr/sbin:/sbin ip -4 -o addr show dev "$netdev" | awk '{ sub("/.*", "", $4); print $4; exit }')
+	[ -n "$FERRY_RDMA_ADDR" ] || skip "FERRY_SOFTROCE=host, but $netdev has no IPv4 address"
+	export FERRY_RDMA_ADDR FERRY_SERVER_ADDR=$FERRY_RDMA_ADDR
 	exec timeout -k 10 "$limit" "$@"
 	;;
 *) echo "vm.sh: FERRY_SOFTROCE is '${FERRY_SOFTROCE}': say vm or host" >&2; exit 2 ;;
