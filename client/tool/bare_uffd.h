@@ -1,0 +1,33 @@
+/*
+ * userfaultfd without ferry: what this node allows (for `ferry doctor`), and
+ * what a fault costs when a handler thread answers it with local data (for
+ * `ferry bench`). Beside the pager the only user of userfaultfd: a yardstick
+ * must not depend on what it measures.
+ */
+#ifndef FERRYI_BARE_UFFD_H
+#define FERRYI_BARE_UFFD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tool.h"
+
+struct ferryi_uffd_rights {
+	uint64_t features;  /* UFFD_FEATURE_* that the kernel offers */
+	uint64_t ioctls;
+	bool by_syscall;    /* userfaultfd(2) with kernel-mode faults */
+	bool by_device;     /* /dev/userfaultfd */
+	bool user_mode;     /* userfaultfd(2) with UFFD_USER_MODE_ONLY */
+	int syscall_errno, device_errno, user_mode_errno; /* 0 where it worked */
+};
+
+/* 0, or a negative errno when there is no way to a userfaultfd at all. */
+int ferryi_uffd_probe(struct ferryi_uffd_rights *out);
+
+/*
+ * count faults on fresh pages, answered by a handler thread with UFFDIO_COPY;
+ * adds the toucher's latencies to samples. 0 or a negative errno.
+ */
+int ferryi_uffd_measure(unsigned count, struct ferryi_samples *samples);
+
+#endif

@@ -1,0 +1,103 @@
+/*
+ * `ferry bench`: each kind of measurement is one row of a table; every row is
+ * measured in runs, and each run takes the raw transport and the bare
+ * userfaultfd figures first, against the same server. What is printed are the
+ * medians over the runs.
+ *
+ * Threads: everything here runs in the main thread, but for the handler of
+ * bare_uffd.c and the library's own threads.
+ */
+#ifndef FERRYI_BENCH_H
+#define FERRYI_BENCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bench_raw.h"
+#include "bench_server.h"
+#include "tool.h"
+
+struct ferry;
+
+struct ferryi_bench_options {
+	const char *servers, *token_file, *pool;
+	int fabric; /* index into ferryi_bench_fabrics */
+	int mode;
+	uint64_t size_bytes, local_bytes; /* local 0: what the kind asks for */
+	uint64_t seconds, count;          /* of one run; 0: the kind's */
+	uint64_t runs, seed;
+	bool json;
+};
+
+/* Figures of one run; NaN where a kind has none. */
+struct ferryi_bench_figures {
+	double raw_us_p50, raw_us_p99, raw_mbps; /* raw_mbps: reads, or writes for a kind that writes */
+	double uffd_us_p50;
+	double us_p50, us_p99, mbps;
+	double faults_per_s, hit_rate;
+	uint64_t count; /* accesses (or pages) measured */
+};
+
+struct ferryi_bench {
+	const struct ferryi_tool_command *command; /* for error lines */
+	struct ferryi_bench_options options;
+	const char *url; /* of the one server */
+	const char *token_file;
+	struct ferryi_raw *raw;
+	/* of the kind under way */
+	struct ferry *ferry;
+	unsigned char *area;
+	uint64_t budget_bytes;
+	uint64_t random;          /* state of the generator */
+	uint32_t *order;          /* fault: a permutation of the pages */
+	uint32_t *writes;         /* random: how often each page was written */
+	struct ferryi_samples samples;
+};
+
+struct ferryi_bench_kind {
+	const char *name;
+	const char *text;
+	bool by_throughput; /* ratio = mbps / raw_mbps, else us_p50 / (raw_us_p50 + uffd_us_p50) */
+	bool writes;        /* its raw throughput is that of writes */
+	unsigned budget_percent; /* of the size; over 100: nothing is evicted */
+	uint64_t count;     /* default accesses of a run; 0: every page */
+	/* All return 0, or -1 with a line already on stderr. NULL: nothing to do. */
+	int (*prepare)(struct ferryi_bench *bench);
+	int (*run)(struct ferryi_bench *bench, struct ferryi_bench_figures *out);
+};
+
+extern const struct ferryi_bench_kind ferryi_bench_raw, ferryi_bench_fault, ferryi_bench_seq, ferryi_bench_random,
+	ferryi_bench_evict;
+
+/* "ferry bench: ..." on stderr; returns -1. */
+int ferryi_bench_fail(const struct ferryi_bench *bench, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- the managed area (bench_area.c) ---- */
+
+/* ferry_open with the kind's budget, ferry_mmap, fill every page. 0 or -1. */
+int ferryi_bench_area_open(struct ferryi_bench *bench, const struct ferryi_bench_kind *kind);
+void ferryi_bench_area_close(struct ferryi_bench *bench);
+static inline size_t ferryi_bench_pages(const struct ferryi_bench *bench)
+{
+	return bench->options.size_bytes / 4096;
+}
+static inline uint64_t *ferryi_bench_page(const struct ferryi_bench *bench, size_t page)
+{
+	return (uint64_t *)(void *)(bench->area + page * 4096);
+}
+/* What word 0 of a page holds for as long as it lives. */
+uint64_t ferryi_bench_mark(const struct ferryi_bench *bench, size_t page);
+/* Every page leaves and its pool copy is current. 0 or -1. */
+int ferryi_bench_send_away(struct ferryi_bench *bench);
+/* Wrong content found: says so; returns -1. */
+int ferryi_bench_corrupt(const struct ferryi_bench *bench, size_t page);
+
+/* ---- output (bench_line.c) ---- */
+
+extern const char *const ferryi_bench_fabrics[];
+extern const char *const ferryi_bench_modes[];
+
+void ferryi_bench_print(const struct ferryi_bench *bench, const struct ferryi_bench_kind *kind,
+			const struct ferryi_bench_figures *runs, size_t nruns);
+
+#endif
