@@ -1,4 +1,5 @@
-/* The first program: memory that may live on a memory server. No set-up needed: with no FERRY_SERVERS it brings its own. */
+/* The first program: memory that may live on a memory server. No set-up needed: with no FERRY_SERVERS it
+ * brings its own. */
 #include <ferry.h>
 #include <stdio.h>
 #include <sys/mman.h>

@@ -22,7 +22,7 @@ int main(int argc, char **argv)
 	size_t mib = argc > 1 ? strtoul(argv[1], NULL, 10) : 64;
 	size_t n = (mib << 20) / sizeof(uint32_t);
 	uint32_t *array = malloc(n * sizeof *array);
-	struct ferry_stats stats = { .size = sizeof stats };
+	struct ferry_stats stats = {.size = sizeof stats};
 	struct ferry *ferry;
 	size_t wrong = 0;
 
@@ -54,8 +54,10 @@ int main(int argc, char **argv)
 		wrong += array[i] != (uint32_t)i * 2654435761u + 1;
 
 	ferry_stats(ferry, &stats);
-	printf("adopted %zu MiB, budget %" PRIu64 " MiB, at most %" PRIu64 " MiB resident, %" PRIu64 " faults, %zu wrong\n",
-	       (end - start) >> 20, stats.budget_bytes >> 20, stats.peak_resident_bytes >> 20, stats.faults, wrong);
+	printf("adopted %zu MiB, budget %" PRIu64 " MiB, at most %" PRIu64 " MiB resident, %" PRIu64
+	       " faults, %zu wrong\n",
+	       (end - start) >> 20, stats.budget_bytes >> 20, stats.peak_resident_bytes >> 20, stats.faults,
+	       wrong);
 
 	/* Everything comes home; from here on it is plain malloc'ed memory again. */
 	if (ferry_unadopt(ferry, (void *)start, end - start) != 0)

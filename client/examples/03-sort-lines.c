@@ -23,7 +23,7 @@ bool line_cursor_next(struct line_cursor *cursor)
 	const unsigned char *newline = memchr(cursor->next, '\n', left);
 	size_t len = newline != NULL ? (size_t)(newline - cursor->next) : left;
 
-	cursor->line = (struct line){ line_prefix(cursor->next, len), cursor->next, len };
+	cursor->line = (struct line){line_prefix(cursor->next, len), cursor->next, len};
 	cursor->next += newline != NULL ? len + 1 : len;
 	return true;
 }

@@ -11,7 +11,8 @@
 #include <stdint.h>
 
 struct line {
-	uint64_t prefix; /* first eight bytes, big-endian, zeros after the end: settles most comparisons by itself */
+	uint64_t prefix; /* first eight bytes, big-endian, zeros after the end: settles most comparisons by
+			    itself */
 	const unsigned char *text;
 	size_t len; /* without its newline */
 };

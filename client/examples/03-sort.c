@@ -28,7 +28,7 @@
 #define BOUNCE ((size_t)1 << 20)
 
 enum phase { LOAD, SORT, MERGE, STORE, PHASES };
-static const char *const phase_name[PHASES] = { "load", "sort", "merge", "store" };
+static const char *const phase_name[PHASES] = {"load", "sort", "merge", "store"};
 
 struct run {
 	size_t start, end; /* bytes of `runs` */
@@ -37,8 +37,8 @@ struct run {
 struct job {
 	struct ferry *ferry; /* NULL: --all-local */
 	size_t budget;
-	size_t in_len;        /* bytes of the input */
-	size_t out_len;       /* the same, and a newline that was missing at the end */
+	size_t in_len;	      /* bytes of the input */
+	size_t out_len;	      /* the same, and a newline that was missing at the end */
 	unsigned char *input; /* later the output; out_len bytes */
 	unsigned char *runs;  /* out_len bytes */
 	struct line *index;
@@ -82,7 +82,7 @@ static size_t pages(size_t bytes)
 
 static struct ferry_stats stats_of(const struct job *job)
 {
-	struct ferry_stats stats = { .size = sizeof stats };
+	struct ferry_stats stats = {.size = sizeof stats};
 
 	if (job->ferry != NULL)
 		ferry_stats(job->ferry, &stats);
@@ -99,8 +99,8 @@ static void progress(struct job *job, enum phase phase, size_t done, size_t tota
 	struct ferry_stats stats = stats_of(job);
 
 	job->shown = percent;
-	fprintf(stderr, "%-5s %3u %%  faults %" PRIu64 "  resident %" PRIu64 " MiB\n", phase_name[phase], percent,
-		stats.faults, stats.resident_bytes >> 20);
+	fprintf(stderr, "%-5s %3u %%  faults %" PRIu64 "  resident %" PRIu64 " MiB\n", phase_name[phase],
+		percent, stats.faults, stats.resident_bytes >> 20);
 }
 
 static void phase_begin(struct job *job)
@@ -159,7 +159,7 @@ static void load(struct job *job, int fd, const char *path)
 /* Whole lines from `at`, as many as a chunk of `want` bytes and the index hold; at least one. */
 static size_t chunk_take(struct job *job, size_t at, size_t want, size_t *out_n)
 {
-	struct line_cursor cursor = { .next = job->input + at, .end = job->input + job->out_len };
+	struct line_cursor cursor = {.next = job->input + at, .end = job->input + job->out_len};
 	size_t n = 0;
 
 	while (n < job->index_max && (n == 0 || (size_t)(cursor.next - job->input) - at < want) &&
@@ -189,7 +189,7 @@ static void sort_chunks(struct job *job)
 			if (job->run == NULL)
 				die("no memory for %zu runs", room);
 		}
-		job->run[job->nruns++] = (struct run){ start, out };
+		job->run[job->nruns++] = (struct run){start, out};
 		job->nlines += n;
 		job->visits += pages(end - at) + pages(n * sizeof *job->index) + pages(out - start);
 		at = end;
@@ -276,31 +276,38 @@ static void report(const struct job *job, const char *path, double seconds)
 		getrusage(RUSAGE_SELF, &usage);
 		peak = (uint64_t)usage.ru_maxrss * 1024;
 	}
-	printf("%s: %" PRIu64 " lines, %zu MiB in %zu runs, %.2f s (load %.2f, sort %.2f, merge %.2f, store %.2f)\n",
-	       job->ferry != NULL ? "ferry" : "all local", job->nlines, job->in_len >> 20, job->nruns, seconds,
-	       job->took[LOAD], job->took[SORT], job->took[MERGE], job->took[STORE]);
-	printf("working memory %.1f MiB, budget %.1f MiB, peak resident %.1f MiB\n", (double)working / 1048576.0,
-	       (double)job->budget / 1048576.0, (double)peak / 1048576.0);
+	printf("%s: %" PRIu64
+	       " lines, %zu MiB in %zu runs, %.2f s (load %.2f, sort %.2f, merge %.2f, store %.2f)\n",
+	       job->ferry != NULL ? "ferry" : "all local", job->nlines, job->in_len >> 20, job->nruns,
+	       seconds, job->took[LOAD], job->took[SORT], job->took[MERGE], job->took[STORE]);
+	printf("working memory %.1f MiB, budget %.1f MiB, peak resident %.1f MiB\n",
+	       (double)working / 1048576.0, (double)job->budget / 1048576.0, (double)peak / 1048576.0);
 	if (job->ferry != NULL)
-		printf("faults %" PRIu64 " (p50 %.1f us, p99 %.1f us), %" PRIu64 " of them waited for a read; %" PRIu64
-		       " MiB in, %" PRIu64 " MiB out; hit rate %.2f %% of %" PRIu64 " page visits\n",
+		printf("faults %" PRIu64 " (p50 %.1f us, p99 %.1f us), %" PRIu64
+		       " of them waited for a read; %" PRIu64 " MiB in, %" PRIu64
+		       " MiB out; hit rate %.2f %% of %" PRIu64 " page visits\n",
 		       stats.faults, (double)stats.fault.p50_ns / 1e3, (double)stats.fault.p99_ns / 1e3,
-		       stats.faults_major, stats.bytes_in >> 20, stats.bytes_out >> 20, hits * 100.0, job->visits);
+		       stats.faults_major, stats.bytes_in >> 20, stats.bytes_out >> 20, hits * 100.0,
+		       job->visits);
 	if (path == NULL)
 		return;
 	out = fopen(path, "w");
 	if (out == NULL)
 		die("%s: %s", path, strerror(errno));
 	fprintf(out,
-		"{\"mode\": \"%s\", \"input_bytes\": %zu, \"lines\": %" PRIu64 ", \"runs\": %zu, \"working_bytes\": %zu, "
+		"{\"mode\": \"%s\", \"input_bytes\": %zu, \"lines\": %" PRIu64
+		", \"runs\": %zu, \"working_bytes\": %zu, "
 		"\"budget_bytes\": %zu, \"peak_resident_bytes\": %" PRIu64 ", \"faults\": %" PRIu64
-		", \"faults_major\": %" PRIu64 ", \"fault_us_p50\": %.2f, \"fault_us_p99\": %.2f, \"bytes_in\": %" PRIu64
-		", \"bytes_out\": %" PRIu64 ", \"page_visits\": %" PRIu64 ", \"hit_rate\": %.5f, \"seconds\": %.3f, "
-		"\"seconds_load\": %.3f, \"seconds_sort\": %.3f, \"seconds_merge\": %.3f, \"seconds_store\": %.3f}\n",
-		job->ferry != NULL ? "ferry" : "local", job->in_len, job->nlines, job->nruns, working, job->budget, peak,
-		stats.faults, stats.faults_major, (double)stats.fault.p50_ns / 1e3, (double)stats.fault.p99_ns / 1e3,
-		stats.bytes_in, stats.bytes_out, job->visits, hits, seconds, job->took[LOAD], job->took[SORT],
-		job->took[MERGE], job->took[STORE]);
+		", \"faults_major\": %" PRIu64
+		", \"fault_us_p50\": %.2f, \"fault_us_p99\": %.2f, \"bytes_in\": %" PRIu64
+		", \"bytes_out\": %" PRIu64 ", \"page_visits\": %" PRIu64
+		", \"hit_rate\": %.5f, \"seconds\": %.3f, "
+		"\"seconds_load\": %.3f, \"seconds_sort\": %.3f, \"seconds_merge\": %.3f, \"seconds_store\": "
+		"%.3f}\n",
+		job->ferry != NULL ? "ferry" : "local", job->in_len, job->nlines, job->nruns, working,
+		job->budget, peak, stats.faults, stats.faults_major, (double)stats.fault.p50_ns / 1e3,
+		(double)stats.fault.p99_ns / 1e3, stats.bytes_in, stats.bytes_out, job->visits, hits, seconds,
+		job->took[LOAD], job->took[SORT], job->took[MERGE], job->took[STORE]);
 	if (fclose(out) != 0)
 		die("%s: %s", path, strerror(errno));
 }
@@ -355,11 +362,11 @@ static void measure(struct job *job, int fd, const char *path)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "local", required_argument, NULL, 'l' },  { "all-local", no_argument, NULL, 'a' },
-		{ "progress", no_argument, NULL, 'p' },	    { "report", required_argument, NULL, 'r' },
-		{ "help", no_argument, NULL, 'h' },	    { NULL, 0, NULL, 0 },
+		{"local", required_argument, NULL, 'l'}, {"all-local", no_argument, NULL, 'a'},
+		{"progress", no_argument, NULL, 'p'},	 {"report", required_argument, NULL, 'r'},
+		{"help", no_argument, NULL, 'h'},	 {NULL, 0, NULL, 0},
 	};
-	struct job job = { 0 };
+	struct job job = {0};
 	const char *report_path = NULL;
 	int all_local = 0, opt;
 
@@ -428,7 +435,8 @@ int main(int argc, char **argv)
 		if (job.out_len > 0) {
 			ferry_munmap(job.ferry, job.input, pages(job.out_len) * FERRY_PAGE_SIZE);
 			ferry_munmap(job.ferry, job.runs, pages(job.out_len) * FERRY_PAGE_SIZE);
-			ferry_munmap(job.ferry, job.index, pages(job.index_max * sizeof *job.index) * FERRY_PAGE_SIZE);
+			ferry_munmap(job.ferry, job.index,
+				     pages(job.index_max * sizeof *job.index) * FERRY_PAGE_SIZE);
 		}
 		if (ferry_close(job.ferry) != 0)
 			die("%s", ferry_last_error());

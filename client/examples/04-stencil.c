@@ -45,8 +45,8 @@ static void heat_step(struct grid *g)
 			for (size_t x = 1; x < n - 1; x++) {
 				size_t i = AT(g, x, y, z);
 
-				b[i] = a[i] + 0.1 * (a[i - 1] + a[i + 1] + a[i - n] + a[i + n] + a[i - n * n] +
-						     a[i + n * n] - 6.0 * a[i]);
+				b[i] = a[i] + 0.1 * (a[i - 1] + a[i + 1] + a[i - n] + a[i + n] +
+						     a[i - n * n] + a[i + n * n] - 6.0 * a[i]);
 			}
 	g->next = g->now;
 	g->now = b;
@@ -83,9 +83,9 @@ static int usage(FILE *out, int code)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "grid", required_argument, NULL, 'g' },  { "steps", required_argument, NULL, 's' },
-		{ "local", required_argument, NULL, 'l' }, { "check", no_argument, NULL, 'c' },
-		{ "help", no_argument, NULL, 'h' },	   { NULL, 0, NULL, 0 },
+		{"grid", required_argument, NULL, 'g'},	 {"steps", required_argument, NULL, 's'},
+		{"local", required_argument, NULL, 'l'}, {"check", no_argument, NULL, 'c'},
+		{"help", no_argument, NULL, 'h'},	 {NULL, 0, NULL, 0},
 	};
 	long n = 128, steps = 10;
 	int check = 0, opt;
@@ -113,9 +113,9 @@ int main(int argc, char **argv)
 	if (n < 3 || n > 4096 || steps < 0 || optind != argc)
 		return usage(stderr, 2);
 
-	struct grid far = { .n = (size_t)n, .bytes = (size_t)n * (size_t)n * (size_t)n * sizeof(double) };
+	struct grid far = {.n = (size_t)n, .bytes = (size_t)n * (size_t)n * (size_t)n * sizeof(double)};
 	struct grid near = far;
-	struct ferry_stats stats = { .size = sizeof stats };
+	struct ferry_stats stats = {.size = sizeof stats};
 	struct ferry *ferry;
 
 	/* ferry_munmap wants whole pages, as ferry_mmap gives them. */
@@ -132,11 +132,12 @@ int main(int argc, char **argv)
 	double seconds = heat_run(&far, steps);
 
 	ferry_stats(ferry, &stats);
-	printf("grid %ld^3, %ld steps, %zu MiB in two arrays, %.2f s; budget %" PRIu64 " MiB, at most %" PRIu64
-	       " MiB resident, %" PRIu64 " faults (p50 %.1f us, p99 %.1f us), %" PRIu64 " MiB in, %" PRIu64 " MiB out\n",
-	       n, steps, 2 * far.bytes >> 20, seconds, stats.budget_bytes >> 20, stats.peak_resident_bytes >> 20,
-	       stats.faults, (double)stats.fault.p50_ns / 1e3, (double)stats.fault.p99_ns / 1e3, stats.bytes_in >> 20,
-	       stats.bytes_out >> 20);
+	printf("grid %ld^3, %ld steps, %zu MiB in two arrays, %.2f s; budget %" PRIu64
+	       " MiB, at most %" PRIu64 " MiB resident, %" PRIu64
+	       " faults (p50 %.1f us, p99 %.1f us), %" PRIu64 " MiB in, %" PRIu64 " MiB out\n",
+	       n, steps, 2 * far.bytes >> 20, seconds, stats.budget_bytes >> 20,
+	       stats.peak_resident_bytes >> 20, stats.faults, (double)stats.fault.p50_ns / 1e3,
+	       (double)stats.fault.p99_ns / 1e3, stats.bytes_in >> 20, stats.bytes_out >> 20);
 
 	int differs = 0;
 
@@ -144,7 +145,8 @@ int main(int argc, char **argv)
 		near.now = malloc(near.bytes);
 		near.next = malloc(near.bytes);
 		if (near.now == NULL || near.next == NULL) {
-			fputs("04-stencil: no memory for the plain run of --check; take a smaller --grid\n", stderr);
+			fputs("04-stencil: no memory for the plain run of --check; take a smaller --grid\n",
+			      stderr);
 			return 1;
 		}
 		double plain = heat_run(&near, steps);

@@ -31,7 +31,7 @@ static int open_device(void)
 
 	if (dev < 0)
 		return -errno;
-	fd = ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC);
+	fd = ioctl(dev, FERRYI_USERFAULTFD_IOC_NEW, O_CLOEXEC);
 	if (fd < 0)
 		fd = -errno;
 	close(dev);
@@ -40,7 +40,7 @@ static int open_device(void)
 
 static int api(int fd, struct ferryi_uffd_rights *out)
 {
-	struct uffdio_api a = { .api = UFFD_API };
+	struct uffdio_api a = {.api = UFFD_API};
 
 	if (ioctl(fd, UFFDIO_API, &a) != 0)
 		return -errno;
@@ -65,8 +65,8 @@ static int probe_one(int fd, struct ferryi_uffd_rights *out, bool *works)
 
 int ferryi_uffd_probe(struct ferryi_uffd_rights *out)
 {
-	*out = (struct ferryi_uffd_rights){ 0 };
-	out->user_mode_errno = probe_one(open_syscall(UFFD_USER_MODE_ONLY), out, &out->user_mode);
+	*out = (struct ferryi_uffd_rights){0};
+	out->user_mode_errno = probe_one(open_syscall(FERRYI_UFFD_USER_MODE_ONLY), out, &out->user_mode);
 	out->device_errno = probe_one(open_device(), out, &out->by_device);
 	out->syscall_errno = probe_one(open_syscall(0), out, &out->by_syscall);
 	return out->user_mode || out->by_device || out->by_syscall ? 0 : -out->user_mode_errno;
@@ -90,9 +90,10 @@ static void *handler(void *arg)
 			i--;
 			continue;
 		}
-		struct uffdio_copy copy = { .dst = ferryi_align_down(msg.arg.pagefault.address, FERRYI_PAGE_SIZE),
-					    .src = (uintptr_t)loop->page,
-					    .len = FERRYI_PAGE_SIZE };
+		struct uffdio_copy copy = {
+			.dst = ferryi_align_down(msg.arg.pagefault.address, FERRYI_PAGE_SIZE),
+			.src = (uintptr_t)loop->page,
+			.len = FERRYI_PAGE_SIZE};
 
 		while (ioctl(loop->fd, UFFDIO_COPY, &copy) != 0 && errno == EAGAIN)
 			copy.copy = 0;
@@ -104,12 +105,12 @@ int ferryi_uffd_measure(unsigned count, struct ferryi_samples *samples)
 {
 	static struct loop loop; /* the handler's; one measurement at a time */
 	size_t len = (size_t)count * FERRYI_PAGE_SIZE;
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_MISSING};
 	unsigned char *area;
 	pthread_t thread;
 	int rc;
 
-	loop.fd = open_syscall(UFFD_USER_MODE_ONLY);
+	loop.fd = open_syscall(FERRYI_UFFD_USER_MODE_ONLY);
 	if (loop.fd < 0)
 		loop.fd = open_syscall(0);
 	if (loop.fd < 0)

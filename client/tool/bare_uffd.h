@@ -13,11 +13,11 @@
 #include "tool.h"
 
 struct ferryi_uffd_rights {
-	uint64_t features;  /* UFFD_FEATURE_* that the kernel offers */
+	uint64_t features; /* FERRYI_UFFD_FEATURE_* that the kernel offers */
 	uint64_t ioctls;
-	bool by_syscall;    /* userfaultfd(2) with kernel-mode faults */
-	bool by_device;     /* /dev/userfaultfd */
-	bool user_mode;     /* userfaultfd(2) with UFFD_USER_MODE_ONLY */
+	bool by_syscall;				  /* userfaultfd(2) with kernel-mode faults */
+	bool by_device;					  /* /dev/userfaultfd */
+	bool user_mode;					  /* userfaultfd(2) with UFFD_USER_MODE_ONLY */
 	int syscall_errno, device_errno, user_mode_errno; /* 0 where it worked */
 };
 

@@ -17,39 +17,94 @@
 #define MAX_RUNS      101u
 
 static const struct ferryi_bench_kind *const kinds[] = {
-	&ferryi_bench_raw,    &ferryi_bench_fault, &ferryi_bench_seq,
-	&ferryi_bench_random, &ferryi_bench_evict,
+	&ferryi_bench_raw, &ferryi_bench_fault, &ferryi_bench_seq, &ferryi_bench_random, &ferryi_bench_evict,
 };
 
-#define NKINDS (sizeof(kinds) / sizeof(kinds[0]))
+#define NKINDS	   (sizeof(kinds) / sizeof(kinds[0]))
 #define AT(member) offsetof(struct ferryi_bench_options, member)
 
 static const struct ferryi_param params[] = {
-	{ .name = "servers", .short_opt = 's', .type = FERRYI_PARAM_STRING, .offset = AT(servers), .env = "FERRY_SERVERS",
-	  .metavar = "URL", .text = "Server to measure, ferry://HOST:PORT; none: a ferryd of its own on this machine." },
-	{ .name = "token-file", .type = FERRYI_PARAM_STRING, .offset = AT(token_file), .env = "FERRY_TOKEN_FILE",
-	  .metavar = "FILE", .text = "File with the server's token." },
-	{ .name = "pool", .type = FERRYI_PARAM_STRING, .offset = AT(pool), .env = "FERRY_POOL", .metavar = "NAME",
-	  .text = "Pool of the server; none: its first." },
-	{ .name = "fabric", .type = FERRYI_PARAM_ENUM, .offset = AT(fabric), .deflt = "auto",
-	  .values = ferryi_bench_fabrics, .metavar = "NAME", .text = "Transport to use." },
-	{ .name = "mode", .type = FERRYI_PARAM_ENUM, .offset = AT(mode), .deflt = "handler",
-	  .values = ferryi_bench_modes, .metavar = "NAME", .text = "Who serves a fault (inline is not built yet)." },
-	{ .name = "size", .type = FERRYI_PARAM_SIZE, .offset = AT(size_bytes), .min = 16 << 20, .max = 1ull << 44,
-	  .deflt = "256M", .metavar = "SIZE", .unit = "bytes", .text = "Managed memory to work on." },
-	{ .name = "local", .type = FERRYI_PARAM_SIZE, .offset = AT(local_bytes), .min = 4 << 20, .max = 1ull << 44,
-	  .metavar = "SIZE", .unit = "bytes",
-	  .text = "Budget of seq and random; none: a quarter (seq) or half (random) of the size." },
-	{ .name = "seconds", .type = FERRYI_PARAM_U64, .offset = AT(seconds), .max = 3600, .deflt = "0", .metavar = "N",
-	  .text = "End a run after this time; 0: by its count alone." },
-	{ .name = "count", .type = FERRYI_PARAM_U64, .offset = AT(count), .max = 100000000, .deflt = "0", .metavar = "N",
-	  .text = "Accesses of a run; 0: what suits the kind." },
-	{ .name = "runs", .type = FERRYI_PARAM_U64, .offset = AT(runs), .min = 1, .max = MAX_RUNS, .deflt = "5",
-	  .metavar = "N", .text = "Runs; their medians are printed." },
-	{ .name = "seed", .type = FERRYI_PARAM_U64, .offset = AT(seed), .min = 1, .deflt = "1", .metavar = "N",
-	  .text = "Seed of the random places and contents." },
-	{ .name = "json", .type = FERRYI_PARAM_FLAG, .offset = AT(json), .text = "One JSON object a line." },
-	{ .name = NULL },
+	{.name = "servers",
+	 .short_opt = 's',
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(servers),
+	 .env = "FERRY_SERVERS",
+	 .metavar = "URL",
+	 .text = "Server to measure, ferry://HOST:PORT; none: a ferryd of its own on this machine."},
+	{.name = "token-file",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(token_file),
+	 .env = "FERRY_TOKEN_FILE",
+	 .metavar = "FILE",
+	 .text = "File with the server's token."},
+	{.name = "pool",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(pool),
+	 .env = "FERRY_POOL",
+	 .metavar = "NAME",
+	 .text = "Pool of the server; none: its first."},
+	{.name = "fabric",
+	 .type = FERRYI_PARAM_ENUM,
+	 .offset = AT(fabric),
+	 .deflt = "auto",
+	 .values = ferryi_bench_fabrics,
+	 .metavar = "NAME",
+	 .text = "Transport to use."},
+	{.name = "mode",
+	 .type = FERRYI_PARAM_ENUM,
+	 .offset = AT(mode),
+	 .deflt = "handler",
+	 .values = ferryi_bench_modes,
+	 .metavar = "NAME",
+	 .text = "Who serves a fault (inline is not built yet)."},
+	{.name = "size",
+	 .type = FERRYI_PARAM_SIZE,
+	 .offset = AT(size_bytes),
+	 .min = 16 << 20,
+	 .max = 1ull << 44,
+	 .deflt = "256M",
+	 .metavar = "SIZE",
+	 .unit = "bytes",
+	 .text = "Managed memory to work on."},
+	{.name = "local",
+	 .type = FERRYI_PARAM_SIZE,
+	 .offset = AT(local_bytes),
+	 .min = 4 << 20,
+	 .max = 1ull << 44,
+	 .metavar = "SIZE",
+	 .unit = "bytes",
+	 .text = "Budget of seq and random; none: a quarter (seq) or half (random) of the size."},
+	{.name = "seconds",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(seconds),
+	 .max = 3600,
+	 .deflt = "0",
+	 .metavar = "N",
+	 .text = "End a run after this time; 0: by its count alone."},
+	{.name = "count",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(count),
+	 .max = 100000000,
+	 .deflt = "0",
+	 .metavar = "N",
+	 .text = "Accesses of a run; 0: what suits the kind."},
+	{.name = "runs",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(runs),
+	 .min = 1,
+	 .max = MAX_RUNS,
+	 .deflt = "5",
+	 .metavar = "N",
+	 .text = "Runs; their medians are printed."},
+	{.name = "seed",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(seed),
+	 .min = 1,
+	 .deflt = "1",
+	 .metavar = "N",
+	 .text = "Seed of the random places and contents."},
+	{.name = "json", .type = FERRYI_PARAM_FLAG, .offset = AT(json), .text = "One JSON object a line."},
+	{.name = NULL},
 };
 
 int ferryi_bench_fail(const struct ferryi_bench *bench, const char *fmt, ...)
@@ -65,7 +120,8 @@ int ferryi_bench_fail(const struct ferryi_bench *bench, const char *fmt, ...)
 }
 
 /* The two yardsticks, right before what they are compared with. */
-static int yardsticks(struct ferryi_bench *bench, const struct ferryi_bench_kind *kind, struct ferryi_bench_figures *out)
+static int yardsticks(struct ferryi_bench *bench, const struct ferryi_bench_kind *kind,
+		      struct ferryi_bench_figures *out)
 {
 	unsigned reads = kind == &ferryi_bench_raw ? (unsigned)out->count : RAW_READS;
 	int rc;
@@ -75,15 +131,17 @@ static int yardsticks(struct ferryi_bench *bench, const struct ferryi_bench_kind
 	out->raw_us_p50 = ferryi_samples_us(&bench->samples, 0.5);
 	out->raw_us_p99 = ferryi_samples_us(&bench->samples, 0.99);
 	if (rc == 0)
-		rc = ferryi_raw_stream(bench->raw, kind->writes ? FERRYI_OP_WRITE : FERRYI_OP_READ, RAW_STREAM_MS,
-				       &out->raw_mbps);
+		rc = ferryi_raw_stream(bench->raw, kind->writes ? FERRYI_OP_WRITE : FERRYI_OP_READ,
+				       RAW_STREAM_MS, &out->raw_mbps);
 	if (rc != 0)
-		return ferryi_bench_fail(bench, "%s: raw %s transfer failed: %s", ferryi_raw_server(bench->raw),
-					 ferryi_raw_fabric(bench->raw), strerror(-rc));
+		return ferryi_bench_fail(bench, "%s: raw %s transfer failed: %s",
+					 ferryi_raw_server(bench->raw), ferryi_raw_fabric(bench->raw),
+					 strerror(-rc));
 	bench->samples.n = 0;
 	rc = ferryi_uffd_measure(UFFD_FAULTS, &bench->samples);
 	if (rc != 0)
-		return ferryi_bench_fail(bench, "userfaultfd: %s; \"ferry doctor\" says how to get it", strerror(-rc));
+		return ferryi_bench_fail(bench, "userfaultfd: %s; \"ferry doctor\" says how to get it",
+					 strerror(-rc));
 	out->uffd_us_p50 = ferryi_samples_us(&bench->samples, 0.5);
 	return 0;
 }
@@ -91,7 +149,9 @@ static int yardsticks(struct ferryi_bench *bench, const struct ferryi_bench_kind
 static int bench_kind(struct ferryi_bench *bench, const struct ferryi_bench_kind *kind)
 {
 	const struct ferryi_bench_options *o = &bench->options;
-	uint64_t count = o->count != 0 ? o->count : kind->count != 0 ? kind->count : ferryi_bench_pages(bench);
+	uint64_t count = o->count != 0	    ? o->count
+			 : kind->count != 0 ? kind->count
+					    : ferryi_bench_pages(bench);
 	struct ferryi_bench_figures runs[MAX_RUNS];
 	size_t room = count > ferryi_bench_pages(bench) ? count : ferryi_bench_pages(bench);
 	int rc = -1;
@@ -105,7 +165,7 @@ static int bench_kind(struct ferryi_bench *bench, const struct ferryi_bench_kind
 	if (kind->prepare != NULL && kind->prepare(bench) != 0)
 		goto out;
 	for (size_t run = 0; run < o->runs; run++) {
-		runs[run] = (struct ferryi_bench_figures){ NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, count };
+		runs[run] = (struct ferryi_bench_figures){NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, count};
 		if (yardsticks(bench, kind, &runs[run]) != 0 || kind->run(bench, &runs[run]) != 0)
 			goto out;
 	}
@@ -123,17 +183,20 @@ static bool wanted(const char *name, const struct ferryi_bench_kind *kind)
 }
 
 /* Status to exit with, or -1: the options make sense. */
-static int check(const struct ferryi_tool_command *command, const struct ferryi_bench_options *o, const char *name)
+static int check(const struct ferryi_tool_command *command, const struct ferryi_bench_options *o,
+		 const char *name)
 {
 	bool known = false;
 
 	for (size_t i = 0; i < NKINDS; i++)
 		known |= wanted(name, kinds[i]);
 	if (!known)
-		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE,
-					"no benchmark \"%s\"; there are raw, fault, seq, random, evict and all", name);
+		return ferryi_tool_fail(
+			command, FERRYI_TOOL_USAGE,
+			"no benchmark \"%s\"; there are raw, fault, seq, random, evict and all", name);
 	if (o->mode != 0)
-		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE, "--mode=%s is not built yet; use --mode=handler",
+		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE,
+					"--mode=%s is not built yet; use --mode=handler",
 					ferryi_bench_modes[o->mode]);
 	if (o->size_bytes % FERRYI_SUBSECTION_SIZE != 0)
 		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE, "--size must be a multiple of 2M");
@@ -154,7 +217,7 @@ static void usage_kinds(void)
 static int measure(struct ferryi_bench *bench, const char *name)
 {
 	struct ferryi_bench_options *o = &bench->options;
-	struct ferryi_bench_server server = { .pid = -1 };
+	struct ferryi_bench_server server = {.pid = -1};
 	char url[FERRYI_TOOL_URL_LEN], why[512] = "";
 	int status = FERRYI_TOOL_FAILED;
 
@@ -191,7 +254,7 @@ out:
 
 static int bench_run(const struct ferryi_tool_command *command, int argc, char **argv)
 {
-	struct ferryi_bench bench = { .command = command };
+	struct ferryi_bench bench = {.command = command};
 	const char *name = NULL;
 	unsigned n = 0;
 	int status = ferryi_tool_options(command, &bench.options, argc, argv, &name, 1, &n);

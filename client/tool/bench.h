@@ -24,7 +24,7 @@ struct ferryi_bench_options {
 	int fabric; /* index into ferryi_bench_fabrics */
 	int mode;
 	uint64_t size_bytes, local_bytes; /* local 0: what the kind asks for */
-	uint64_t seconds, count;          /* of one run; 0: the kind's */
+	uint64_t seconds, count;	  /* of one run; 0: the kind's */
 	uint64_t runs, seed;
 	bool json;
 };
@@ -48,29 +48,30 @@ struct ferryi_bench {
 	struct ferry *ferry;
 	unsigned char *area;
 	uint64_t budget_bytes;
-	uint64_t random;          /* state of the generator */
-	uint32_t *order;          /* fault: a permutation of the pages */
-	uint32_t *writes;         /* random: how often each page was written */
+	uint64_t random;  /* state of the generator */
+	uint32_t *order;  /* fault: a permutation of the pages */
+	uint32_t *writes; /* random: how often each page was written */
 	struct ferryi_samples samples;
 };
 
 struct ferryi_bench_kind {
 	const char *name;
 	const char *text;
-	bool by_throughput; /* ratio = mbps / raw_mbps, else us_p50 / (raw_us_p50 + uffd_us_p50) */
-	bool writes;        /* its raw throughput is that of writes */
+	bool by_throughput;	 /* ratio = mbps / raw_mbps, else us_p50 / (raw_us_p50 + uffd_us_p50) */
+	bool writes;		 /* its raw throughput is that of writes */
 	unsigned budget_percent; /* of the size; over 100: nothing is evicted */
-	uint64_t count;     /* default accesses of a run; 0: every page */
+	uint64_t count;		 /* default accesses of a run; 0: every page */
 	/* All return 0, or -1 with a line already on stderr. NULL: nothing to do. */
 	int (*prepare)(struct ferryi_bench *bench);
 	int (*run)(struct ferryi_bench *bench, struct ferryi_bench_figures *out);
 };
 
-extern const struct ferryi_bench_kind ferryi_bench_raw, ferryi_bench_fault, ferryi_bench_seq, ferryi_bench_random,
-	ferryi_bench_evict;
+extern const struct ferryi_bench_kind ferryi_bench_raw, ferryi_bench_fault, ferryi_bench_seq,
+	ferryi_bench_random, ferryi_bench_evict;
 
 /* "ferry bench: ..." on stderr; returns -1. */
-int ferryi_bench_fail(const struct ferryi_bench *bench, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+int ferryi_bench_fail(const struct ferryi_bench *bench, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
 
 /* ---- the managed area (bench_area.c) ---- */
 

@@ -54,11 +54,11 @@ int ferryi_bench_area_open(struct ferryi_bench *bench, const struct ferryi_bench
 		budget = o->size_bytes + SLACK;
 	else if (budget == 0)
 		budget = o->size_bytes / 100 * kind->budget_percent;
-	struct ferry_config config = { .size = sizeof(config),
-				       .servers = bench->url,
-				       .token_file = bench->token_file,
-				       .pool = o->pool,
-				       .local_bytes = budget & ~(uint64_t)4095 };
+	struct ferry_config config = {.size = sizeof(config),
+				      .servers = bench->url,
+				      .token_file = bench->token_file,
+				      .pool = o->pool,
+				      .local_bytes = budget & ~(uint64_t)4095};
 
 	rc = ferry_open(&config, &bench->ferry);
 	if (rc != 0) {

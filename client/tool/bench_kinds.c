@@ -19,7 +19,7 @@ static double mbps(uint64_t bytes, uint64_t ns)
 
 static uint64_t faults_of(const struct ferryi_bench *bench)
 {
-	struct ferry_stats stats = { .size = sizeof(stats) };
+	struct ferry_stats stats = {.size = sizeof(stats)};
 
 	ferry_stats(bench->ferry, &stats);
 	return stats.faults;
@@ -106,7 +106,8 @@ static int seq_prepare(struct ferryi_bench *bench)
 static int seq_run(struct ferryi_bench *bench, struct ferryi_bench_figures *out)
 {
 	size_t n = ferryi_bench_pages(bench);
-	uint64_t before = faults_of(bench), start = ferryi_now_ns(), deadline = run_deadline(bench), now = start;
+	uint64_t before = faults_of(bench), start = ferryi_now_ns(), deadline = run_deadline(bench),
+		 now = start;
 	size_t page = 0;
 
 	bench->samples.n = 0;
@@ -156,7 +157,8 @@ static int random_prepare(struct ferryi_bench *bench)
 static int random_run(struct ferryi_bench *bench, struct ferryi_bench_figures *out)
 {
 	size_t n = ferryi_bench_pages(bench);
-	uint64_t before = faults_of(bench), start = ferryi_now_ns(), deadline = run_deadline(bench), now = start;
+	uint64_t before = faults_of(bench), start = ferryi_now_ns(), deadline = run_deadline(bench),
+		 now = start;
 	uint64_t i = 0, waited = 0;
 
 	bench->samples.n = 0;
@@ -197,7 +199,8 @@ static int random_run(struct ferryi_bench *bench, struct ferryi_bench_figures *o
 
 const struct ferryi_bench_kind ferryi_bench_random = {
 	.name = "random",
-	.text = "random reads and writes (30 %), with a budget of half the size; latencies are those of accesses that waited",
+	.text = "random reads and writes (30 %), with a budget of half the size; latencies are those of "
+		"accesses that waited",
 	.budget_percent = 50,
 	.count = 50000,
 	.prepare = random_prepare,

@@ -9,8 +9,8 @@
 #include "bench.h"
 #include "ferry.h"
 
-const char *const ferryi_bench_fabrics[] = { "auto", "local", "tcp", "verbs", "rdm", NULL };
-const char *const ferryi_bench_modes[] = { "handler", "inline", NULL };
+const char *const ferryi_bench_fabrics[] = {"auto", "local", "tcp", "verbs", "rdm", NULL};
+const char *const ferryi_bench_modes[] = {"handler", "inline", NULL};
 
 static double median_of(const struct ferryi_bench_figures *runs, size_t n, size_t offset)
 {
@@ -73,7 +73,8 @@ static void print_json(const struct ferryi_bench *bench, const struct ferryi_ben
 	add_text(o, "version", ferry_version());
 	if (uname(&name) == 0)
 		add_text(o, "kernel", name.release);
-	printf("%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	printf("%s\n",
+	       json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
 	json_object_put(o);
 }
 
@@ -92,10 +93,11 @@ static void print_row(const struct ferryi_bench *bench, const struct ferryi_benc
 	static bool header;
 
 	if (!header)
-		printf("%-7s %-7s %-8s %9s %9s %9s %9s %9s %9s %7s %9s\n", "BENCH", "FABRIC", "MODE", "RAW-P50us",
-		       "UFFD-P50", "P50us", "P99us", "MB/s", "RAW-MB/s", "RATIO", "FAULTS/s");
+		printf("%-7s %-7s %-8s %9s %9s %9s %9s %9s %9s %7s %9s\n", "BENCH", "FABRIC", "MODE",
+		       "RAW-P50us", "UFFD-P50", "P50us", "P99us", "MB/s", "RAW-MB/s", "RATIO", "FAULTS/s");
 	header = true;
-	printf("%-7s %-7s %-8s", kind->name, ferryi_raw_fabric(bench->raw), ferryi_bench_modes[bench->options.mode]);
+	printf("%-7s %-7s %-8s", kind->name, ferryi_raw_fabric(bench->raw),
+	       ferryi_bench_modes[bench->options.mode]);
 	print_cell(9, 2, f->raw_us_p50);
 	print_cell(9, 2, f->uffd_us_p50);
 	print_cell(9, 2, f->us_p50);

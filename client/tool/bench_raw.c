@@ -10,8 +10,8 @@
 #include "arith.h"
 #include "clock.h"
 
-#define DEPTH       16u
-#define CHUNK       ((size_t)64 << 10)
+#define DEPTH	    16u
+#define CHUNK	    ((size_t)64 << 10)
 #define DEADLINE_MS 10000u
 
 struct ferryi_raw {
@@ -26,7 +26,8 @@ struct ferryi_raw {
 	uint64_t len_bytes; /* of all extents */
 };
 
-/* The place that `off` of the whole lease is at. Extents are whole multiples of 2 MiB: no chunk crosses their ends. */
+/* The place that `off` of the whole lease is at. Extents are whole multiples of 2 MiB: no chunk crosses their
+ * ends. */
 static void op_place(const struct ferryi_raw *raw, struct ferryi_op *op, uint64_t off)
 {
 	unsigned i = 0;
@@ -44,7 +45,8 @@ static int op_submit(struct ferryi_raw *raw, struct ferryi_op *op)
 
 	op->deadline_ns = ferryi_deadline_ms(DEADLINE_MS);
 	while ((n = ferryi_channel_submit(raw->channel, &op, 1)) == 0) {
-		/* Not taken: our own depth never exceeds the queue, so this is a provider that is busy for a moment. */
+		/* Not taken: our own depth never exceeds the queue, so this is a provider that is busy for a
+		 * moment. */
 		if (ferryi_now_ns() > op->deadline_ns)
 			return -ETIMEDOUT;
 		ferryi_cpu_relax();
@@ -81,12 +83,14 @@ static void drain(struct ferryi_raw *raw)
 		ferryi_channel_poll(raw->channel, &done, 1);
 }
 
-int ferryi_raw_latency(struct ferryi_raw *raw, unsigned count, uint64_t *random, struct ferryi_samples *samples)
+int ferryi_raw_latency(struct ferryi_raw *raw, unsigned count, uint64_t *random,
+		       struct ferryi_samples *samples)
 {
 	struct ferryi_op *op = &raw->ops[0], *done;
 
 	for (unsigned i = 0; i < count; i++) {
-		*op = (struct ferryi_op){ .kind = FERRYI_OP_READ, .local = raw->buf, .len_bytes = FERRYI_PAGE_SIZE };
+		*op = (struct ferryi_op){
+			.kind = FERRYI_OP_READ, .local = raw->buf, .len_bytes = FERRYI_PAGE_SIZE};
 		op_place(raw, op, ferryi_align_down(ferryi_tool_random(random) >> 1, FERRYI_PAGE_SIZE));
 
 		uint64_t start = ferryi_now_ns();
@@ -104,8 +108,8 @@ int ferryi_raw_latency(struct ferryi_raw *raw, unsigned count, uint64_t *random,
 }
 
 /* Keeps DEPTH operations under way until total_bytes were done, or (0) until the time is up. */
-static int stream(struct ferryi_raw *raw, enum ferryi_op_kind kind, uint64_t total_bytes, uint64_t duration_ns,
-		  double *out_mbps)
+static int stream(struct ferryi_raw *raw, enum ferryi_op_kind kind, uint64_t total_bytes,
+		  uint64_t duration_ns, double *out_mbps)
 {
 	uint64_t start = ferryi_now_ns(), off = 0, done_bytes = 0;
 	unsigned busy = 0;
@@ -128,7 +132,7 @@ static int stream(struct ferryi_raw *raw, enum ferryi_op_kind kind, uint64_t tot
 			continue;
 		size_t slot = (size_t)(op - raw->ops);
 
-		*op = (struct ferryi_op){ .kind = kind, .local = raw->buf + slot * CHUNK, .len_bytes = CHUNK };
+		*op = (struct ferryi_op){.kind = kind, .local = raw->buf + slot * CHUNK, .len_bytes = CHUNK};
 		op_place(raw, op, off);
 		off += CHUNK;
 		rc = op_submit(raw, op);
@@ -145,17 +149,17 @@ static int stream(struct ferryi_raw *raw, enum ferryi_op_kind kind, uint64_t tot
 	return 0;
 }
 
-int ferryi_raw_stream(struct ferryi_raw *raw, enum ferryi_op_kind kind, uint64_t duration_ms, double *out_mbps)
+int ferryi_raw_stream(struct ferryi_raw *raw, enum ferryi_op_kind kind, uint64_t duration_ms,
+		      double *out_mbps)
 {
 	return stream(raw, kind, 0, duration_ms * FERRYI_NS_PER_MS, out_mbps);
 }
 
-int ferryi_raw_open(const char *url, const char *token_file, const char *pool, struct ferryi_raw **out, char *why,
-		    size_t why_len)
+int ferryi_raw_open(const char *url, const char *token_file, const char *pool, struct ferryi_raw **out,
+		    char *why, size_t why_len)
 {
-	struct ferryi_control_attr attr = { .token_file = token_file,
-					    .connect_ms = DEADLINE_MS,
-					    .request_ms = DEADLINE_MS };
+	struct ferryi_control_attr attr = {
+		.token_file = token_file, .connect_ms = DEADLINE_MS, .request_ms = DEADLINE_MS};
 	struct ferryi_raw *raw = calloc(1, sizeof(*raw));
 	int rc;
 
@@ -174,7 +178,8 @@ int ferryi_raw_open(const char *url, const char *token_file, const char *pool, s
 		raw->extents[raw->nextents] = ferryi_lease_extent(raw->lease, i);
 		raw->len_bytes += raw->extents[raw->nextents++]->len_bytes;
 	}
-	raw->buf = mmap(NULL, DEPTH * CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	raw->buf = mmap(NULL, DEPTH * CHUNK, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (raw->buf == MAP_FAILED) {
 		raw->buf = NULL;
 		rc = -ENOMEM;
@@ -182,14 +187,15 @@ int ferryi_raw_open(const char *url, const char *token_file, const char *pool, s
 		goto err_close;
 	}
 	memset(raw->buf, 0xa5, DEPTH * CHUNK);
-	rc = ferryi_channel_open(ferryi_lease_peer(raw->lease), DEPTH, ferryi_deadline_ms(DEADLINE_MS), &raw->channel);
+	rc = ferryi_channel_open(ferryi_lease_peer(raw->lease), DEPTH, ferryi_deadline_ms(DEADLINE_MS),
+				 &raw->channel);
 	if (rc == 0)
 		rc = ferryi_channel_register(raw->channel, raw->buf, DEPTH * CHUNK);
 	if (rc == 0)
 		rc = stream(raw, FERRYI_OP_WRITE, raw->len_bytes, 0, NULL);
 	if (rc != 0) {
-		snprintf(why, why_len, "%s: the %s transport failed: %s", ferryi_raw_server(raw), ferryi_raw_fabric(raw),
-			 strerror(-rc));
+		snprintf(why, why_len, "%s: the %s transport failed: %s", ferryi_raw_server(raw),
+			 ferryi_raw_fabric(raw), strerror(-rc));
 		goto err_close;
 	}
 	*out = raw;

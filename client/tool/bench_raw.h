@@ -19,8 +19,8 @@ struct ferryi_raw;
  * touch is measured. token_file and pool may be NULL. 0 or a negative errno,
  * with one line in why.
  */
-int ferryi_raw_open(const char *url, const char *token_file, const char *pool, struct ferryi_raw **out, char *why,
-		    size_t why_len);
+int ferryi_raw_open(const char *url, const char *token_file, const char *pool, struct ferryi_raw **out,
+		    char *why, size_t why_len);
 void ferryi_raw_close(struct ferryi_raw **raw);
 
 /* The fabric in use, and the size and host:port of the server. */
@@ -28,9 +28,11 @@ const char *ferryi_raw_fabric(const struct ferryi_raw *raw);
 const char *ferryi_raw_server(const struct ferryi_raw *raw);
 
 /* count reads of 4 KiB at random places, one after another; latencies to samples. 0 or a negative errno. */
-int ferryi_raw_latency(struct ferryi_raw *raw, unsigned count, uint64_t *random, struct ferryi_samples *samples);
+int ferryi_raw_latency(struct ferryi_raw *raw, unsigned count, uint64_t *random,
+		       struct ferryi_samples *samples);
 
 /* 64 KiB reads or writes, 16 outstanding, for about duration_ms: *out_mbps in 10^6 bytes a second. */
-int ferryi_raw_stream(struct ferryi_raw *raw, enum ferryi_op_kind kind, uint64_t duration_ms, double *out_mbps);
+int ferryi_raw_stream(struct ferryi_raw *raw, enum ferryi_op_kind kind, uint64_t duration_ms,
+		      double *out_mbps);
 
 #endif

@@ -20,7 +20,7 @@
 #include "proto.h"
 
 #define START_MS 20000u /* the pool is reserved and registered by then */
-#define STOP_MS  5000u
+#define STOP_MS	 5000u
 
 extern char **environ;
 
@@ -35,7 +35,8 @@ static int make_token(struct ferryi_bench_server *server, char *why, size_t why_
 	snprintf(server->dir, sizeof(server->dir), "%s/ferry-bench-XXXXXX", tmp);
 	if (mkdtemp(server->dir) == NULL) {
 		rc = -errno;
-		snprintf(why, why_len, "%s: %s; set TMPDIR to a directory that can be written", server->dir, strerror(-rc));
+		snprintf(why, why_len, "%s: %s; set TMPDIR to a directory that can be written", server->dir,
+			 strerror(-rc));
 		server->dir[0] = '\0';
 		return rc;
 	}
@@ -49,17 +50,15 @@ static int make_token(struct ferryi_bench_server *server, char *why, size_t why_
  * The child gets the read end of the life line and the write end of the ready
  * pipe under their own numbers: a dup2 onto itself clears CLOEXEC in the child.
  */
-static int spawn(struct ferryi_bench_server *server, const char *path, const char *fabric, uint64_t pool_bytes,
-		 int lifeline, int ready)
+static int spawn(struct ferryi_bench_server *server, const char *path, const char *fabric,
+		 uint64_t pool_bytes, int lifeline, int ready)
 {
 	char pool[96], lifeline_text[12], ready_text[12];
 	/* memfd also serves the local fabric, and pages are there before the first read is timed. */
-	char *argv[] = { (char *)path,	  (char[]){ "--pool" },	       pool,
-			 (char[]){ "--fabric" }, (char *)fabric,       (char[]){ "--listen" },
-			 (char[]){ "127.0.0.1:0" }, (char[]){ "--token-file" }, server->token_file,
-			 (char[]){ "--lifeline-fd" }, lifeline_text,   (char[]){ "--ready-fd" },
-			 ready_text,	  (char[]){ "--log-level" },   (char[]){ "warn" },
-			 NULL };
+	char *argv[] = {(char *)path,	    "--pool",	     pool,	    "--fabric",
+			(char *)fabric,	    "--listen",	     "127.0.0.1:0", "--token-file",
+			server->token_file, "--lifeline-fd", lifeline_text, "--ready-fd",
+			ready_text,	    "--log-level",   "warn",	    NULL};
 	posix_spawn_file_actions_t actions;
 	int rc;
 
@@ -87,7 +86,7 @@ static int read_ready(int fd, char *line, size_t len)
 	size_t have = 0;
 
 	while (have < len - 1) {
-		struct pollfd pfd = { .fd = fd, .events = POLLIN };
+		struct pollfd pfd = {.fd = fd, .events = POLLIN};
 		int n = poll(&pfd, 1, ferryi_remaining_ms(deadline));
 
 		if (n < 0 && errno == EINTR)
@@ -109,13 +108,13 @@ static int read_ready(int fd, char *line, size_t len)
 	return -EPROTO;
 }
 
-int ferryi_bench_server_start(const char *fabric, uint64_t pool_bytes, struct ferryi_bench_server *out, char *why,
-			      size_t why_len)
+int ferryi_bench_server_start(const char *fabric, uint64_t pool_bytes, struct ferryi_bench_server *out,
+			      char *why, size_t why_len)
 {
-	int life[2] = { -1, -1 }, ready[2] = { -1, -1 }, rc;
+	int life[2] = {-1, -1}, ready[2] = {-1, -1}, rc;
 	char path[PATH_MAX], address[80];
 
-	*out = (struct ferryi_bench_server){ .pid = -1, .pidfd = -1, .lifeline = -1 };
+	*out = (struct ferryi_bench_server){.pid = -1, .pidfd = -1, .lifeline = -1};
 	rc = ferryi_ferryd_path(path, sizeof(path));
 	if (rc != 0) {
 		snprintf(why, why_len, "%s", ferryi_control_last_error());
@@ -140,9 +139,9 @@ int ferryi_bench_server_start(const char *fabric, uint64_t pool_bytes, struct fe
 	rc = read_ready(ready[0], address, sizeof(address));
 	if (rc != 0) {
 		snprintf(why, why_len, "the benchmark's own ferryd (%s) %s", path,
-			 rc == -ECHILD	  ? "ended at once; its words are above" :
-			 rc == -ETIMEDOUT ? "was not ready in time" :
-					    "is of another version; check FERRY_FERRYD");
+			 rc == -ECHILD	    ? "ended at once; its words are above"
+			 : rc == -ETIMEDOUT ? "was not ready in time"
+					    : "is of another version; check FERRY_FERRYD");
 		goto err_pipes;
 	}
 	snprintf(out->url, sizeof(out->url), "ferry://%s?fabric=%s", address, fabric);
@@ -165,7 +164,7 @@ void ferryi_bench_server_stop(struct ferryi_bench_server *server)
 		close(server->lifeline);
 	server->lifeline = -1;
 	if (server->pid > 0) {
-		struct pollfd pfd = { .fd = server->pidfd, .events = POLLIN };
+		struct pollfd pfd = {.fd = server->pidfd, .events = POLLIN};
 		uint64_t deadline = ferryi_deadline_ms(STOP_MS);
 		int n;
 

@@ -20,8 +20,8 @@ struct ferryi_bench_server {
 };
 
 /* One pool of pool_bytes (a multiple of 2 MiB). 0, or a negative errno with one line in why. */
-int ferryi_bench_server_start(const char *fabric, uint64_t pool_bytes, struct ferryi_bench_server *out, char *why,
-			      size_t why_len);
+int ferryi_bench_server_start(const char *fabric, uint64_t pool_bytes, struct ferryi_bench_server *out,
+			      char *why, size_t why_len);
 /* Ends it and removes its files; nothing to do for pid -1. */
 void ferryi_bench_server_stop(struct ferryi_bench_server *server);
 

@@ -17,22 +17,40 @@ struct doctor_options {
 #define AT(member) offsetof(struct doctor_options, member)
 
 static const struct ferryi_param params[] = {
-	{ .name = "servers", .short_opt = 's', .type = FERRYI_PARAM_STRING, .offset = AT(servers), .env = "FERRY_SERVERS",
-	  .metavar = "URL,...", .text = "Servers to reach; none: the embedded server is tried." },
-	{ .name = "token-file", .type = FERRYI_PARAM_STRING, .offset = AT(token_file), .env = "FERRY_TOKEN_FILE",
-	  .metavar = "FILE", .text = "File with the servers' token." },
-	{ .name = "timeout", .type = FERRYI_PARAM_MS, .offset = AT(timeout_ms), .min = 1, .max = 600000, .deflt = "5s",
-	  .metavar = "TIME", .unit = "ms", .text = "How long to wait for a server." },
-	{ .name = "no-trial", .type = FERRYI_PARAM_FLAG, .offset = AT(no_trial),
-	  .text = "Do not run the main job in small (16 MiB through a budget of 4 MiB)." },
-	{ .name = "json", .type = FERRYI_PARAM_FLAG, .offset = AT(json), .text = "One JSON object." },
-	{ .name = NULL },
+	{.name = "servers",
+	 .short_opt = 's',
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(servers),
+	 .env = "FERRY_SERVERS",
+	 .metavar = "URL,...",
+	 .text = "Servers to reach; none: the embedded server is tried."},
+	{.name = "token-file",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(token_file),
+	 .env = "FERRY_TOKEN_FILE",
+	 .metavar = "FILE",
+	 .text = "File with the servers' token."},
+	{.name = "timeout",
+	 .type = FERRYI_PARAM_MS,
+	 .offset = AT(timeout_ms),
+	 .min = 1,
+	 .max = 600000,
+	 .deflt = "5s",
+	 .metavar = "TIME",
+	 .unit = "ms",
+	 .text = "How long to wait for a server."},
+	{.name = "no-trial",
+	 .type = FERRYI_PARAM_FLAG,
+	 .offset = AT(no_trial),
+	 .text = "Do not run the main job in small (16 MiB through a budget of 4 MiB)."},
+	{.name = "json", .type = FERRYI_PARAM_FLAG, .offset = AT(json), .text = "One JSON object."},
+	{.name = NULL},
 };
 
-static const char *const grade_name[] = { "ok", "note", "warn", "fail" };
+static const char *const grade_name[] = {"ok", "note", "warn", "fail"};
 
-void ferryi_doctor_add(struct ferryi_report *report, enum ferryi_doctor_grade grade, const char *name, const char *fix,
-		       const char *fmt, ...)
+void ferryi_doctor_add(struct ferryi_report *report, enum ferryi_doctor_grade grade, const char *name,
+		       const char *fix, const char *fmt, ...)
 {
 	struct ferryi_finding *f;
 	va_list ap;
@@ -40,7 +58,7 @@ void ferryi_doctor_add(struct ferryi_report *report, enum ferryi_doctor_grade gr
 	if (report->n == sizeof(report->finding) / sizeof(report->finding[0]))
 		return;
 	f = &report->finding[report->n++];
-	*f = (struct ferryi_finding){ .grade = grade };
+	*f = (struct ferryi_finding){.grade = grade};
 	snprintf(f->name, sizeof(f->name), "%s", name);
 	snprintf(f->fix, sizeof(f->fix), "%s", fix != NULL ? fix : "");
 	va_start(ap, fmt);
@@ -90,7 +108,8 @@ static void print_json(const struct ferryi_report *report)
 		json_object_object_add(item, "check", json_object_new_string(f->name));
 		json_object_object_add(item, "grade", json_object_new_string(grade_name[f->grade]));
 		json_object_object_add(item, "text", json_object_new_string(f->text));
-		json_object_object_add(item, "fix", f->fix[0] != '\0' ? json_object_new_string(f->fix) : NULL);
+		json_object_object_add(item, "fix",
+				       f->fix[0] != '\0' ? json_object_new_string(f->fix) : NULL);
 		json_object_array_add(list, item);
 	}
 	json_object_object_add(o, "checks", list);
@@ -101,7 +120,7 @@ static void print_json(const struct ferryi_report *report)
 
 static int doctor_run(const struct ferryi_tool_command *command, int argc, char **argv)
 {
-	struct doctor_options options = { 0 };
+	struct doctor_options options = {0};
 	static struct ferryi_report report;
 	unsigned noperands;
 	int status = ferryi_tool_options(command, &options, argc, argv, NULL, 0, &noperands);

@@ -36,13 +36,13 @@ struct ferryi_report {
 };
 
 /* fix may be NULL. Findings beyond the table are dropped: it is larger than all checks together need. */
-void ferryi_doctor_add(struct ferryi_report *report, enum ferryi_doctor_grade grade, const char *name, const char *fix,
-		       const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+void ferryi_doctor_add(struct ferryi_report *report, enum ferryi_doctor_grade grade, const char *name,
+		       const char *fix, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 
 void ferryi_doctor_kernel(struct ferryi_report *report); /* release, userfaultfd features and rights */
 void ferryi_doctor_fabric(struct ferryi_report *report); /* rows, RDMA devices */
 void ferryi_doctor_system(struct ferryi_report *report); /* memlock, THP, swap, overcommit, memory cgroup */
 void ferryi_doctor_server(struct ferryi_report *report); /* servers, or the embedded one */
-void ferryi_doctor_trial(struct ferryi_report *report);  /* the main job, small */
+void ferryi_doctor_trial(struct ferryi_report *report);	 /* the main job, small */
 
 #endif

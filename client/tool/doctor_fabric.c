@@ -34,16 +34,18 @@ static void check_devices(struct ferryi_report *report)
 		report->rdma_device |= active;
 		ferryi_doctor_add(report, active ? FERRYI_DOCTOR_OK : FERRYI_DOCTOR_WARN, name,
 				  active ? NULL : "bring the link up (ip link set DEV up; rdma link show)",
-				  "%s, %s, netdev %s, GID %s, MTU %u, %s, NUMA node %d", dev[i].state, dev[i].link_layer,
-				  dev[i].netdev[0] != '\0' ? dev[i].netdev : "-", dev[i].gid[0] != '\0' ? dev[i].gid : "-",
-				  dev[i].active_mtu, dev[i].odp ? "ODP" : "no ODP", dev[i].numa_node);
+				  "%s, %s, netdev %s, GID %s, MTU %u, %s, NUMA node %d", dev[i].state,
+				  dev[i].link_layer, dev[i].netdev[0] != '\0' ? dev[i].netdev : "-",
+				  dev[i].gid[0] != '\0' ? dev[i].gid : "-", dev[i].active_mtu,
+				  dev[i].odp ? "ODP" : "no ODP", dev[i].numa_node);
 		if (active && dev[i].gid[0] == '\0')
 			ferryi_doctor_add(report, FERRYI_DOCTOR_WARN, name, "give the netdev an IP address",
 					  "active, but without a usable GID");
 		if (active && dev[i].active_mtu > 0 && dev[i].active_mtu < 4096)
-			ferryi_doctor_add(report, FERRYI_DOCTOR_NOTE, name, NULL,
-					  "a page takes %u packets; with jumbo frames (MTU 4200 or more) it takes one",
-					  (4096 + dev[i].active_mtu - 1) / dev[i].active_mtu);
+			ferryi_doctor_add(
+				report, FERRYI_DOCTOR_NOTE, name, NULL,
+				"a page takes %u packets; with jumbo frames (MTU 4200 or more) it takes one",
+				(4096 + dev[i].active_mtu - 1) / dev[i].active_mtu);
 	}
 }
 
@@ -67,7 +69,7 @@ void ferryi_doctor_fabric(struct ferryi_report *report)
 		}
 	}
 	if (usable == 0)
-		ferryi_doctor_add(report, FERRYI_DOCTOR_FAIL, "fabric", "install libfabric1 (apt install libfabric1)",
-				  "no transport can be used");
+		ferryi_doctor_add(report, FERRYI_DOCTOR_FAIL, "fabric",
+				  "install libfabric1 (apt install libfabric1)", "no transport can be used");
 	check_devices(report);
 }

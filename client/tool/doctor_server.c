@@ -18,7 +18,8 @@ static const char *fix_of(int rc)
 	switch (rc) {
 	case -EACCES:
 	case -EPERM:
-		return "copy the server's token file here (mode 0600) and name it with FERRY_TOKEN_FILE or --token-file";
+		return "copy the server's token file here (mode 0600) and name it with FERRY_TOKEN_FILE or "
+		       "--token-file";
 	case -ENOENT:
 		return "name the server's token file with FERRY_TOKEN_FILE or --token-file";
 	case -ECONNREFUSED:
@@ -45,7 +46,8 @@ static void check_server(struct ferryi_report *report, struct ferryi_control *co
 	int rc = ferryi_session_open(control, url, &session);
 
 	if (rc != 0) {
-		ferryi_doctor_add(report, FERRYI_DOCTOR_FAIL, "server", fix_of(rc), "%s", ferryi_control_last_error());
+		ferryi_doctor_add(report, FERRYI_DOCTOR_FAIL, "server", fix_of(rc), "%s",
+				  ferryi_control_last_error());
 		return;
 	}
 	double ms = (double)(ferryi_now_ns() - start) / 1e6;
@@ -58,28 +60,30 @@ static void check_server(struct ferryi_report *report, struct ferryi_control *co
 		ferryi_doctor_add(report, FERRYI_DOCTOR_FAIL, "server", fix_of(n), "%s: %s", url,
 				  ferryi_control_last_error());
 	else if (avail < FERRYI_SUBSECTION_SIZE)
-		ferryi_doctor_add(report, FERRYI_DOCTOR_WARN, "server", "start ferryd with a larger pool, or end other clients",
+		ferryi_doctor_add(report, FERRYI_DOCTOR_WARN, "server",
+				  "start ferryd with a larger pool, or end other clients",
 				  "%s: reached, token accepted, but nothing is free in its %d pool%s",
 				  ferryi_session_name(session), n, n == 1 ? "" : "s");
 	else
 		ferryi_doctor_add(report, FERRYI_DOCTOR_OK, "server", NULL,
-				  "%s: reached in %.1f ms, token accepted, %d pool%s, %s free", ferryi_session_name(session), ms,
-				  n, n == 1 ? "" : "s", size);
+				  "%s: reached in %.1f ms, token accepted, %d pool%s, %s free",
+				  ferryi_session_name(session), ms, n, n == 1 ? "" : "s", size);
 	ferryi_session_close(&session);
 }
 
 static void check_named(struct ferryi_report *report)
 {
-	struct ferryi_control_attr attr = { .token_file = report->token_file,
-					    .connect_ms = report->timeout_ms,
-					    .request_ms = report->timeout_ms };
+	struct ferryi_control_attr attr = {.token_file = report->token_file,
+					   .connect_ms = report->timeout_ms,
+					   .request_ms = report->timeout_ms};
 	struct ferryi_control *control;
 	const char *list = report->servers;
 	char url[FERRYI_TOOL_URL_LEN];
 	int rc = ferryi_control_open(&attr, &control);
 
 	if (rc != 0) {
-		ferryi_doctor_add(report, FERRYI_DOCTOR_FAIL, "server", fix_of(rc), "%s", ferryi_control_last_error());
+		ferryi_doctor_add(report, FERRYI_DOCTOR_FAIL, "server", fix_of(rc), "%s",
+				  ferryi_control_last_error());
 		return;
 	}
 	while (ferryi_tool_next_server(&list, url))
@@ -104,8 +108,10 @@ void ferryi_doctor_server(struct ferryi_report *report)
 	rc = ferryi_embedded_start(FERRYI_SECTION_SIZE, ferryi_deadline_ms(report->timeout_ms), &embedded);
 	if (rc != 0) {
 		ferryi_doctor_add(report, FERRYI_DOCTOR_FAIL, "server",
-				  rc == -ENOENT ? "install ferryd beside ferry, put it into $PATH, or name it with FERRY_FERRYD" :
-						  "start a ferryd by hand to see its words, or name a server with FERRY_SERVERS",
+				  rc == -ENOENT ? "install ferryd beside ferry, put it into $PATH, or name "
+						  "it with FERRY_FERRYD"
+						: "start a ferryd by hand to see its words, or name a server "
+						  "with FERRY_SERVERS",
 				  "no server is named, and the embedded one does not start: %s",
 				  ferryi_control_last_error());
 		return;
@@ -119,7 +125,7 @@ void ferryi_doctor_server(struct ferryi_report *report)
 static const char *trial(struct ferry *ferry, char *buf, size_t len)
 {
 	uint64_t *v = ferry_mmap(ferry, NULL, TRIAL_BYTES, PROT_READ | PROT_WRITE, 0);
-	struct ferry_stats stats = { .size = sizeof(stats) };
+	struct ferry_stats stats = {.size = sizeof(stats)};
 	size_t n = TRIAL_BYTES / sizeof(*v), wrong = 0;
 
 	if (v == MAP_FAILED)
@@ -141,11 +147,11 @@ static const char *trial(struct ferry *ferry, char *buf, size_t len)
 
 void ferryi_doctor_trial(struct ferryi_report *report)
 {
-	struct ferry_config config = { .size = sizeof(config),
-				       .servers = named(report) ? report->servers : NULL,
-				       .token_file = report->token_file,
-				       .embedded_bytes = FERRYI_SECTION_SIZE,
-				       .local_bytes = TRIAL_BUDGET };
+	struct ferry_config config = {.size = sizeof(config),
+				      .servers = named(report) ? report->servers : NULL,
+				      .token_file = report->token_file,
+				      .embedded_bytes = FERRYI_SECTION_SIZE,
+				      .local_bytes = TRIAL_BUDGET};
 	static const char fix[] = "mend what is said above; if all is well there, please report this line";
 	struct ferry *ferry;
 	const char *wrong;
@@ -160,7 +166,8 @@ void ferryi_doctor_trial(struct ferryi_report *report)
 	}
 	wrong = trial(ferry, buf, sizeof(buf));
 	if (wrong != NULL)
-		ferryi_doctor_add(report, FERRYI_DOCTOR_FAIL, "trial", fix, "16M through a budget of 4M: %s", wrong);
+		ferryi_doctor_add(report, FERRYI_DOCTOR_FAIL, "trial", fix, "16M through a budget of 4M: %s",
+				  wrong);
 	rc = ferry_close(ferry);
 	if (rc != 0)
 		ferryi_doctor_add(report, FERRYI_DOCTOR_FAIL, "trial", fix, "the library does not close: %s",

@@ -9,7 +9,9 @@
 #include "doctor.h"
 
 #define BUDGET_DEFAULT ((uint64_t)256 << 20)
-#define MEMLOCK_WANTED ((uint64_t)64 << 20) /* landing slots of the fault and eviction threads, over verbs */
+#define MEMLOCK_WANTED                                                                      \
+	((uint64_t)64 << 20) /* landing slots of the fault and eviction threads, over verbs \
+			      */
 
 /* First line of a small file, without its newline; false if there is none. */
 static bool read_line(const char *path, char *buf, size_t len)
@@ -35,18 +37,20 @@ static void check_memlock(struct ferryi_report *report)
 		return;
 	if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= MEMLOCK_WANTED || geteuid() == 0) {
 		ferryi_doctor_add(report, FERRYI_DOCTOR_OK, "memlock", NULL, "%s%s",
-				  limit.rlim_cur == RLIM_INFINITY ?
-					  "unlimited" :
-					  ferryi_format_size(limit.rlim_cur, size, sizeof(size)),
+				  limit.rlim_cur == RLIM_INFINITY
+					  ? "unlimited"
+					  : ferryi_format_size(limit.rlim_cur, size, sizeof(size)),
 				  geteuid() == 0 ? " (root is not bound by it)" : "");
 		return;
 	}
 	ferryi_format_size(limit.rlim_cur, size, sizeof(size));
-	ferryi_doctor_add(report, report->rdma_device ? FERRYI_DOCTOR_WARN : FERRYI_DOCTOR_NOTE, "memlock",
-			  report->rdma_device ? "ulimit -l unlimited (limits.conf: memlock; systemd: LimitMEMLOCK=infinity; "
-						"Slurm: PropagateResourceLimitsExcept=MEMLOCK)" :
-						NULL,
-			  "%s: RDMA registers about 64M in each process; tcp and local need none", size);
+	ferryi_doctor_add(
+		report, report->rdma_device ? FERRYI_DOCTOR_WARN : FERRYI_DOCTOR_NOTE, "memlock",
+		report->rdma_device
+			? "ulimit -l unlimited (limits.conf: memlock; systemd: LimitMEMLOCK=infinity; "
+			  "Slurm: PropagateResourceLimitsExcept=MEMLOCK)"
+			: NULL,
+		"%s: RDMA registers about 64M in each process; tcp and local need none", size);
 }
 
 static void check_thp(struct ferryi_report *report)
@@ -56,9 +60,9 @@ static void check_thp(struct ferryi_report *report)
 	if (!read_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof(line)))
 		return;
 	ferryi_doctor_add(report, FERRYI_DOCTOR_NOTE, "thp", NULL,
-			  strstr(line, "[always]") != NULL ?
-				  "always: huge pages of adopted memory are split as they leave" :
-				  "transparent huge pages: %s",
+			  strstr(line, "[always]") != NULL
+				  ? "always: huge pages of adopted memory are split as they leave"
+				  : "transparent huge pages: %s",
 			  line);
 }
 
@@ -75,7 +79,8 @@ static void check_swap(struct ferryi_report *report)
 	fclose(f);
 	if (areas > 1)
 		ferryi_doctor_add(report, FERRYI_DOCTOR_NOTE, "swap", NULL,
-				  "%u swap area%s: budgets that together exceed RAM are swapped as well, slower than ferried",
+				  "%u swap area%s: budgets that together exceed RAM are swapped as well, "
+				  "slower than ferried",
 				  areas - 1, areas == 2 ? "" : "s");
 	else
 		ferryi_doctor_add(report, FERRYI_DOCTOR_OK, "swap", NULL, "none");
@@ -88,11 +93,13 @@ static void check_overcommit(struct ferryi_report *report)
 	if (!read_line("/proc/sys/vm/overcommit_memory", line, sizeof(line)))
 		return;
 	if (strcmp(line, "2") == 0)
-		ferryi_doctor_add(report, FERRYI_DOCTOR_WARN, "overcommit",
-				  "sysctl vm.overcommit_memory=0 (or raise vm.overcommit_ratio)",
-				  "strict: managed ranges count in full against the commit limit, away or not");
+		ferryi_doctor_add(
+			report, FERRYI_DOCTOR_WARN, "overcommit",
+			"sysctl vm.overcommit_memory=0 (or raise vm.overcommit_ratio)",
+			"strict: managed ranges count in full against the commit limit, away or not");
 	else
-		ferryi_doctor_add(report, FERRYI_DOCTOR_OK, "overcommit", NULL, "vm.overcommit_memory=%s", line);
+		ferryi_doctor_add(report, FERRYI_DOCTOR_OK, "overcommit", NULL, "vm.overcommit_memory=%s",
+				  line);
 }
 
 static void check_ram(struct ferryi_report *report)
@@ -110,7 +117,8 @@ static void check_ram(struct ferryi_report *report)
 	if ((uint64_t)kib << 10 >= 2 * BUDGET_DEFAULT)
 		ferryi_doctor_add(report, FERRYI_DOCTOR_OK, "ram", NULL, "%s available", size);
 	else
-		ferryi_doctor_add(report, FERRYI_DOCTOR_WARN, "ram", "set FERRY_LOCAL (say 64M), and use a server on another node",
+		ferryi_doctor_add(report, FERRYI_DOCTOR_WARN, "ram",
+				  "set FERRY_LOCAL (say 64M), and use a server on another node",
 				  "%s available: little beside the default budget of 256M", size);
 }
 
@@ -148,10 +156,13 @@ static void check_cgroup(struct ferryi_report *report)
 	if (best < BUDGET_DEFAULT + ((uint64_t)64 << 20))
 		ferryi_doctor_add(report, FERRYI_DOCTOR_WARN, "cgroup",
 				  "set FERRY_LOCAL well below memory.max, or raise memory.max",
-				  "memory.max %s is below the default budget of 256M and 64M for the rest", size);
+				  "memory.max %s is below the default budget of 256M and 64M for the rest",
+				  size);
 	else
 		ferryi_doctor_add(report, FERRYI_DOCTOR_NOTE, "cgroup", NULL,
-				  "memory.max %s: keep FERRY_LOCAL below it; an embedded server's memory counts as well", size);
+				  "memory.max %s: keep FERRY_LOCAL below it; an embedded server's memory "
+				  "counts as well",
+				  size);
 }
 
 void ferryi_doctor_system(struct ferryi_report *report)

@@ -28,7 +28,9 @@ static void usage(FILE *out)
 	fputs("usage: ferry COMMAND [OPTIONS]\n\ncommands:\n", out);
 	for (size_t i = 0; i < NCOMMANDS; i++)
 		fprintf(out, "  %-8s %s\n", commands[i]->name, commands[i]->text);
-	fputs("\n\"ferry COMMAND --help\" lists a command's options; see also ferry(1), ferryd(8), ferry(3).\n", out);
+	fputs("\n\"ferry COMMAND --help\" lists a command's options; see also ferry(1), ferryd(8), "
+	      "ferry(3).\n",
+	      out);
 }
 
 int main(int argc, char **argv)
@@ -39,10 +41,13 @@ int main(int argc, char **argv)
 	ferryi_log_set_ident("ferry");
 	ferryi_log_set_level(FERRYI_LOG_WARN);
 	if (name == NULL) {
-		fputs("ferry: no command given: doctor, pools or bench (\"ferry --help\" says what they do)\n", stderr);
+		fputs("ferry: no command given: doctor, pools or bench (\"ferry --help\" says what they "
+		      "do)\n",
+		      stderr);
 		return FERRYI_TOOL_USAGE;
 	}
-	if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || (strcmp(name, "help") == 0 && argc == 2)) {
+	if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 ||
+	    (strcmp(name, "help") == 0 && argc == 2)) {
 		usage(stdout);
 		return FERRYI_TOOL_OK;
 	}
@@ -51,7 +56,7 @@ int main(int argc, char **argv)
 		return FERRYI_TOOL_OK;
 	}
 	if (strcmp(name, "help") == 0) {
-		char *help[] = { argv[2], (char[]){ "--help" }, NULL };
+		char *help[] = {argv[2], "--help", NULL};
 
 		command = command_find(argv[2]);
 		if (command != NULL)
@@ -60,7 +65,9 @@ int main(int argc, char **argv)
 	}
 	command = command_find(name);
 	if (command == NULL) {
-		fprintf(stderr, "ferry: no command \"%s\"; there are doctor, pools and bench (\"ferry --help\")\n", name);
+		fprintf(stderr,
+			"ferry: no command \"%s\"; there are doctor, pools and bench (\"ferry --help\")\n",
+			name);
 		return FERRYI_TOOL_USAGE;
 	}
 	return command->run(command, argc - 1, argv + 1);

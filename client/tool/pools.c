@@ -21,14 +21,30 @@ struct pools_options {
 #define AT(member) offsetof(struct pools_options, member)
 
 static const struct ferryi_param params[] = {
-	{ .name = "servers", .short_opt = 's', .type = FERRYI_PARAM_STRING, .offset = AT(servers), .env = "FERRY_SERVERS",
-	  .metavar = "URL,...", .text = "Servers to ask, each ferry://HOST:PORT." },
-	{ .name = "token-file", .type = FERRYI_PARAM_STRING, .offset = AT(token_file), .env = "FERRY_TOKEN_FILE",
-	  .metavar = "FILE", .text = "File with the servers' token." },
-	{ .name = "timeout", .type = FERRYI_PARAM_MS, .offset = AT(timeout_ms), .min = 1, .max = 600000, .deflt = "5s",
-	  .metavar = "TIME", .unit = "ms", .text = "How long to wait for a server's answer." },
-	{ .name = "json", .type = FERRYI_PARAM_FLAG, .offset = AT(json), .text = "One JSON object a pool." },
-	{ .name = NULL },
+	{.name = "servers",
+	 .short_opt = 's',
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(servers),
+	 .env = "FERRY_SERVERS",
+	 .metavar = "URL,...",
+	 .text = "Servers to ask, each ferry://HOST:PORT."},
+	{.name = "token-file",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(token_file),
+	 .env = "FERRY_TOKEN_FILE",
+	 .metavar = "FILE",
+	 .text = "File with the servers' token."},
+	{.name = "timeout",
+	 .type = FERRYI_PARAM_MS,
+	 .offset = AT(timeout_ms),
+	 .min = 1,
+	 .max = 600000,
+	 .deflt = "5s",
+	 .metavar = "TIME",
+	 .unit = "ms",
+	 .text = "How long to wait for a server's answer."},
+	{.name = "json", .type = FERRYI_PARAM_FLAG, .offset = AT(json), .text = "One JSON object a pool."},
+	{.name = NULL},
 };
 
 static const char *size_text(uint64_t bytes, char buf[32])
@@ -44,8 +60,8 @@ static void print_pool(const char *server, const struct ferryi_pool_info *pool)
 		snprintf(numa, sizeof(numa), "%d", pool->numa_node);
 	if (pool->huge_page_bytes > 0)
 		size_text(pool->huge_page_bytes, huge);
-	printf("%-24s %-16s %-8s %-8s %8s %8s %8s %8s %6s %5s\n", server, pool->name, pool->type, pool->backing,
-	       size_text(pool->size_bytes, size), size_text(pool->free_bytes, avail),
+	printf("%-24s %-16s %-8s %-8s %8s %8s %8s %8s %6s %5s\n", server, pool->name, pool->type,
+	       pool->backing, size_text(pool->size_bytes, size), size_text(pool->free_bytes, avail),
 	       size_text(pool->leased_bytes, leased), size_text(pool->scrub_bytes, scrub), huge, numa);
 }
 
@@ -64,12 +80,14 @@ static void print_pool_json(const char *server, const char *id, const struct fer
 	json_object_object_add(o, "scrub_bytes", json_object_new_uint64(pool->scrub_bytes));
 	json_object_object_add(o, "huge_page_bytes", json_object_new_uint64(pool->huge_page_bytes));
 	json_object_object_add(o, "numa_node", json_object_new_int(pool->numa_node));
-	printf("%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	printf("%s\n",
+	       json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
 	json_object_put(o);
 }
 
 /* 0, or a negative errno with the reason in ferryi_control_last_error(). */
-static int list_server(struct ferryi_control *control, const char *url, const struct pools_options *options, bool *header)
+static int list_server(struct ferryi_control *control, const char *url, const struct pools_options *options,
+		       bool *header)
 {
 	struct ferryi_pool_info *pools = calloc(MAX_POOLS, sizeof(*pools));
 	struct ferryi_session *session = NULL;
@@ -82,13 +100,14 @@ static int list_server(struct ferryi_control *control, const char *url, const st
 		goto out;
 	n = ferryi_session_pools(session, pools, MAX_POOLS);
 	if (n >= 0 && !options->json && !*header) {
-		printf("%-24s %-16s %-8s %-8s %8s %8s %8s %8s %6s %5s\n", "SERVER", "POOL", "TYPE", "BACKING", "SIZE",
-		       "FREE", "LEASED", "SCRUB", "HUGE", "NUMA");
+		printf("%-24s %-16s %-8s %-8s %8s %8s %8s %8s %6s %5s\n", "SERVER", "POOL", "TYPE", "BACKING",
+		       "SIZE", "FREE", "LEASED", "SCRUB", "HUGE", "NUMA");
 		*header = true;
 	}
 	for (int i = 0; i < n && i < MAX_POOLS; i++) {
 		if (options->json)
-			print_pool_json(ferryi_session_name(session), ferryi_session_server_id(session), &pools[i]);
+			print_pool_json(ferryi_session_name(session), ferryi_session_server_id(session),
+					&pools[i]);
 		else
 			print_pool(ferryi_session_name(session), &pools[i]);
 	}
@@ -100,7 +119,7 @@ out:
 
 static int pools_run(const struct ferryi_tool_command *command, int argc, char **argv)
 {
-	struct pools_options options = { 0 };
+	struct pools_options options = {0};
 	struct ferryi_control *control = NULL;
 	char url[FERRYI_TOOL_URL_LEN];
 	const char *list;
@@ -112,13 +131,14 @@ static int pools_run(const struct ferryi_tool_command *command, int argc, char *
 		goto out;
 	list = options.servers;
 	if (list == NULL || list[strspn(list, ", ")] == '\0') {
-		status = ferryi_tool_fail(command, FERRYI_TOOL_USAGE,
-					  "no server named; give --servers ferry://HOST:PORT or set FERRY_SERVERS");
+		status = ferryi_tool_fail(
+			command, FERRYI_TOOL_USAGE,
+			"no server named; give --servers ferry://HOST:PORT or set FERRY_SERVERS");
 		goto out;
 	}
-	struct ferryi_control_attr attr = { .token_file = options.token_file,
-					    .connect_ms = options.timeout_ms,
-					    .request_ms = options.timeout_ms };
+	struct ferryi_control_attr attr = {.token_file = options.token_file,
+					   .connect_ms = options.timeout_ms,
+					   .request_ms = options.timeout_ms};
 
 	if (ferryi_control_open(&attr, &control) != 0) {
 		status = ferryi_tool_fail(command, FERRYI_TOOL_FAILED, "%s", ferryi_control_last_error());
@@ -127,7 +147,8 @@ static int pools_run(const struct ferryi_tool_command *command, int argc, char *
 	status = FERRYI_TOOL_OK;
 	while (ferryi_tool_next_server(&list, url)) {
 		if (list_server(control, url, &options, &header) != 0)
-			status = ferryi_tool_fail(command, FERRYI_TOOL_FAILED, "%s", ferryi_control_last_error());
+			status = ferryi_tool_fail(command, FERRYI_TOOL_FAILED, "%s",
+						  ferryi_control_last_error());
 	}
 	ferryi_control_close(&control);
 out:

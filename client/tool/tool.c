@@ -51,8 +51,9 @@ int ferryi_tool_options(const struct ferryi_tool_command *command, void *cfg, in
 		if (at >= argc)
 			return -1;
 		if (*noperands == max_operands)
-			return ferryi_tool_fail(command, FERRYI_TOOL_USAGE, "\"%s\" is one word too many; usage: %s",
-						argv[at], command->usage);
+			return ferryi_tool_fail(command, FERRYI_TOOL_USAGE,
+						"\"%s\" is one word too many; usage: %s", argv[at],
+						command->usage);
 		operands[(*noperands)++] = argv[at];
 	}
 }
@@ -67,21 +68,22 @@ bool ferryi_tool_next_server(const char **list, char url[FERRYI_TOOL_URL_LEN])
 	len = strcspn(*list, ", ");
 	if (len == 0)
 		return false;
-	snprintf(url, FERRYI_TOOL_URL_LEN, "%.*s", (int)(len < FERRYI_TOOL_URL_LEN ? len : FERRYI_TOOL_URL_LEN), *list);
+	snprintf(url, FERRYI_TOOL_URL_LEN, "%.*s",
+		 (int)(len < FERRYI_TOOL_URL_LEN ? len : FERRYI_TOOL_URL_LEN), *list);
 	*list += len;
 	return true;
 }
 
 int ferryi_samples_init(struct ferryi_samples *samples, size_t max)
 {
-	*samples = (struct ferryi_samples){ .ns = calloc(max, sizeof(*samples->ns)), .max = max };
+	*samples = (struct ferryi_samples){.ns = calloc(max, sizeof(*samples->ns)), .max = max};
 	return samples->ns != NULL ? 0 : -ENOMEM;
 }
 
 void ferryi_samples_fini(struct ferryi_samples *samples)
 {
 	free(samples->ns);
-	*samples = (struct ferryi_samples){ 0 };
+	*samples = (struct ferryi_samples){0};
 }
 
 static int compare_u64(const void *a, const void *b)

@@ -12,7 +12,7 @@
 
 #include "param.h"
 
-#define FERRYI_TOOL_OK     0
+#define FERRYI_TOOL_OK	   0
 #define FERRYI_TOOL_FAILED 1 /* the work could not be done */
 #define FERRYI_TOOL_USAGE  2 /* the command line is wrong */
 
@@ -44,10 +44,11 @@ int ferryi_tool_options(const struct ferryi_tool_command *command, void *cfg, in
 
 /* ---- servers ---- */
 
-#define FERRYI_TOOL_URL_LEN     512
+#define FERRYI_TOOL_URL_LEN	512
 #define FERRYI_TOOL_MAX_SERVERS 64
 
-/* Takes the next URL off a comma list; false when none is left. A URL too long is cut (and then refused by its parser). */
+/* Takes the next URL off a comma list; false when none is left. A URL too long is cut (and then refused by
+ * its parser). */
 bool ferryi_tool_next_server(const char **list, char url[FERRYI_TOOL_URL_LEN]);
 
 /* ---- samples ---- */
