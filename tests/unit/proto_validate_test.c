@@ -1,0 +1,423 @@
+/* proto/validate: every rule is broken once, through encode and decode. One thread. */
+#include "unit.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "messages.h"
+
+#define MIB ((uint64_t)1 << 20)
+
+static char long_text[2048];
+static const char name64[] = "n234567890123456789012345678901234567890123456789012345678901234";
+
+static int setup(void **state)
+{
+	(void)state;
+	memset(long_text, 'x', sizeof(long_text) - 1);
+	return 0;
+}
+
+static int decode(const Farferry__Envelope *e, char *why, size_t why_len)
+{
+	Farferry__Envelope *back = NULL;
+	uint8_t *frame = NULL;
+	size_t len = 0;
+	int rc;
+
+	assert_int_equal(ferryi_frame_encode(e, &frame, &len), 0);
+	rc = ferryi_frame_decode(ferryt_receiver(e->body_case), frame, len, &back, why, why_len);
+	assert_int_equal(rc == 0, back != NULL);
+	ferryi_envelope_free(&back);
+	free(frame);
+	return rc;
+}
+
+static void check_refused(Farferry__Envelope *e, const char *word, int line)
+{
+	char why[256] = "";
+	int rc = decode(e, why, sizeof(why));
+
+	if (rc != -EINVAL || !strstr(why, word) || strncmp(why, ferryi_body_name(e->body_case), 4) != 0)
+		fail_msg("line %d: rc %d, '%s' is not in: %s", line, rc, word, why);
+	assert_null(strchr(why, '\n'));
+	assert_int_equal(decode(e, NULL, 0), -EINVAL);
+	ferryi_envelope_free(&e);
+}
+
+static void check_accepted(Farferry__Envelope *e, int line)
+{
+	char why[256] = "";
+
+	if (decode(e, why, sizeof(why)) != 0)
+		fail_msg("line %d: %s", line, why);
+	ferryi_envelope_free(&e);
+}
+
+/* The valid message, changed by the statements (which know it as e), is refused with that word in the reason.
+ */
+#define REFUSED(BODY, word, ...)                                                         \
+	do {                                                                             \
+		Farferry__Envelope *e = ferryt_message(FARFERRY__ENVELOPE__BODY_##BODY); \
+		__VA_ARGS__;                                                             \
+		check_refused(e, word, __LINE__);                                        \
+	} while (0)
+
+#define ACCEPTED(BODY, ...)                                                              \
+	do {                                                                             \
+		Farferry__Envelope *e = ferryt_message(FARFERRY__ENVELOPE__BODY_##BODY); \
+		__VA_ARGS__;                                                             \
+		check_accepted(e, __LINE__);                                             \
+	} while (0)
+
+static void request_id__wrong_for_the_kind__refused(void **state)
+{
+	(void)state;
+	for (Farferry__Envelope__BodyCase body = FERRYT_BODY_FIRST; body <= FERRYT_BODY_LAST; body++) {
+		Farferry__Envelope *e = ferryt_message(body);
+
+		e->request_id = e->request_id ? 0 : 1;
+		if (body == FARFERRY__ENVELOPE__BODY_ERROR)
+			check_accepted(e, __LINE__);
+		else
+			check_refused(e, "request_id", __LINE__);
+	}
+}
+
+static void error__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(ERROR, "without a code", e->error->code = FARFERRY__CODE__CODE_OK);
+	REFUSED(ERROR, "text is 2047 characters", ferryt_set_text(&e->error->text, long_text));
+	REFUSED(ERROR, "control character", ferryt_set_text(&e->error->text, "two\nlines"));
+	ACCEPTED(ERROR, e->error->code = (Farferry__Code)1234);
+	ACCEPTED(ERROR,
+		 ferryt_set_text(&e->error->text, long_text + sizeof(long_text) - 1 - FERRYI_MAX_TEXT));
+	ACCEPTED(ERROR, ferryt_set_text(&e->error->text, ""));
+}
+
+static void hello__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(HELLO, "no range", e->hello->version_min = 0);
+	REFUSED(HELLO, "versions 3 to 2", e->hello->version_min = 3; e->hello->version_max = 2);
+	REFUSED(HELLO, "client", ferryt_set_text(&e->hello->client, name64));
+	REFUSED(HELLO, "client", ferryt_set_text(&e->hello->client, "a\tb"));
+	REFUSED(HELLO, "client", ferryt_set_text(&e->hello->client, "a\x7f"));
+	REFUSED(HELLO, "host", ferryt_set_text(&e->hello->host, long_text + sizeof(long_text) - 1 - 128));
+	/* A range that this version is not in is well-formed: the server answers CODE_VERSION. */
+	ACCEPTED(HELLO, e->hello->version_min = 7; e->hello->version_max = 9);
+	ACCEPTED(HELLO, ferryt_set_text(&e->hello->client, name64 + 1));
+	ACCEPTED(HELLO, ferryt_set_text(&e->hello->client, ""));
+	ACCEPTED(HELLO, ferryt_set_text(&e->hello->client, "h\xc3\xa9las"));
+}
+
+static void hello_reply__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(HELLO_REPLY, "version", e->hello_reply->version = 0);
+	REFUSED(HELLO_REPLY, "server_nonce is 31 bytes", ferryt_set_len(&e->hello_reply->server_nonce, 31));
+	REFUSED(HELLO_REPLY, "server_nonce is 0 bytes", ferryt_set_len(&e->hello_reply->server_nonce, 0));
+	REFUSED(HELLO_REPLY, "server_id", ferryt_set_text(&e->hello_reply->server_id, ""));
+	REFUSED(HELLO_REPLY, "server_id",
+		ferryt_set_text(&e->hello_reply->server_id, "0123456789ABCDEF0123456789ABCDEF"));
+	REFUSED(HELLO_REPLY, "server_id",
+		ferryt_set_text(&e->hello_reply->server_id, "0123456789abcdef0123456789abcdef0"));
+	REFUSED(HELLO_REPLY, "host", ferryt_set_text(&e->hello_reply->host, long_text));
+	ACCEPTED(HELLO_REPLY, e->hello_reply->auth_required = 0);
+}
+
+static void auth__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(AUTH, "client_nonce is 33 bytes", ferryt_set_len(&e->auth->client_nonce, 33));
+	REFUSED(AUTH, "mac is 0 bytes", ferryt_set_len(&e->auth->mac, 0));
+}
+
+static void auth_reply__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(AUTH_REPLY, "mac", ferryt_set_len(&e->auth_reply->mac, 16));
+	REFUSED(AUTH_REPLY, "session_id", e->auth_reply->session_id = 0);
+	REFUSED(AUTH_REPLY, "epoch", e->auth_reply->epoch = 0);
+	REFUSED(AUTH_REPLY, "keepalive_ms", e->auth_reply->keepalive_ms = 0);
+	REFUSED(AUTH_REPLY, "keepalive_ms 5000", e->auth_reply->keepalive_ms = 5000);
+	REFUSED(AUTH_REPLY, "timeout_ms", e->auth_reply->timeout_ms = UINT32_MAX);
+	REFUSED(AUTH_REPLY, "fabric", ferryt_set_text(&e->auth_reply->fabrics[1], ""));
+	REFUSED(AUTH_REPLY, "fabric", ferryt_set_text(&e->auth_reply->fabrics[1], "t cp"));
+	REFUSED(AUTH_REPLY, "fabric", ferryt_set_text(&e->auth_reply->fabrics[0], name64));
+}
+
+static void auth_reply__number_of_fabrics__checked(void **state)
+{
+	char *many[17];
+
+	(void)state;
+	for (size_t i = 0; i < 17; i++)
+		many[i] = (char[]){"tcp"};
+	for (size_t n = 0; n <= 17; n++) {
+		Farferry__Envelope *e = ferryt_message(FARFERRY__ENVELOPE__BODY_AUTH_REPLY);
+		char **old = e->auth_reply->fabrics;
+		char why[256] = "";
+		int rc;
+
+		e->auth_reply->fabrics = many;
+		e->auth_reply->n_fabrics = n;
+		rc = decode(e, why, sizeof(why));
+		e->auth_reply->fabrics = old;
+		e->auth_reply->n_fabrics = 2;
+		ferryi_envelope_free(&e);
+		assert_int_equal(rc, n >= 1 && n <= 16 ? 0 : -EINVAL);
+		if (rc)
+			assert_non_null(strstr(why, n ? "at most 16" : "no fabric"));
+	}
+}
+
+static void pools_reply__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(POOLS_REPLY, "pool name is empty", ferryt_set_text(&e->pools_reply->pools[0]->name, ""));
+	REFUSED(POOLS_REPLY, "pool name", ferryt_set_text(&e->pools_reply->pools[1]->name, "a,b"));
+	REFUSED(POOLS_REPLY, "pool name", ferryt_set_text(&e->pools_reply->pools[1]->name, name64));
+	REFUSED(POOLS_REPLY, "pool type", ferryt_set_text(&e->pools_reply->pools[1]->type, ""));
+	REFUSED(POOLS_REPLY, "pool backing", ferryt_set_text(&e->pools_reply->pools[1]->backing, "a b"));
+	REFUSED(POOLS_REPLY, "size_bytes", e->pools_reply->pools[0]->size_bytes = 0);
+	REFUSED(POOLS_REPLY, "multiple of 2 MiB", e->pools_reply->pools[0]->size_bytes += 4096);
+	REFUSED(POOLS_REPLY, "exceed its size", e->pools_reply->pools[0]->free_bytes = 65 * MIB);
+	REFUSED(POOLS_REPLY, "exceed its size", e->pools_reply->pools[0]->leased_bytes = 33 * MIB);
+	REFUSED(POOLS_REPLY, "exceed its size", e->pools_reply->pools[0]->scrub_bytes = 3 * MIB);
+	REFUSED(POOLS_REPLY, "exceed its size", e->pools_reply->pools[0]->leased_bytes = UINT64_MAX);
+	REFUSED(POOLS_REPLY, "exceed its size", e->pools_reply->pools[0]->scrub_bytes = UINT64_MAX);
+	REFUSED(POOLS_REPLY, "numa_node -2", e->pools_reply->pools[0]->numa_node = -2);
+	REFUSED(POOLS_REPLY, "numa_node", e->pools_reply->pools[0]->numa_node = 4096);
+	REFUSED(POOLS_REPLY, "page size", e->pools_reply->pools[0]->huge_page_bytes = 3 * MIB);
+	REFUSED(POOLS_REPLY, "page size", e->pools_reply->pools[0]->huge_page_bytes = 4096);
+	ACCEPTED(POOLS_REPLY, e->pools_reply->pools[0]->huge_page_bytes = 1024 * MIB);
+	ACCEPTED(POOLS_REPLY, e->pools_reply->pools[0]->scrub_bytes = 0);
+}
+
+static void attach__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(ATTACH, "pool", ferryt_set_text(&e->attach->pool, "no such/pool"));
+	REFUSED(ATTACH, "pool", ferryt_set_text(&e->attach->pool, name64));
+	REFUSED(ATTACH, "fabric is empty", ferryt_set_text(&e->attach->fabric, ""));
+	REFUSED(ATTACH, "fabric", ferryt_set_text(&e->attach->fabric, "a=b"));
+	REFUSED(ATTACH, "size_bytes of 4096 is not a multiple of 2 MiB", e->attach->size_bytes = 4096);
+	REFUSED(ATTACH, "multiple of 2 MiB", e->attach->size_bytes = UINT64_MAX);
+	ACCEPTED(ATTACH, e->attach->size_bytes = 0);
+	ACCEPTED(ATTACH, ferryt_set_text(&e->attach->pool, ""));
+	ACCEPTED(ATTACH, ferryt_set_text(&e->attach->fabric, "tcp;ofi_rxm"));
+}
+
+static void lease_reply__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(LEASE_REPLY, "lease_id", e->lease_reply->lease_id = 0);
+	REFUSED(LEASE_REPLY, "epoch", e->lease_reply->epoch = 0);
+	REFUSED(LEASE_REPLY, "fabric", ferryt_set_text(&e->lease_reply->fabric, ""));
+	REFUSED(LEASE_REPLY, "fabric_addr is empty", ferryt_set_text(&e->lease_reply->fabric_addr, ""));
+	REFUSED(LEASE_REPLY, "fabric_addr", ferryt_set_text(&e->lease_reply->fabric_addr, "a\n"));
+	REFUSED(LEASE_REPLY, "fabric_addr",
+		ferryt_set_text(&e->lease_reply->fabric_addr, long_text + sizeof(long_text) - 1 - 256));
+	REFUSED(LEASE_REPLY, "data_token", ferryt_set_len(&e->lease_reply->data_token, 31));
+	REFUSED(LEASE_REPLY, "pool_size_bytes", e->lease_reply->pool_size_bytes = 0);
+	REFUSED(LEASE_REPLY, "pool_size_bytes", e->lease_reply->pool_size_bytes += 1);
+	ACCEPTED(LEASE_REPLY,
+		 ferryt_set_text(&e->lease_reply->fabric_addr, long_text + sizeof(long_text) - 1 - 255));
+}
+
+static void lease_reply__extents__checked(void **state)
+{
+	(void)state;
+	REFUSED(LEASE_REPLY, "pool_off", e->lease_reply->extents[0]->pool_off += 4096);
+	REFUSED(LEASE_REPLY, "len_bytes is 0", e->lease_reply->extents[0]->len_bytes = 0);
+	REFUSED(LEASE_REPLY, "len_bytes", e->lease_reply->extents[0]->len_bytes = 4096);
+	REFUSED(LEASE_REPLY, "outside its pool", e->lease_reply->extents[0]->pool_off = 128 * MIB);
+	REFUSED(LEASE_REPLY, "outside its pool", e->lease_reply->extents[0]->len_bytes = -(2 * MIB));
+	REFUSED(LEASE_REPLY, "outside its pool", e->lease_reply->pool_size_bytes = 94 * MIB);
+	REFUSED(LEASE_REPLY, "two extents hold pool offset",
+		e->lease_reply->extents[0]->pool_off = e->lease_reply->extents[1]->pool_off + 30 * MIB);
+	REFUSED(LEASE_REPLY, "two extents",
+		e->lease_reply->extents[0]->pool_off = e->lease_reply->extents[1]->pool_off);
+	REFUSED(LEASE_REPLY, "extent id 1 is there twice", e->lease_reply->extents[0]->id = 1);
+	REFUSED(LEASE_REPLY, "server_id",
+		ferryt_set_text(&e->lease_reply->extents[1]->locations[1]->server_id, "me"));
+	REFUSED(LEASE_REPLY, "wraps", e->lease_reply->extents[1]->locations[0]->addr = UINT64_MAX - 4096);
+	ACCEPTED(LEASE_REPLY, e->lease_reply->pool_size_bytes = 96 * MIB);
+	ACCEPTED(LEASE_REPLY, e->lease_reply->extents[1]->locations[0]->addr = 0);
+}
+
+static void lease_reply__number_of_extents_and_locations__checked(void **state)
+{
+	Farferry__Location *locations[9];
+	Farferry__Envelope *e = ferryt_message(FARFERRY__ENVELOPE__BODY_LEASE_REPLY);
+	Farferry__Extent *extent = e->lease_reply->extents[0];
+	Farferry__Location **old = extent->locations;
+	char why[256] = "";
+
+	(void)state;
+	for (size_t i = 0; i < 9; i++)
+		locations[i] = old[0];
+	extent->locations = locations;
+	extent->n_locations = 0;
+	assert_int_equal(decode(e, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "no location"));
+	extent->n_locations = 9;
+	assert_int_equal(decode(e, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "at most 8"));
+	extent->n_locations = 8;
+	assert_int_equal(decode(e, why, sizeof(why)), 0);
+	extent->locations = old;
+	extent->n_locations = 1;
+
+	/* None: an attach of size 0. */
+	e->lease_reply->n_extents = 0;
+	assert_int_equal(decode(e, why, sizeof(why)), 0);
+	e->lease_reply->n_extents = 1;
+	assert_int_equal(decode(e, why, sizeof(why)), 0);
+	e->lease_reply->n_extents = 2;
+	ferryi_envelope_free(&e);
+}
+
+static void grow__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(GROW, "lease_id", e->grow->lease_id = 0);
+	REFUSED(GROW, "epoch", e->grow->epoch = 0);
+	REFUSED(GROW, "size_bytes is 0", e->grow->size_bytes = 0);
+	REFUSED(GROW, "multiple of 2 MiB", e->grow->size_bytes = MIB);
+}
+
+static void shrink__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(SHRINK, "lease_id", e->shrink->lease_id = 0);
+	REFUSED(SHRINK, "epoch", e->shrink->epoch = 0);
+	REFUSED(SHRINK, "no extent", e->shrink->n_extent_ids = 0);
+	REFUSED(SHRINK, "extent id 7 is there twice", e->shrink->extent_ids[2] = 7);
+	ACCEPTED(SHRINK, e->shrink->n_extent_ids = 1);
+}
+
+static void shrink__too_many_extents__refused(void **state)
+{
+	Farferry__Envelope *e = ferryt_message(FARFERRY__ENVELOPE__BODY_SHRINK);
+	uint64_t *old = e->shrink->extent_ids;
+	uint64_t *ids = calloc(FERRYI_MAX_EXTENTS + 1, sizeof(*ids));
+	char why[256] = "";
+
+	(void)state;
+	assert_non_null(ids);
+	for (size_t i = 0; i <= FERRYI_MAX_EXTENTS; i++)
+		ids[i] = i;
+	e->shrink->extent_ids = ids;
+	e->shrink->n_extent_ids = FERRYI_MAX_EXTENTS;
+	assert_int_equal(decode(e, why, sizeof(why)), 0);
+	e->shrink->n_extent_ids = FERRYI_MAX_EXTENTS + 1;
+	assert_int_equal(decode(e, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "at most 8192"));
+	e->shrink->extent_ids = old;
+	ferryi_envelope_free(&e);
+	free(ids);
+}
+
+static void detach__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(DETACH, "lease_id", e->detach->lease_id = 0);
+	REFUSED(DETACH, "epoch", e->detach->epoch = 0);
+}
+
+static void keepalive__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(KEEPALIVE, "epoch", e->keepalive->epoch = 0);
+}
+
+static void stats_reply__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(STATS_REPLY, "statistic name", ferryt_set_text(&e->stats_reply->stats[0]->name, ""));
+	REFUSED(STATS_REPLY, "statistic name", ferryt_set_text(&e->stats_reply->stats[0]->name, "a b"));
+	REFUSED(STATS_REPLY, "statistic text", ferryt_set_text(&e->stats_reply->stats[0]->text, long_text));
+	REFUSED(STATS_REPLY, "statistic text", ferryt_set_text(&e->stats_reply->stats[0]->text, "\x1b[2J"));
+}
+
+static void lists__too_many_pools_and_statistics__refused(void **state)
+{
+	Farferry__PoolInfo *pools[FERRYI_MAX_POOLS + 1];
+	Farferry__Stat *stats[FERRYI_MAX_STATS + 1];
+	Farferry__Envelope *p = ferryt_message(FARFERRY__ENVELOPE__BODY_POOLS_REPLY);
+	Farferry__Envelope *s = ferryt_message(FARFERRY__ENVELOPE__BODY_STATS_REPLY);
+	Farferry__PoolInfo **old_pools = p->pools_reply->pools;
+	Farferry__Stat **old_stats = s->stats_reply->stats;
+	char why[256] = "";
+
+	(void)state;
+	for (size_t i = 0; i <= FERRYI_MAX_POOLS; i++)
+		pools[i] = old_pools[0];
+	for (size_t i = 0; i <= FERRYI_MAX_STATS; i++)
+		stats[i] = old_stats[0];
+	p->pools_reply->pools = pools;
+	s->stats_reply->stats = stats;
+
+	p->pools_reply->n_pools = FERRYI_MAX_POOLS;
+	assert_int_equal(decode(p, why, sizeof(why)), 0);
+	p->pools_reply->n_pools++;
+	assert_int_equal(decode(p, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "257 pools: at most 256"));
+	p->pools_reply->n_pools = 0;
+	assert_int_equal(decode(p, why, sizeof(why)), 0);
+
+	s->stats_reply->n_stats = FERRYI_MAX_STATS;
+	assert_int_equal(decode(s, why, sizeof(why)), 0);
+	s->stats_reply->n_stats++;
+	assert_int_equal(decode(s, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "1025 statistics: at most 1024"));
+
+	p->pools_reply->pools = old_pools;
+	p->pools_reply->n_pools = 2;
+	s->stats_reply->stats = old_stats;
+	s->stats_reply->n_stats = 2;
+	ferryi_envelope_free(&p);
+	ferryi_envelope_free(&s);
+}
+
+static void notices__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(REVOKED, "lease_id", e->revoked->lease_id = 0);
+	REFUSED(REVOKED, "reason", ferryt_set_text(&e->revoked->reason, long_text));
+	REFUSED(DRAIN, "reason", ferryt_set_text(&e->drain->reason, "a\r"));
+	REFUSED(DRAIN, "deadline_ms", e->drain->deadline_ms = UINT32_MAX);
+	ACCEPTED(DRAIN, e->drain->deadline_ms = 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(request_id__wrong_for_the_kind__refused),
+		cmocka_unit_test(error__fields__checked),
+		cmocka_unit_test(hello__fields__checked),
+		cmocka_unit_test(hello_reply__fields__checked),
+		cmocka_unit_test(auth__fields__checked),
+		cmocka_unit_test(auth_reply__fields__checked),
+		cmocka_unit_test(auth_reply__number_of_fabrics__checked),
+		cmocka_unit_test(pools_reply__fields__checked),
+		cmocka_unit_test(attach__fields__checked),
+		cmocka_unit_test(lease_reply__fields__checked),
+		cmocka_unit_test(lease_reply__extents__checked),
+		cmocka_unit_test(lease_reply__number_of_extents_and_locations__checked),
+		cmocka_unit_test(grow__fields__checked),
+		cmocka_unit_test(shrink__fields__checked),
+		cmocka_unit_test(shrink__too_many_extents__refused),
+		cmocka_unit_test(detach__fields__checked),
+		cmocka_unit_test(keepalive__fields__checked),
+		cmocka_unit_test(stats_reply__fields__checked),
+		cmocka_unit_test(lists__too_many_pools_and_statistics__refused),
+		cmocka_unit_test(notices__fields__checked),
+	};
+
+	return cmocka_run_group_tests(tests, setup, NULL);
+}
