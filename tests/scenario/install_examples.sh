@@ -1,0 +1,67 @@
+#!/bin/sh
+# install_examples.sh SOURCE PREFIX LIBDIR WORK
+# Builds the four examples against the installed library, with CMake and with pkg-config, and runs them in small with an
+# embedded server.
+set -eu
+source=$1 prefix=$2 lib=$2/$3 work=$4
+fail() { echo "install_examples: $*" >&2; exit 1; }
+
+flags="-O1 -g"
+[ -z "${FERRY_SANITIZE:-}" ] || flags="$flags -fsanitize=$FERRY_SANITIZE -fno-omit-frame-pointer"
+unset FERRY_SERVERS FERRY_FERRYD FERRY_POOL FERRY_TOKEN_FILE LD_LIBRARY_PATH
+rm -rf "$work"
+mkdir -p "$work/make"
+
+cmake -S "$source" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_C_COMPILER="${CC:-cc}" -DCMAKE_C_FLAGS="$flags" \
+	> "$work/cmake.log" 2>&1 && cmake --build "$work/cmake" >> "$work/cmake.log" 2>&1 ||
+	{ cat "$work/cmake.log" >&2; fail "the CMake package does not do"; }
+PKG_CONFIG_PATH=$lib/pkgconfig make -C "$source" O="$work/make" CC="${CC:-cc}" CFLAGS="$flags" > "$work/make.log" 2>&1 ||
+	{ cat "$work/make.log" >&2; fail "pkg-config ferry does not do"; }
+
+# Without userfaultfd there is nothing to run.
+if "$prefix/bin/ferry" doctor --no-trial > "$work/doctor.txt" 2>&1; then :; elif grep -q '^fail  uffd' "$work/doctor.txt"; then
+	echo "install_examples: built; not run, no userfaultfd:" && grep -A1 '^fail  uffd' "$work/doctor.txt"
+	exit 77
+fi
+
+cd "$work"
+export FERRY_EMBEDDED_SIZE=256M FERRY_LOCAL=8M
+# Lines of the machine's own files, without a newline at the end, with NULs and empty and long lines among them.
+{ cat /usr/share/common-licenses/* /var/lib/dpkg/status 2> /dev/null || true; } | head -c 12000000 > input
+printf '\n\n\0\0b\n\0a\nzz\n' >> input
+head -c 100000 /dev/zero >> input
+printf '\nlast, without a newline' >> input
+LC_ALL=C sort input > expected
+for built in cmake make; do
+	"$built/01-hello" || fail "$built/01-hello: exit $?"
+	"$built/02-adopt" 32 || fail "$built/02-adopt: exit $?"
+	"$built/04-stencil" --grid 96 --steps 3 --check || fail "$built/04-stencil: exit $?"
+	"$built/03-sort" --progress --report report.json input output 2> progress || { cat progress >&2; fail "$built/03-sort: exit $?"; }
+	cmp output expected || fail "$built/03-sort: not what LC_ALL=C sort gives"
+	grep -q '^merge 100 %' progress || fail "$built/03-sort: no progress shown"
+	"$built/03-sort" --all-local input output > /dev/null || fail "$built/03-sort --all-local: exit $?"
+	cmp output expected || fail "$built/03-sort --all-local: not what LC_ALL=C sort gives"
+done
+
+# What the report says of the budget must hold.
+field() { sed -n "s/.*\"$1\": \([0-9.]*\).*/\1/p" report.json; }
+[ "$(field budget_bytes)" -eq 8388608 ] || fail "report: budget $(field budget_bytes)"
+[ "$(field peak_resident_bytes)" -le 8388608 ] || fail "report: peak resident $(field peak_resident_bytes) is over the budget"
+[ "$(field bytes_in)" -gt 0 ] || fail "report: nothing was read back, the test proves nothing"
+
+# The small shapes of input, each against sort.
+sort_one() {
+	make/03-sort --local 4M "$1" out > /dev/null || fail "03-sort of $1: exit $?"
+	LC_ALL=C sort "$1" > want
+	cmp out want || fail "03-sort of $1: not what LC_ALL=C sort gives"
+}
+: > empty
+printf x > one
+printf '\n' > newline
+printf 'b\na' > unfinished
+awk 'BEGIN { for (i = 0; i < 400000; i++) print "" }' > newlines
+awk 'BEGIN { for (i = 0; i < 100000; i++) print "the same line" }' > same
+awk 'BEGIN { for (i = 200000; i > 0; i--) printf "%07d\n", i }' > reversed
+head -c 3000000 /dev/urandom > noise
+for f in empty one newline unfinished newlines same reversed noise; do sort_one "$f"; done
+echo "install_examples: ok"
