@@ -54,8 +54,9 @@ static unsigned find_held(const struct ferryi_mutex *mutex)
 
 static void note_released(const struct ferryi_mutex *mutex)
 {
-	held[find_held(mutex)] = held[nheld - 1];
-	nheld--;
+	unsigned i = find_held(mutex);
+
+	held[i] = held[--nheld];
 }
 
 #else

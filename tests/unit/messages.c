@@ -60,8 +60,8 @@ static Farferry__Envelope *message_lease_reply(Farferry__Envelope *e)
 
 	m.lease_id = 4;
 	m.epoch = 9;
-	m.fabric = TEXT("tcp");
-	m.fabric_addr = TEXT("127.0.0.1:40000");
+	m.fabric = "tcp";
+	m.fabric_addr = "127.0.0.1:40000";
 	m.data_token = (ProtobufCBinaryData)BYTES32;
 	m.n_extents = 2;
 	m.extents = extent_list;
@@ -77,9 +77,9 @@ static Farferry__Envelope *message_pools_reply(Farferry__Envelope *e)
 	Farferry__PoolsReply m = FARFERRY__POOLS_REPLY__INIT;
 
 	for (size_t i = 0; i < 2; i++) {
-		pools[i].name = i ? TEXT("cold-1") : TEXT("hot");
-		pools[i].type = TEXT("private");
-		pools[i].backing = TEXT("memfd");
+		pools[i].name = i ? "cold-1" : "hot";
+		pools[i].type = "private";
+		pools[i].backing = "memfd";
 		pools[i].size_bytes = 64 * MIB;
 		pools[i].free_bytes = 32 * MIB;
 		pools[i].leased_bytes = 30 * MIB;
@@ -99,10 +99,10 @@ static Farferry__Envelope *message_stats_reply(Farferry__Envelope *e)
 	Farferry__Stat *list[2] = {&stats[0], &stats[1]};
 	Farferry__StatsReply m = FARFERRY__STATS_REPLY__INIT;
 
-	stats[0].name = TEXT("c_session_total");
+	stats[0].name = "c_session_total";
 	stats[0].value = UINT64_MAX;
-	stats[0].text = TEXT("Sessions since start.");
-	stats[1].name = TEXT("g_leased_bytes");
+	stats[0].text = "Sessions since start.";
+	stats[1].name = "g_leased_bytes";
 	stats[1].gauge = 1;
 	m.n_stats = 2;
 	m.stats = list;
@@ -128,7 +128,7 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 	Farferry__StatsRequest stats = FARFERRY__STATS_REQUEST__INIT;
 	Farferry__RevokedNotice revoked = FARFERRY__REVOKED_NOTICE__INIT;
 	Farferry__DrainNotice drain = FARFERRY__DRAIN_NOTICE__INIT;
-	char *fabrics[] = {TEXT("tcp"), TEXT("tcp;ofi_rxm")};
+	char *fabrics[] = {"tcp", "tcp;ofi_rxm"};
 	uint64_t ids[] = {7, 0, 3};
 
 	e.request_id = 5;
@@ -136,14 +136,14 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 	switch (body) {
 	case FARFERRY__ENVELOPE__BODY_ERROR:
 		error.code = FARFERRY__CODE__CODE_FULL;
-		error.text = TEXT("pool 'hot' is full: 2M are free");
+		error.text = "pool 'hot' is full: 2M are free";
 		e.error = &error;
 		break;
 	case FARFERRY__ENVELOPE__BODY_HELLO:
 		hello.version_min = FERRYI_PROTO_VERSION_MIN;
 		hello.version_max = FERRYI_PROTO_VERSION_MAX;
-		hello.client = TEXT("a program");
-		hello.host = TEXT("node1/0f3d8a52-7d0b-4e6e-a7a3-0d8d4a2f8a11");
+		hello.client = "a program";
+		hello.host = "node1/0f3d8a52-7d0b-4e6e-a7a3-0d8d4a2f8a11";
 		hello.pid = 4711;
 		e.hello = &hello;
 		break;
@@ -151,7 +151,7 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 		hello_reply.version = 1;
 		hello_reply.server_nonce = (ProtobufCBinaryData)BYTES32;
 		hello_reply.server_id = server_id;
-		hello_reply.host = TEXT("node2/x");
+		hello_reply.host = "node2/x";
 		hello_reply.auth_required = 1;
 		e.hello_reply = &hello_reply;
 		break;
@@ -176,8 +176,8 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 	case FARFERRY__ENVELOPE__BODY_POOLS_REPLY:
 		return message_pools_reply(&e);
 	case FARFERRY__ENVELOPE__BODY_ATTACH:
-		attach.pool = TEXT("hot");
-		attach.fabric = TEXT("tcp");
+		attach.pool = "hot";
+		attach.fabric = "tcp";
 		attach.size_bytes = 64 * MIB;
 		e.attach = &attach;
 		break;
@@ -216,13 +216,13 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 	case FARFERRY__ENVELOPE__BODY_REVOKED:
 		e.request_id = 0;
 		revoked.lease_id = 4;
-		revoked.reason = TEXT("no keep-alive for 5000 ms");
+		revoked.reason = "no keep-alive for 5000 ms";
 		e.revoked = &revoked;
 		break;
 	case FARFERRY__ENVELOPE__BODY_DRAIN:
 		e.request_id = 0;
 		drain.deadline_ms = 30000;
-		drain.reason = TEXT("SIGTERM");
+		drain.reason = "SIGTERM";
 		e.drain = &drain;
 		break;
 	default:
