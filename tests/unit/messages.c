@@ -12,7 +12,6 @@ static uint8_t bytes32[32] = {1, 2, 3, 0, 255};
 	{                                \
 		sizeof(bytes32), bytes32 \
 	}
-#define TEXT(s) ((char[]){s})
 
 /* A message on the stack to one on the heap, by way of its bytes. */
 static Farferry__Envelope *copy(Farferry__Envelope *e)

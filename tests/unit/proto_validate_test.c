@@ -155,7 +155,7 @@ static void auth_reply__number_of_fabrics__checked(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < 17; i++)
-		many[i] = (char[]){"tcp"};
+		many[i] = "tcp";
 	for (size_t n = 0; n <= 17; n++) {
 		Farferry__Envelope *e = ferryt_message(FARFERRY__ENVELOPE__BODY_AUTH_REPLY);
 		char **old = e->auth_reply->fabrics;
