@@ -87,7 +87,7 @@ inside {
 /^[ \t]*$/ { if (code != "") flush(); next }
 body && !/^}$/ {
 	code = code $0 "\n"
-	if (match($0, /^[a-z].*[ *]ferry_[a-z_]+\(/)) {
+	if (match($0, /^[a-z].*[ *]ferry_[a-z_0-9]+\(/)) {
 		s = substr($0, 1, RLENGTH - 1)
 		sub(/^.*[ *]/, "", s)
 		if (names) print s
