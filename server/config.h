@@ -1,0 +1,42 @@
+/* Parameters of ferryd: one table for command line, config file, --help and the man page. Start-up code. */
+#ifndef FERRYI_SERVER_CONFIG_H
+#define FERRYI_SERVER_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "hub.h"
+#include "pool.h"
+
+#define FERRYI_CONFIG_ERR_LEN 512
+
+struct ferryi_config {
+	struct ferryi_pool_spec pools[FERRYI_MAX_POOLS];
+	unsigned npools;
+	struct ferryi_hub_limits limits;
+	const char *listen, *data_host, *fabric, *file, *token_file;
+	uint64_t token_fd, lifeline_fd, ready_fd; /* 0: none */
+	bool no_auth, check;
+	int log_level; /* enum ferryi_log_level */
+	uint64_t drain_timeout_ms, spin_us, threads, workers;
+	/* from listen and data_host */
+	char host[256];
+	uint16_t port;
+	/* rows named with --fabric; 0: every one that can be used */
+	const struct ferryi_fabric_row *rows[FERRYI_HUB_FABRICS_MAX];
+	unsigned nrows;
+};
+
+/*
+ * Defaults, then the config file (--config), then the command line; then the
+ * checks between parameters. 0, -EINVAL with one line in err, -ENODATA (--help), -ENOTSUP (--version).
+ */
+int ferryi_config_load(struct ferryi_config *config, int argc, char **argv, char *err, size_t err_len);
+/* Reads the file again, for what a reload may change: the log level. Same errors. */
+int ferryi_config_reload(int argc, char **argv, int *log_level, char *err, size_t err_len);
+void ferryi_config_fini(struct ferryi_config *config);
+
+void ferryi_config_help(FILE *out);
+
+#endif

@@ -1,0 +1,682 @@
+/* Protocol of one control connection. See session.h. Control thread only, but for what request_run says. */
+#include "session.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "arith.h"
+#include "clock.h"
+#include "grants.h"
+#include "log.h"
+#include "reply.h"
+
+#define FRAME_MAX_UNAUTHENTICATED 4096u /* bytes of payload */
+#define REQUESTS_MAX		  64u	/* under way at once */
+#define INPUT_KEEP		  65536u /* a larger input buffer is freed when empty */
+
+enum state { AWAIT_HELLO, AWAIT_AUTH, LIVE };
+
+struct ferryi_server_session {
+	struct ferryi_job closing; /* first member: the job that ends the session is part of it, and cannot fail */
+	/* immutable */
+	struct ferryi_hub *hub;
+	struct ferryi_server_session_io io;
+	uint64_t id, epoch;
+	char peer[64];
+	/* set with the hello, then immutable */
+	char label[96];
+	/* owned by the session's worker between open and the closing job */
+	struct ferryi_grants *grants;
+	/* owned by the control thread */
+	struct ferryi_server_session *next, **pprev; /* on hub->sessions until closed */
+	enum state state;
+	bool closed, counted; /* counted: in g_sessions and against the limit */
+	uint8_t nonce[FERRYI_NONCE_LEN];
+	uint64_t deadline_ns; /* of the handshake, then of silence */
+	unsigned nrequests;
+	uint8_t *input;
+	size_t input_len, input_size;
+	uint64_t *leases; /* ids, for revocation notices */
+	size_t nleases, leases_size;
+};
+
+/* ---- output ---- */
+
+static void put(struct ferryi_server_session *session, struct ferryi_reply *reply)
+{
+	if (reply->bytes && !session->closed)
+		session->io.output(session->io.ctx, reply->bytes, reply->len);
+	free(reply->bytes);
+	*reply = (struct ferryi_reply){ 0 };
+}
+
+static void put_envelope(struct ferryi_server_session *session, const Farferry__Envelope *envelope)
+{
+	struct ferryi_reply reply = { 0 };
+
+	ferryi_reply_encode(&reply, envelope);
+	put(session, &reply);
+}
+
+static void put_error(struct ferryi_server_session *session, uint64_t request_id, Farferry__Code code, const char *text)
+{
+	struct ferryi_reply reply = { 0 };
+
+	ferryi_reply_error(&reply, request_id, code, "%s", text);
+	put(session, &reply);
+}
+
+static void put_revoked(struct ferryi_server_session *session, uint64_t lease_id, const char *reason)
+{
+	Farferry__RevokedNotice notice = FARFERRY__REVOKED_NOTICE__INIT;
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+
+	notice.lease_id = lease_id;
+	notice.reason = (char *)reason;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_REVOKED;
+	envelope.revoked = &notice;
+	put_envelope(session, &envelope);
+}
+
+static void put_drain(struct ferryi_server_session *session, uint64_t deadline_ms)
+{
+	Farferry__DrainNotice notice = FARFERRY__DRAIN_NOTICE__INIT;
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+
+	notice.deadline_ms = (uint32_t)ferryi_min_u64(deadline_ms, UINT32_MAX);
+	notice.reason = (char *)"the server is shutting down";
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_DRAIN;
+	envelope.drain = &notice;
+	put_envelope(session, &envelope);
+}
+
+/* ---- jobs: what leases need ---- */
+
+struct request_job {
+	struct ferryi_job job;
+	struct ferryi_server_session *session;
+	Farferry__Envelope *request;
+	struct ferryi_reply reply;
+	struct ferryi_grants_change change;
+};
+
+/* Context: the session's worker; touches session->grants only. */
+static void request_run(struct ferryi_job *job)
+{
+	struct request_job *r = (struct request_job *)job;
+
+	ferryi_grants_request(r->session->grants, r->request, &r->reply, &r->change);
+}
+
+static void lease_forget(struct ferryi_server_session *session, uint64_t id)
+{
+	for (size_t i = 0; i < session->nleases; i++) {
+		if (session->leases[i] == id)
+			session->leases[i] = session->leases[--session->nleases];
+	}
+}
+
+/* Notices are a courtesy: one that finds no memory is left out. */
+static void lease_note(struct ferryi_server_session *session, uint64_t id)
+{
+	if (session->nleases == session->leases_size) {
+		size_t size = session->leases_size ? 2 * session->leases_size : 4;
+		uint64_t *leases = realloc(session->leases, size * sizeof(*leases));
+
+		if (!leases)
+			return;
+		session->leases = leases;
+		session->leases_size = size;
+	}
+	session->leases[session->nleases++] = id;
+}
+
+static void request_done(struct ferryi_job *job)
+{
+	struct request_job *r = (struct request_job *)job;
+	struct ferryi_server_session *session = r->session;
+
+	session->nrequests--;
+	if (r->change.lease_removed)
+		lease_forget(session, r->change.lease_removed);
+	if (r->change.lease_added)
+		lease_note(session, r->change.lease_added);
+	put(session, &r->reply);
+	ferryi_envelope_free(&r->request);
+	free(r);
+}
+
+/* Takes the request. */
+static void request_submit(struct ferryi_server_session *session, Farferry__Envelope **request)
+{
+	struct request_job *r;
+
+	if (session->nrequests >= REQUESTS_MAX) {
+		put_error(session, (*request)->request_id, FARFERRY__CODE__CODE_LIMIT,
+			  "too many requests under way; wait for replies");
+		return;
+	}
+	r = calloc(1, sizeof(*r));
+	if (!r) {
+		put_error(session, (*request)->request_id, FARFERRY__CODE__CODE_INTERNAL,
+			  "the server is out of memory");
+		return;
+	}
+	r->job.run = request_run;
+	r->job.done = request_done;
+	r->session = session;
+	r->request = *request;
+	*request = NULL;
+	session->nrequests++;
+	ferryi_jobs_submit(session->hub->jobs, session->id, &r->job);
+}
+
+static void close_run(struct ferryi_job *job)
+{
+	struct ferryi_server_session *session = (struct ferryi_server_session *)job;
+
+	ferryi_grants_close(&session->grants);
+}
+
+static void close_done(struct ferryi_job *job)
+{
+	struct ferryi_server_session *session = (struct ferryi_server_session *)job;
+
+	if (session->counted)
+		ferryi_uncount(&session->hub->status.g_sessions, 1);
+	free(session->leases);
+	free(session->input);
+	free(session);
+}
+
+/* ---- handshake ---- */
+
+/* Logs and answers what ends the connection. */
+static int fail(struct ferryi_server_session *session, uint64_t request_id, Farferry__Code code, int rc,
+		const char *text)
+{
+	ferryi_warn("%s: closed: %s", session->label, text);
+	put_error(session, request_id, code, text);
+	return rc;
+}
+
+static int on_hello(struct ferryi_server_session *session, const Farferry__Envelope *request)
+{
+	const Farferry__Hello *hello = request->hello;
+	Farferry__HelloReply reply = FARFERRY__HELLO_REPLY__INIT;
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+	char text[160];
+
+	snprintf(session->label, sizeof(session->label), "session %" PRIu64 " (%.40s, %.40s)", session->id,
+		 hello->client[0] ? hello->client : "unnamed", session->peer);
+	if (hello->version_max < FERRYI_PROTO_VERSION_MIN || hello->version_min > FERRYI_PROTO_VERSION_MAX) {
+		snprintf(text, sizeof(text),
+			 "this server speaks protocol versions %u to %u, the client %u to %u; upgrade the older one",
+			 FERRYI_PROTO_VERSION_MIN, FERRYI_PROTO_VERSION_MAX, hello->version_min, hello->version_max);
+		return fail(session, request->request_id, FARFERRY__CODE__CODE_VERSION, -EPROTONOSUPPORT, text);
+	}
+	if (ferryi_random(session->nonce, sizeof(session->nonce)))
+		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -EIO,
+			    "the server has no random numbers");
+	reply.version = (uint32_t)ferryi_min_u64(hello->version_max, FERRYI_PROTO_VERSION_MAX);
+	reply.server_nonce.data = session->nonce;
+	reply.server_nonce.len = sizeof(session->nonce);
+	reply.server_id = session->hub->server_id;
+	reply.host = session->hub->host;
+	reply.auth_required = session->hub->auth_required;
+	envelope.request_id = request->request_id;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_HELLO_REPLY;
+	envelope.hello_reply = &reply;
+	put_envelope(session, &envelope);
+	session->state = AWAIT_AUTH;
+	return 0;
+}
+
+static void put_auth_reply(struct ferryi_server_session *session, uint64_t request_id, uint8_t *mac)
+{
+	struct ferryi_hub *hub = session->hub;
+	Farferry__AuthReply reply = FARFERRY__AUTH_REPLY__INIT;
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+	char *names[FERRYI_HUB_FABRICS_MAX];
+
+	for (unsigned i = 0; i < hub->nfabrics; i++)
+		names[i] = (char *)hub->fabrics[i].row->name;
+	reply.mac.data = mac;
+	reply.mac.len = FERRYI_MAC_LEN;
+	reply.session_id = session->id;
+	reply.epoch = session->epoch;
+	reply.keepalive_ms = (uint32_t)hub->limits.keepalive_ms;
+	reply.timeout_ms = (uint32_t)hub->limits.timeout_ms;
+	reply.n_fabrics = hub->nfabrics;
+	reply.fabrics = names;
+	envelope.request_id = request_id;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_AUTH_REPLY;
+	envelope.auth_reply = &reply;
+	put_envelope(session, &envelope);
+}
+
+static int on_auth(struct ferryi_server_session *session, const Farferry__Envelope *request)
+{
+	struct ferryi_hub *hub = session->hub;
+	const uint8_t *client_nonce = request->auth->client_nonce.data;
+	uint8_t mac[FERRYI_MAC_LEN];
+
+	if (ferryi_auth_mac(FERRYI_ROLE_CLIENT, hub->token, session->nonce, client_nonce, mac))
+		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -EIO,
+			    "the server cannot compute digests");
+	/* The token of a server without authentication is all zeros, and what the client makes of it is not looked at. */
+	if (hub->auth_required && !ferryi_mac_equal(mac, request->auth->mac.data)) {
+		ferryi_count(&hub->status.c_auth_failures_total, 1);
+		return fail(session, request->request_id, FARFERRY__CODE__CODE_AUTH, -EACCES,
+			    "wrong token: the client and the server must use the same token file");
+	}
+	if (ferryi_counter_read(&hub->status.g_sessions) >= hub->limits.sessions)
+		return fail(session, request->request_id, FARFERRY__CODE__CODE_LIMIT, -EDQUOT,
+			    "the server has as many sessions as its limit (--max-sessions) allows");
+	if (ferryi_auth_mac(FERRYI_ROLE_SERVER, hub->token, session->nonce, client_nonce, mac))
+		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -EIO,
+			    "the server cannot compute digests");
+	session->epoch = ++hub->epoch;
+	if (ferryi_grants_open(hub, session->epoch, session->label, &session->grants))
+		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM,
+			    "the server is out of memory");
+	session->state = LIVE;
+	session->counted = true;
+	ferryi_count(&hub->status.g_sessions, 1);
+	ferryi_count(&hub->status.c_sessions_total, 1);
+	ferryi_info("%s: authenticated", session->label);
+	put_auth_reply(session, request->request_id, mac);
+	if (session->io.authenticated)
+		session->io.authenticated(session->io.ctx);
+	if (atomic_load(&hub->draining))
+		put_drain(session, (uint64_t)ferryi_remaining_ms(hub->drain_deadline_ns));
+	return 0;
+}
+
+/* ---- requests that need no lease ---- */
+
+static void on_pools(struct ferryi_server_session *session, uint64_t request_id)
+{
+	struct ferryi_hub *hub = session->hub;
+	Farferry__PoolsReply reply = FARFERRY__POOLS_REPLY__INIT;
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+	Farferry__PoolInfo *infos = calloc(hub->npools + 1, sizeof(*infos));
+	Farferry__PoolInfo **pointers = calloc(hub->npools + 1, sizeof(Farferry__PoolInfo *));
+
+	if (!infos || !pointers) {
+		put_error(session, request_id, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
+		goto out;
+	}
+	for (unsigned i = 0; i < hub->npools; i++) {
+		const struct ferryi_pool_spec *spec = ferryi_pool_spec(hub->pools[i]);
+		struct ferryi_pool_usage usage;
+
+		ferryi_pool_usage(hub->pools[i], &usage);
+		farferry__pool_info__init(&infos[i]);
+		infos[i].name = (char *)spec->name;
+		infos[i].type = (char *)"private";
+		infos[i].size_bytes = usage.size_bytes;
+		infos[i].free_bytes = usage.free_bytes;
+		infos[i].leased_bytes = usage.leased_bytes;
+		infos[i].scrub_bytes = usage.scrub_bytes;
+		infos[i].numa_node = spec->numa_node;
+		infos[i].huge_page_bytes = spec->huge_page_bytes;
+		infos[i].backing = (char *)ferryi_pool_backing_name(hub->pools[i]);
+		pointers[i] = &infos[i];
+	}
+	reply.n_pools = hub->npools;
+	reply.pools = pointers;
+	envelope.request_id = request_id;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_POOLS_REPLY;
+	envelope.pools_reply = &reply;
+	put_envelope(session, &envelope);
+out:
+	free(pointers);
+	free(infos);
+}
+
+struct stats_list {
+	size_t n;
+	Farferry__Stat stats[FERRYI_MAX_STATS];
+	Farferry__Stat *pointers[FERRYI_MAX_STATS];
+	char names[FERRYI_MAX_STATS][FERRYI_MAX_NAME + 1];
+};
+
+static void add_stat(void *ctx, const char *name, uint64_t value, bool gauge, const char *text)
+{
+	struct stats_list *list = ctx;
+	Farferry__Stat *stat;
+
+	if (list->n == FERRYI_MAX_STATS)
+		return;
+	stat = &list->stats[list->n];
+	farferry__stat__init(stat);
+	snprintf(list->names[list->n], sizeof(list->names[0]), "%s", name);
+	stat->name = list->names[list->n];
+	stat->value = value;
+	stat->gauge = gauge;
+	stat->text = (char *)text; /* the tables' own */
+	list->pointers[list->n++] = stat;
+}
+
+static void add_pool_stats(const struct ferryi_hub *hub, struct stats_list *list)
+{
+	struct ferryi_pool_usage sum = { 0 };
+
+	for (unsigned i = 0; i < hub->npools; i++) {
+		struct ferryi_pool_usage usage;
+
+		ferryi_pool_usage(hub->pools[i], &usage);
+		sum.size_bytes += usage.size_bytes;
+		sum.free_bytes += usage.free_bytes;
+		sum.scrub_bytes += usage.scrub_bytes;
+		sum.scrubbed_bytes_total += usage.scrubbed_bytes_total;
+		sum.scrub_ns_total += usage.scrub_ns_total;
+	}
+	add_stat(list, "g_pool_bytes", sum.size_bytes, true, "bytes of all pools");
+	add_stat(list, "g_free_bytes", sum.free_bytes, true, "bytes that can be lent now");
+	add_stat(list, "g_scrub_bytes", sum.scrub_bytes, true, "bytes given back and not zeroed yet");
+	add_stat(list, "c_scrubbed_bytes_total", sum.scrubbed_bytes_total, false, "bytes zeroed after use");
+	add_stat(list, "c_scrub_ns_total", sum.scrub_ns_total, false, "time spent on zeroing them");
+}
+
+static void on_stats(struct ferryi_server_session *session, uint64_t request_id)
+{
+	struct ferryi_hub *hub = session->hub;
+	Farferry__StatsReply reply = FARFERRY__STATS_REPLY__INIT;
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+	struct stats_list *list = malloc(sizeof(*list));
+
+	if (!list) {
+		put_error(session, request_id, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
+		return;
+	}
+	list->n = 0;
+	ferryi_status_each(&hub->status, add_stat, list);
+	add_pool_stats(hub, list);
+	for (unsigned i = 0; i < hub->nfabrics; i++)
+		ferryi_status_each_fabric(hub->fabrics[i].row->name, ferryi_listener_stats(hub->fabrics[i].listener),
+					  add_stat, list);
+	reply.n_stats = list->n;
+	reply.stats = list->pointers;
+	envelope.request_id = request_id;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_STATS_REPLY;
+	envelope.stats_reply = &reply;
+	put_envelope(session, &envelope);
+	free(list);
+}
+
+static void on_keepalive(struct ferryi_server_session *session, const Farferry__Envelope *request)
+{
+	Farferry__KeepAlive keepalive = FARFERRY__KEEP_ALIVE__INIT;
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+
+	if (request->keepalive->epoch != session->epoch) {
+		put_error(session, request->request_id, FARFERRY__CODE__CODE_EPOCH,
+			  "keep-alive with the epoch of another session");
+		return;
+	}
+	keepalive.epoch = session->epoch;
+	envelope.request_id = request->request_id;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_KEEPALIVE;
+	envelope.keepalive = &keepalive;
+	put_envelope(session, &envelope);
+}
+
+/* ---- input ---- */
+
+static int out_of_order(struct ferryi_server_session *session, const Farferry__Envelope *request)
+{
+	char text[160];
+
+	if (session->state == LIVE) {
+		snprintf(text, sizeof(text), "'%s' comes once, at the beginning", ferryi_body_name(request->body_case));
+		ferryi_count(&session->hub->status.c_protocol_errors_total, 1);
+		return fail(session, request->request_id, FARFERRY__CODE__CODE_INVALID, -EPROTO, text);
+	}
+	snprintf(text, sizeof(text), "'%s' before authentication: send hello, then auth",
+		 ferryi_body_name(request->body_case));
+	ferryi_count(&session->hub->status.c_auth_failures_total, 1);
+	return fail(session, request->request_id, FARFERRY__CODE__CODE_AUTH, -EACCES, text);
+}
+
+/* One decoded request; takes it when it becomes a job. */
+static int dispatch(struct ferryi_server_session *session, Farferry__Envelope **request)
+{
+	const uint64_t id = (*request)->request_id;
+	const enum state state = session->state;
+
+	ferryi_count(&session->hub->status.c_requests_total, 1);
+	switch ((*request)->body_case) {
+	case FARFERRY__ENVELOPE__BODY_HELLO:
+		return state == AWAIT_HELLO ? on_hello(session, *request) : out_of_order(session, *request);
+	case FARFERRY__ENVELOPE__BODY_AUTH:
+		return state == AWAIT_AUTH ? on_auth(session, *request) : out_of_order(session, *request);
+	default:
+		break;
+	}
+	if (state != LIVE)
+		return out_of_order(session, *request);
+	switch ((*request)->body_case) {
+	case FARFERRY__ENVELOPE__BODY_POOLS:
+		on_pools(session, id);
+		break;
+	case FARFERRY__ENVELOPE__BODY_STATS:
+		on_stats(session, id);
+		break;
+	case FARFERRY__ENVELOPE__BODY_KEEPALIVE:
+		on_keepalive(session, *request);
+		break;
+	case FARFERRY__ENVELOPE__BODY_ATTACH:
+	case FARFERRY__ENVELOPE__BODY_GROW:
+	case FARFERRY__ENVELOPE__BODY_SHRINK:
+	case FARFERRY__ENVELOPE__BODY_DETACH:
+		request_submit(session, request);
+		break;
+	default:
+		put_error(session, id, FARFERRY__CODE__CODE_INVALID, "this server does not know that request");
+		break;
+	}
+	return 0;
+}
+
+/* The request id of a frame whose fields were refused, so that its sender can match the error; 0: cannot tell. */
+static uint64_t refused_id(const uint8_t *frame, size_t len)
+{
+	Farferry__Envelope *envelope;
+	uint64_t id = 0;
+
+	/* Decoding may take fifty times the frame's length of heap: short ones only. */
+	if (len > 64 * 1024)
+		return 0;
+	envelope = farferry__envelope__unpack(NULL, len - FERRYI_FRAME_HEADER, frame + FERRYI_FRAME_HEADER);
+	if (envelope)
+		id = envelope->request_id;
+	ferryi_envelope_free(&envelope);
+	return id;
+}
+
+static int on_frame(struct ferryi_server_session *session, const uint8_t *frame, size_t len)
+{
+	Farferry__Envelope *request = NULL;
+	char why[256] = "not a valid message";
+	int rc;
+
+	rc = ferryi_frame_decode(FERRYI_ROLE_SERVER, frame, len, &request, why, sizeof(why));
+	if (rc) {
+		ferryi_count(&session->hub->status.c_protocol_errors_total, 1);
+		/* A known client whose one field is wrong loses that request, not its memory. */
+		if (rc == -EINVAL && session->state == LIVE) {
+			ferryi_info("%s: refused: %s", session->label, why);
+			put_error(session, refused_id(frame, len), FARFERRY__CODE__CODE_INVALID, why);
+			session->deadline_ns = ferryi_deadline_ms(session->hub->limits.timeout_ms);
+			return 0;
+		}
+		return fail(session, rc == -EINVAL ? refused_id(frame, len) : 0, FARFERRY__CODE__CODE_INVALID, -EPROTO,
+			    why);
+	}
+	rc = dispatch(session, &request);
+	ferryi_envelope_free(&request);
+	if (!rc && session->state == LIVE)
+		session->deadline_ns = ferryi_deadline_ms(session->hub->limits.timeout_ms);
+	return rc;
+}
+
+/* Length of the frame at the front: 0 when more bytes are needed, negative (answered) when there never will be one. */
+static long frame_at(struct ferryi_server_session *session, const uint8_t *bytes, size_t have)
+{
+	char text[160];
+	long len = ferryi_frame_peek(bytes, have);
+
+	if (len >= 0 && (session->state == LIVE || len <= (long)(FRAME_MAX_UNAUTHENTICATED + FERRYI_FRAME_HEADER)))
+		return len;
+	ferryi_count(&session->hub->status.c_protocol_errors_total, 1);
+	if (len == -EPROTO)
+		snprintf(text, sizeof(text), "not a farferry client: the bytes are no frame");
+	else if (len == -EMSGSIZE)
+		snprintf(text, sizeof(text), "frame too long: at most %u bytes are taken", FERRYI_FRAME_MAX);
+	else
+		snprintf(text, sizeof(text), "frame of %ld bytes too long before authentication: at most %u are taken",
+			 len - (long)FERRYI_FRAME_HEADER, FRAME_MAX_UNAUTHENTICATED);
+	return fail(session, 0, FARFERRY__CODE__CODE_INVALID, -EPROTO, text);
+}
+
+static int input_append(struct ferryi_server_session *session, const uint8_t *bytes, size_t len)
+{
+	size_t need = session->input_len + len;
+
+	if (need > session->input_size) {
+		size_t size = session->input_size ? session->input_size : 1024;
+		uint8_t *input;
+
+		while (size < need)
+			size *= 2;
+		input = realloc(session->input, size);
+		if (!input)
+			return -ENOMEM;
+		session->input = input;
+		session->input_size = size;
+	}
+	memcpy(session->input + session->input_len, bytes, len);
+	session->input_len = need;
+	return 0;
+}
+
+int ferryi_server_session_input(struct ferryi_server_session *session, const uint8_t *bytes, size_t len)
+{
+	size_t used = 0;
+	int rc = 0;
+
+	assert(!session->closed);
+	if (len && input_append(session, bytes, len))
+		return fail(session, 0, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM, "the server is out of memory");
+	while (used < session->input_len) {
+		long frame = frame_at(session, session->input + used, session->input_len - used);
+
+		if (frame < 0) {
+			rc = (int)frame;
+			break;
+		}
+		if (!frame || (size_t)frame > session->input_len - used)
+			break;
+		rc = on_frame(session, session->input + used, (size_t)frame);
+		if (rc)
+			break;
+		used += (size_t)frame;
+	}
+	if (rc)
+		return rc;
+	session->input_len -= used;
+	if (used && session->input_len)
+		memmove(session->input, session->input + used, session->input_len);
+	if (!session->input_len && session->input_size > INPUT_KEEP) {
+		free(session->input);
+		session->input = NULL;
+		session->input_size = 0;
+	}
+	return 0;
+}
+
+/* ---- interface ---- */
+
+int ferryi_server_session_open(struct ferryi_hub *hub, const struct ferryi_server_session_io *io, const char *label,
+			       struct ferryi_server_session **out)
+{
+	struct ferryi_server_session *session = calloc(1, sizeof(*session));
+
+	*out = session;
+	if (!session)
+		return -ENOMEM;
+	session->hub = hub;
+	session->io = *io;
+	session->id = hub->next_session_id++;
+	session->deadline_ns = ferryi_deadline_ms(hub->limits.handshake_ms);
+	snprintf(session->peer, sizeof(session->peer), "%s", label);
+	snprintf(session->label, sizeof(session->label), "session %" PRIu64 " (%s)", session->id, session->peer);
+	session->next = hub->sessions;
+	session->pprev = &hub->sessions;
+	if (session->next)
+		session->next->pprev = &session->next;
+	hub->sessions = session;
+	return 0;
+}
+
+void ferryi_server_session_close(struct ferryi_server_session **sessionp, const char *reason)
+{
+	struct ferryi_server_session *session = *sessionp;
+
+	if (!session)
+		return;
+	*sessionp = NULL;
+	ferryi_info("%s: ended: %s", session->label, reason);
+	session->closed = true;
+	*session->pprev = session->next;
+	if (session->next)
+		session->next->pprev = session->pprev;
+	session->closing.run = close_run;
+	session->closing.done = close_done;
+	ferryi_jobs_submit(session->hub->jobs, session->id, &session->closing);
+}
+
+int ferryi_server_session_tick(struct ferryi_server_session *session, uint64_t now_ns, uint64_t *next_ns)
+{
+	struct ferryi_hub *hub = session->hub;
+	char text[160];
+
+	if (now_ns < session->deadline_ns) {
+		*next_ns = session->deadline_ns;
+		return 0;
+	}
+	if (session->state == LIVE) {
+		snprintf(text, sizeof(text), "no keep-alive for %" PRIu64 " ms", hub->limits.timeout_ms);
+		ferryi_count(&hub->status.c_keepalives_missed_total, 1);
+		ferryi_warn("%s: revoked: %s", session->label, text);
+		for (size_t i = 0; i < session->nleases; i++)
+			put_revoked(session, session->leases[i], text);
+	} else {
+		snprintf(text, sizeof(text), "not authenticated within %" PRIu64 " ms", hub->limits.handshake_ms);
+		ferryi_count(&hub->status.c_handshake_timeouts_total, 1);
+		fail(session, 0, FARFERRY__CODE__CODE_AUTH, -ETIMEDOUT, text);
+	}
+	return -ETIMEDOUT;
+}
+
+void ferryi_server_sessions_drain(struct ferryi_hub *hub, uint64_t deadline_ms)
+{
+	for (struct ferryi_server_session *session = hub->sessions; session; session = session->next) {
+		if (session->state == LIVE)
+			put_drain(session, deadline_ms);
+	}
+}
+
+void ferryi_server_sessions_revoke(struct ferryi_hub *hub, const char *reason)
+{
+	for (struct ferryi_server_session *session = hub->sessions; session; session = session->next) {
+		for (size_t i = 0; i < session->nleases; i++)
+			put_revoked(session, session->leases[i], reason);
+	}
+}

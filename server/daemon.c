@@ -1,0 +1,352 @@
+/*
+ * The server as a whole. See daemon.h.
+ * Threads: all of this is the control thread; before `serve` it may block.
+ */
+#include "daemon.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "arith.h"
+#include "clock.h"
+#include "door.h"
+#include "fabrics.h"
+#include "log.h"
+#include "secret.h"
+#include "session.h"
+#include "supervisor.h"
+
+#define FAREWELL_MS 3000 /* for last bytes and revocations once the drain is over */
+
+enum phase { SERVING, DRAINING, LEAVING };
+
+struct daemon {
+	/* immutable */
+	struct ferryi_config *config;
+	int argc;
+	char **argv;
+	/* owned by the control thread */
+	struct ferryi_hub hub;
+	struct event_base *base;
+	struct ferryi_door *door;
+	struct event *on_term, *on_int, *on_hup, *on_jobs, *on_lifeline, *deadline;
+	enum phase phase;
+	bool quiet; /* the door's connections are gone */
+};
+
+/* ---- leaving ---- */
+
+/* Everything that was lent is back and everybody is told: stop. */
+static void leave_when_done(struct daemon *daemon)
+{
+	if (daemon->phase == LEAVING && daemon->quiet && !ferryi_jobs_pending(daemon->hub.jobs))
+		event_base_loopbreak(daemon->base);
+}
+
+static void set_deadline(struct daemon *daemon, uint64_t ms)
+{
+	struct timeval tv = { .tv_sec = (time_t)(ms / 1000), .tv_usec = (suseconds_t)(ms % 1000 * 1000) };
+
+	event_add(daemon->deadline, &tv);
+}
+
+static void leave(struct daemon *daemon, const char *reason)
+{
+	daemon->phase = LEAVING;
+	set_deadline(daemon, FAREWELL_MS);
+	ferryi_server_sessions_revoke(&daemon->hub, reason);
+	ferryi_door_shut(daemon->door, reason);
+	leave_when_done(daemon);
+}
+
+static void drain_check(struct daemon *daemon)
+{
+	if (daemon->phase == DRAINING && !ferryi_jobs_pending(daemon->hub.jobs) &&
+	    !ferryi_counter_read(&daemon->hub.status.g_leases))
+		leave(daemon, "the server has shut down");
+}
+
+static void on_quiet(void *ctx)
+{
+	struct daemon *daemon = ctx;
+
+	daemon->quiet = true;
+	leave_when_done(daemon);
+}
+
+static void on_deadline(evutil_socket_t fd, short what, void *ctx)
+{
+	struct daemon *daemon = ctx;
+	uint64_t leases = ferryi_counter_read(&daemon->hub.status.g_leases);
+
+	(void)fd;
+	(void)what;
+	if (daemon->phase == LEAVING) {
+		ferryi_warn("stopping with work under way: connections or revocations did not end within %d ms", FAREWELL_MS);
+		event_base_loopbreak(daemon->base);
+		return;
+	}
+	ferryi_warn("drain: %" PRIu64 " leases were not given back within %" PRIu64 " ms; revoking them", leases,
+		    daemon->config->drain_timeout_ms);
+	leave(daemon, "the server has shut down; its drain time is over");
+}
+
+/* ---- events ---- */
+
+static void on_stop_signal(evutil_socket_t signum, short what, void *ctx)
+{
+	struct daemon *daemon = ctx;
+	struct ferryi_hub *hub = &daemon->hub;
+
+	(void)what;
+	if (daemon->phase != SERVING) {
+		ferryi_warn("second signal (%d): stopping at once", (int)signum);
+		_exit(1);
+	}
+	daemon->phase = DRAINING;
+	ferryi_supervisor_notify("STOPPING=1");
+	ferryi_notice("signal %d: draining: nothing is granted any more; waiting up to %" PRIu64 " ms for %" PRIu64 " leases",
+		      (int)signum, daemon->config->drain_timeout_ms, ferryi_counter_read(&hub->status.g_leases));
+	hub->drain_deadline_ns = ferryi_deadline_ms(daemon->config->drain_timeout_ms);
+	atomic_store(&hub->draining, true);
+	set_deadline(daemon, daemon->config->drain_timeout_ms);
+	ferryi_server_sessions_drain(hub, daemon->config->drain_timeout_ms);
+	drain_check(daemon);
+}
+
+static void on_reload(evutil_socket_t fd, short what, void *ctx)
+{
+	struct daemon *daemon = ctx;
+	char err[FERRYI_CONFIG_ERR_LEN];
+	int level;
+
+	(void)fd;
+	(void)what;
+	if (ferryi_config_reload(daemon->argc, daemon->argv, &level, err, sizeof(err))) {
+		ferryi_error("reload: nothing changed: %s", err);
+		return;
+	}
+	ferryi_log_set_level((enum ferryi_log_level)level);
+	ferryi_notice("reload: log level is taken over; pools, addresses, fabrics, limits and the token need a restart");
+}
+
+static void on_finished_jobs(evutil_socket_t fd, short what, void *ctx)
+{
+	struct daemon *daemon = ctx;
+
+	(void)fd;
+	(void)what;
+	ferryi_jobs_reap(daemon->hub.jobs);
+	drain_check(daemon);
+	leave_when_done(daemon);
+}
+
+static void on_lifeline_end(evutil_socket_t fd, short what, void *ctx)
+{
+	char byte;
+	ssize_t n = read((int)fd, &byte, 1);
+
+	(void)what;
+	(void)ctx;
+	if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
+		return;
+	ferryi_info("life line ended: stopping at once");
+	_exit(0);
+}
+
+/* ---- start and stop ---- */
+
+static int prepare(struct ferryi_config *config, struct ferryi_fabric_choice *choice, char *err, size_t err_len)
+{
+	bool have_local;
+	int rc;
+
+	ferryi_fabric_setup();
+	rc = ferryi_fabrics_choose(config, choice, err, err_len);
+	if (rc)
+		return rc;
+	have_local = ferryi_fabrics_have_local(choice);
+	for (unsigned i = 0; i < config->npools; i++) {
+		rc = ferryi_pool_spec_resolve(&config->pools[i], have_local, have_local && choice->named, err, err_len);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+int ferryi_daemon_check(struct ferryi_config *config, char *err, size_t err_len)
+{
+	uint8_t token[FERRYI_AUTH_TOKEN_LEN];
+	struct ferryi_fabric_choice choice;
+	uint64_t taken = 0;
+	int rc;
+
+	rc = prepare(config, &choice, err, err_len);
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < config->npools; i++) {
+		rc = ferryi_pool_spec_fits(&config->pools[i], taken, err, err_len);
+		if (rc)
+			return rc;
+		if (config->pools[i].reserve)
+			taken += config->pools[i].size_bytes;
+	}
+	rc = ferryi_secret_load(config, false, token, err, err_len);
+	explicit_bzero(token, sizeof(token));
+	return rc;
+}
+
+static int open_pools(struct daemon *daemon, char *err, size_t err_len)
+{
+	struct ferryi_hub *hub = &daemon->hub;
+
+	for (unsigned i = 0; i < daemon->config->npools; i++) {
+		const struct ferryi_pool_spec *spec = &daemon->config->pools[i];
+		uint64_t begin = ferryi_now_ns(), took_ms;
+		char text[16];
+		int rc = ferryi_pool_open(spec, &hub->pools[hub->npools], err, err_len);
+
+		if (rc)
+			return rc;
+		hub->npools++;
+		took_ms = (ferryi_now_ns() - begin) / FERRYI_NS_PER_MS;
+		ferryi_notice("pool %s: %s of %s memory, %s in %" PRIu64 " ms", spec->name,
+			      ferryi_format_size(spec->size_bytes, text, sizeof(text)),
+			      ferryi_pool_backing_name(hub->pools[i]), spec->reserve ? "reserved" : "set up",
+			      took_ms);
+	}
+	return 0;
+}
+
+static struct event *add_event(struct daemon *daemon, int fd, short what, event_callback_fn callback)
+{
+	struct event *event = event_new(daemon->base, fd, what | EV_PERSIST, callback, daemon);
+
+	if (event && event_add(event, NULL)) {
+		event_free(event);
+		event = NULL;
+	}
+	return event;
+}
+
+static int add_events(struct daemon *daemon)
+{
+	const int lifeline = (int)daemon->config->lifeline_fd;
+
+	daemon->on_term = add_event(daemon, SIGTERM, EV_SIGNAL, on_stop_signal);
+	daemon->on_int = add_event(daemon, SIGINT, EV_SIGNAL, on_stop_signal);
+	daemon->on_hup = add_event(daemon, SIGHUP, EV_SIGNAL, on_reload);
+	daemon->on_jobs = add_event(daemon, ferryi_jobs_fd(daemon->hub.jobs), EV_READ, on_finished_jobs);
+	daemon->deadline = evtimer_new(daemon->base, on_deadline, daemon);
+	if (lifeline)
+		daemon->on_lifeline = add_event(daemon, lifeline, EV_READ, on_lifeline_end);
+	return daemon->on_term && daemon->on_int && daemon->on_hup && daemon->on_jobs && daemon->deadline &&
+			       (!lifeline || daemon->on_lifeline)
+		       ? 0
+		       : -ENOMEM;
+}
+
+static void free_events(struct daemon *daemon)
+{
+	struct event *events[] = { daemon->on_term, daemon->on_int,	 daemon->on_hup,
+				   daemon->on_jobs, daemon->on_lifeline, daemon->deadline };
+
+	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
+		if (events[i])
+			event_free(events[i]);
+	}
+}
+
+static int start(struct daemon *daemon, char *err, size_t err_len)
+{
+	struct ferryi_config *config = daemon->config;
+	struct ferryi_hub *hub = &daemon->hub;
+	struct ferryi_door_attr door = {
+		.hub = hub, .host = config->host, .port = config->port, .on_quiet = on_quiet, .ctx = daemon
+	};
+	struct ferryi_fabric_choice choice;
+	const char *data_host;
+	int rc;
+
+	rc = prepare(config, &choice, err, err_len);
+	if (!rc)
+		rc = ferryi_secret_load(config, true, hub->token, err, err_len);
+	if (rc)
+		return rc;
+	hub->auth_required = !config->no_auth;
+	snprintf(err, err_len, "out of memory");
+	daemon->base = event_base_new();
+	if (!daemon->base)
+		return -ENOMEM;
+	/* The port first: it is what most often fails, and memory takes long. */
+	door.base = daemon->base;
+	rc = ferryi_door_open(&door, &daemon->door, err, err_len);
+	if (!rc)
+		rc = open_pools(daemon, err, err_len);
+	if (rc)
+		return rc;
+	data_host = config->data_host ? config->data_host : config->host[0] ? ferryi_door_host(daemon->door) : "";
+	rc = ferryi_fabrics_open(config, &choice, data_host, hub, err, err_len);
+	if (rc)
+		return rc;
+	snprintf(err, err_len, "starting threads failed");
+	rc = ferryi_jobs_create((unsigned)config->workers, &hub->jobs);
+	if (!rc)
+		rc = add_events(daemon);
+	if (!rc)
+		rc = ferryi_door_serve(daemon->door);
+	return rc;
+}
+
+static void announce(struct daemon *daemon)
+{
+	char url[96], fabrics[128];
+
+	ferryi_supervisor_url(ferryi_door_host(daemon->door), ferryi_door_port(daemon->door), url, sizeof(url));
+	ferryi_notice("serving %u pool%s at %s over %s%s", daemon->hub.npools, daemon->hub.npools == 1 ? "" : "s", url,
+		      ferryi_hub_fabric_names(&daemon->hub, fabrics, sizeof(fabrics)),
+		      daemon->hub.auth_required ? "" : ", to anybody (--no-auth)");
+	if (daemon->config->ready_fd && ferryi_supervisor_ready((int)daemon->config->ready_fd, url))
+		ferryi_warn("--ready-fd %" PRIu64 ": nobody reads it", daemon->config->ready_fd);
+	ferryi_supervisor_notify("READY=1");
+}
+
+/* Pools are left to the end of the process: the kernel takes their memory back faster than it could be zeroed here. */
+static void stop(struct daemon *daemon)
+{
+	ferryi_door_close(&daemon->door);
+	ferryi_jobs_destroy(&daemon->hub.jobs);
+	ferryi_fabrics_close(&daemon->hub);
+	free_events(daemon);
+	if (daemon->base)
+		event_base_free(daemon->base);
+	explicit_bzero(daemon->hub.token, sizeof(daemon->hub.token));
+}
+
+int ferryi_daemon_run(struct ferryi_config *config, int argc, char **argv, char *err, size_t err_len)
+{
+	static struct daemon daemon; /* large, and reachable for leak checkers when its pools are left */
+	int rc;
+
+	daemon = (struct daemon){ .config = config, .argc = argc, .argv = argv };
+	signal(SIGPIPE, SIG_IGN);
+	rc = ferryi_hub_init(&daemon.hub, &config->limits);
+	if (rc) {
+		snprintf(err, err_len, "the kernel gives no random numbers");
+		return rc;
+	}
+	rc = start(&daemon, err, err_len);
+	if (!rc) {
+		announce(&daemon);
+		event_base_dispatch(daemon.base);
+		ferryi_notice("stopped");
+	}
+	stop(&daemon);
+	return rc;
+}

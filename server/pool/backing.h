@@ -1,0 +1,38 @@
+/*
+ * Where a pool's memory comes from: one row and one file each. A row's handle
+ * is its own; grant and scrub are called without the pool's lock, never twice
+ * at once for overlapping extents, but by several threads.
+ */
+#ifndef FERRYI_POOL_BACKING_H
+#define FERRYI_POOL_BACKING_H
+
+#include "pool.h"
+
+struct ferryi_backing {
+	const char *name;
+	bool gives_fd; /* extents have a memfd: the same-host row can serve them */
+	/* Takes (and, reserve, populates) the memory. 0, or negative errno with one line in err and *handle untouched. */
+	int (*open)(const struct ferryi_pool_spec *spec, void **handle, char *err, size_t err_len);
+	void (*close)(void *handle);
+	/* pool_off and memory.len_bytes are set; fills the rest of memory, which reads as zeros. 0, -ENOMEM, ... */
+	int (*grant)(void *handle, struct ferryi_pool_extent *extent);
+	/*
+	 * Takes the memory back and leaves it zero. On failure it may be called again:
+	 * the extent stays out of use until it succeeds. Slow; the scrubber's thread.
+	 */
+	int (*scrub)(void *handle, struct ferryi_pool_extent *extent);
+};
+
+extern const struct ferryi_backing ferryi_backing_anon;
+extern const struct ferryi_backing ferryi_backing_memfd;
+
+/* NULL when there is no such backing; names, for error lines, come from _at (NULL past the end). */
+const struct ferryi_backing *ferryi_backing_find(const char *name);
+const struct ferryi_backing *ferryi_backing_at(unsigned index);
+
+/* Binds [base, base + len) to a node (strictly); node -1: nothing. 0 or negative errno. */
+int ferryi_backing_bind(void *base, size_t len_bytes, int numa_node);
+/* Populates writable memory; 0, -ENOMEM, -EHWPOISON, ... */
+int ferryi_backing_populate(void *base, size_t len_bytes);
+
+#endif

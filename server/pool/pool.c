@@ -1,0 +1,332 @@
+/*
+ * A pool: sections, backing and scrubber tied together. See pool.h.
+ * Threads: any thread takes and gives back; the scrubber thread zeroes. The
+ * lock covers the map and the counts only: memory is mapped, allocated and
+ * zeroed without it.
+ */
+#include "pool.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "arith.h"
+#include "backing.h"
+#include "clock.h"
+#include "lock.h"
+#include "log.h"
+#include "sections.h"
+
+#define SCRUB_RETRY_MS 1000
+
+struct ferryi_pool {
+	/* immutable */
+	struct ferryi_pool_spec spec;
+	const struct ferryi_backing *backing;
+	void *handle;
+	pthread_t scrubber;
+
+	struct ferryi_mutex lock; /* FERRYI_RANK_SERVER_POOL */
+	/* protected by lock */
+	struct ferryi_sections sections;
+	struct ferryi_pool_extent *dirty_head, **dirty_tail; /* to be scrubbed, oldest first */
+	uint64_t leased_bytes, scrub_bytes;
+	uint64_t scrubbed_bytes_total, scrub_ns_total;
+	bool stop;
+	pthread_cond_t work;  /* dirty list grew, or stop */
+	pthread_cond_t clean; /* scrub_bytes shrank */
+};
+
+static void scrub_one(struct ferryi_pool *pool, struct ferryi_pool_extent *extent)
+{
+	const size_t len_bytes = extent->memory.len_bytes;
+	bool warned = false;
+	uint64_t begin;
+	int rc;
+
+	for (;;) {
+		begin = ferryi_now_ns();
+		rc = pool->backing->scrub(pool->handle, extent);
+		if (!rc)
+			break;
+		/* Memory that others took meanwhile: the extent stays out of use until it can be had again. */
+		if (!warned)
+			ferryi_warn("pool %s: %zu bytes cannot be taken back yet: %s; trying again every second",
+				    pool->spec.name, len_bytes, ferryi_strerror(rc));
+		warned = true;
+		ferryi_mutex_lock(&pool->lock);
+		if (!pool->stop)
+			ferryi_cond_wait_until(&pool->work, &pool->lock, ferryi_deadline_ms(SCRUB_RETRY_MS));
+		rc = pool->stop ? -ECANCELED : 0;
+		ferryi_mutex_unlock(&pool->lock);
+		if (rc)
+			break;
+	}
+	ferryi_mutex_lock(&pool->lock);
+	pool->scrub_bytes -= len_bytes;
+	pool->scrubbed_bytes_total += len_bytes;
+	pool->scrub_ns_total += ferryi_now_ns() - begin;
+	ferryi_sections_release(&pool->sections, extent->pool_off >> FERRYI_SUBSECTION_SHIFT,
+				len_bytes >> FERRYI_SUBSECTION_SHIFT);
+	pthread_cond_broadcast(&pool->clean);
+	ferryi_mutex_unlock(&pool->lock);
+	free(extent);
+}
+
+static void *scrubber_main(void *arg)
+{
+	struct ferryi_pool *pool = arg;
+
+	pthread_setname_np(pthread_self(), "ferry-scrub");
+	ferryi_mutex_lock(&pool->lock);
+	for (;;) {
+		struct ferryi_pool_extent *extent = pool->dirty_head;
+
+		if (!extent) {
+			if (pool->stop)
+				break;
+			/* Bounded only because every wait is; nothing is missed. */
+			ferryi_cond_wait_until(&pool->work, &pool->lock, ferryi_deadline_ms(60 * 1000));
+			continue;
+		}
+		pool->dirty_head = extent->next;
+		if (!pool->dirty_head)
+			pool->dirty_tail = &pool->dirty_head;
+		ferryi_mutex_unlock(&pool->lock);
+		scrub_one(pool, extent);
+		ferryi_mutex_lock(&pool->lock);
+	}
+	ferryi_mutex_unlock(&pool->lock);
+	return NULL;
+}
+
+static int start_scrubber(struct ferryi_pool *pool)
+{
+	sigset_t all, before;
+	int rc;
+
+	/* Signals are the main thread's. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	rc = pthread_create(&pool->scrubber, NULL, scrubber_main, pool);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return -rc;
+}
+
+int ferryi_pool_open(const struct ferryi_pool_spec *spec, struct ferryi_pool **out, char *err, size_t err_len)
+{
+	struct ferryi_pool *pool;
+	int rc;
+
+	assert(spec->backing && spec->size_bytes);
+	*out = NULL;
+	rc = ferryi_pool_spec_fits(spec, 0, err, err_len);
+	if (rc)
+		return rc;
+	snprintf(err, err_len, "pool %s: out of memory", spec->name);
+	pool = calloc(1, sizeof(*pool));
+	if (!pool)
+		return -ENOMEM;
+	pool->spec = *spec;
+	pool->backing = spec->backing;
+	pool->dirty_tail = &pool->dirty_head;
+	ferryi_mutex_init(&pool->lock, FERRYI_RANK_SERVER_POOL);
+	ferryi_cond_init(&pool->work);
+	ferryi_cond_init(&pool->clean);
+	rc = ferryi_sections_init(&pool->sections, spec->size_bytes >> FERRYI_SUBSECTION_SHIFT);
+	if (rc)
+		goto err_free;
+	rc = pool->backing->open(spec, &pool->handle, err, err_len);
+	if (rc)
+		goto err_sections;
+	rc = start_scrubber(pool);
+	if (rc) {
+		snprintf(err, err_len, "pool %s: starting its thread failed: %s", spec->name, ferryi_strerror(rc));
+		goto err_backing;
+	}
+	err[0] = '\0';
+	*out = pool;
+	return 0;
+
+err_backing:
+	pool->backing->close(pool->handle);
+err_sections:
+	ferryi_sections_fini(&pool->sections);
+err_free:
+	pthread_cond_destroy(&pool->work);
+	pthread_cond_destroy(&pool->clean);
+	ferryi_mutex_fini(&pool->lock);
+	free(pool);
+	return rc;
+}
+
+void ferryi_pool_close(struct ferryi_pool **poolp)
+{
+	struct ferryi_pool *pool = *poolp;
+
+	if (!pool)
+		return;
+	*poolp = NULL;
+	ferryi_mutex_lock(&pool->lock);
+	assert(pool->leased_bytes == 0);
+	pool->stop = true;
+	pthread_cond_broadcast(&pool->work);
+	ferryi_mutex_unlock(&pool->lock);
+	pthread_join(pool->scrubber, NULL);
+	pool->backing->close(pool->handle);
+	ferryi_sections_fini(&pool->sections);
+	pthread_cond_destroy(&pool->work);
+	pthread_cond_destroy(&pool->clean);
+	ferryi_mutex_fini(&pool->lock);
+	free(pool);
+}
+
+const struct ferryi_pool_spec *ferryi_pool_spec(const struct ferryi_pool *pool)
+{
+	return &pool->spec;
+}
+
+const char *ferryi_pool_backing_name(const struct ferryi_pool *pool)
+{
+	return pool->backing->name;
+}
+
+bool ferryi_pool_gives_fd(const struct ferryi_pool *pool)
+{
+	return pool->backing->gives_fd;
+}
+
+/* Undoes a take that did not succeed: nobody has seen the memory, so it goes back unscrubbed. */
+static void put_back_locked(struct ferryi_pool *pool, struct ferryi_pool_extent *list)
+{
+	ferryi_assert_held(&pool->lock);
+	while (list) {
+		struct ferryi_pool_extent *extent = list;
+
+		list = extent->next;
+		ferryi_sections_release(&pool->sections, extent->pool_off >> FERRYI_SUBSECTION_SHIFT,
+					extent->memory.len_bytes >> FERRYI_SUBSECTION_SHIFT);
+		free(extent);
+	}
+}
+
+/* Takes the sub-sections; the memory comes later. 0, -ENOMEM (not that much is free), -E2BIG. */
+static int take_locked(struct ferryi_pool *pool, size_t want, unsigned max_extents, struct ferryi_pool_extent **list,
+		       unsigned *count)
+{
+	struct ferryi_pool_extent **tail = list;
+
+	ferryi_assert_held(&pool->lock);
+	*list = NULL;
+	*count = 0;
+	if (want > pool->sections.nfree)
+		return -ENOMEM;
+	while (want) {
+		struct ferryi_pool_extent *extent;
+		size_t first, n;
+
+		if (*count == max_extents)
+			goto err_many;
+		extent = calloc(1, sizeof(*extent));
+		if (!extent)
+			goto err_many;
+		n = ferryi_sections_take(&pool->sections, want, &first);
+		assert(n > 0);
+		extent->pool_off = (uint64_t)first << FERRYI_SUBSECTION_SHIFT;
+		extent->memory = (struct ferryi_memory){ .len_bytes = n << FERRYI_SUBSECTION_SHIFT, .fd = -1 };
+		*tail = extent;
+		tail = &extent->next;
+		++*count;
+		want -= n;
+	}
+	return 0;
+
+err_many:
+	put_back_locked(pool, *list);
+	*list = NULL;
+	*count = 0;
+	return -E2BIG;
+}
+
+int ferryi_pool_take(struct ferryi_pool *pool, uint64_t size_bytes, unsigned max_extents, uint64_t deadline_ns,
+		     struct ferryi_pool_extent **list, unsigned *count, uint64_t *free_bytes)
+{
+	const size_t want = size_bytes >> FERRYI_SUBSECTION_SHIFT;
+	struct ferryi_pool_extent *extent, *granted = NULL;
+	int rc;
+
+	assert(ferryi_is_aligned(size_bytes, FERRYI_SUBSECTION_SIZE));
+	ferryi_mutex_lock(&pool->lock);
+	while (want > pool->sections.nfree &&
+	       size_bytes <= ((uint64_t)pool->sections.nfree << FERRYI_SUBSECTION_SHIFT) + pool->scrub_bytes) {
+		if (ferryi_cond_wait_until(&pool->clean, &pool->lock, deadline_ns) == -ETIMEDOUT)
+			break;
+	}
+	rc = take_locked(pool, want, max_extents, list, count);
+	if (!rc)
+		pool->leased_bytes += size_bytes;
+	*free_bytes = (uint64_t)pool->sections.nfree << FERRYI_SUBSECTION_SHIFT;
+	ferryi_mutex_unlock(&pool->lock);
+	if (rc)
+		return rc;
+
+	for (extent = *list; extent; extent = extent->next) {
+		rc = pool->backing->grant(pool->handle, extent);
+		if (rc)
+			break;
+		granted = extent;
+	}
+	if (!rc)
+		return 0;
+
+	/* Those granted go through the scrubber, the rest was never touched. */
+	if (granted) {
+		extent = granted->next;
+		granted->next = NULL;
+		granted = *list;
+	} else {
+		extent = *list;
+	}
+	ferryi_mutex_lock(&pool->lock);
+	for (const struct ferryi_pool_extent *e = extent; e; e = e->next)
+		pool->leased_bytes -= e->memory.len_bytes;
+	put_back_locked(pool, extent);
+	ferryi_mutex_unlock(&pool->lock);
+	ferryi_pool_give_back(pool, granted);
+	*list = NULL;
+	*count = 0;
+	return rc;
+}
+
+void ferryi_pool_give_back(struct ferryi_pool *pool, struct ferryi_pool_extent *list)
+{
+	if (!list)
+		return;
+	ferryi_mutex_lock(&pool->lock);
+	*pool->dirty_tail = list;
+	while (list) {
+		pool->leased_bytes -= list->memory.len_bytes;
+		pool->scrub_bytes += list->memory.len_bytes;
+		pool->dirty_tail = &list->next;
+		list = list->next;
+	}
+	pthread_cond_signal(&pool->work);
+	ferryi_mutex_unlock(&pool->lock);
+}
+
+void ferryi_pool_usage(struct ferryi_pool *pool, struct ferryi_pool_usage *out)
+{
+	ferryi_mutex_lock(&pool->lock);
+	*out = (struct ferryi_pool_usage){
+		.size_bytes = pool->spec.size_bytes,
+		.free_bytes = (uint64_t)pool->sections.nfree << FERRYI_SUBSECTION_SHIFT,
+		.leased_bytes = pool->leased_bytes,
+		.scrub_bytes = pool->scrub_bytes,
+		.scrubbed_bytes_total = pool->scrubbed_bytes_total,
+		.scrub_ns_total = pool->scrub_ns_total,
+	};
+	ferryi_mutex_unlock(&pool->lock);
+}

@@ -1,0 +1,95 @@
+/*
+ * Pools: named spans of this machine's memory, lent in extents. An extent is a
+ * run of 2 MiB sub-sections inside one 128 MiB section; it is zero when lent,
+ * and after it was given back the pool's scrubber thread zeroes it before it is
+ * free again.
+ * Context: any thread, unless stated; one lock a pool (FERRYI_RANK_SERVER_POOL).
+ */
+#ifndef FERRYI_SERVER_POOL_H
+#define FERRYI_SERVER_POOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fabric.h"
+
+#define FERRYI_POOL_NAME_LEN 64 /* with its NUL */
+
+struct ferryi_backing;
+struct ferryi_pool;
+
+/* ---- what the operator asked for ---- */
+
+struct ferryi_pool_spec {
+	char name[FERRYI_POOL_NAME_LEN];
+	uint64_t size_bytes;                  /* multiple of 2 MiB */
+	int numa_node;                        /* -1: any */
+	uint64_t huge_page_bytes;             /* 0: normal pages */
+	const struct ferryi_backing *backing; /* NULL: to be chosen */
+	bool reserve;                         /* taken from the system at start, not on first use */
+	unsigned given;                       /* keys seen, to refuse one given twice */
+};
+
+void ferryi_pool_spec_init(struct ferryi_pool_spec *spec);
+/* One key=value. 0 or -EINVAL with one line in err. */
+int ferryi_pool_spec_set(struct ferryi_pool_spec *spec, const char *key, const char *value, char *err, size_t err_len);
+/* "name=NAME,size=4G,...", or one key at a time by _set and then _check. 0 or -EINVAL with one line in err. */
+int ferryi_pool_spec_parse(struct ferryi_pool_spec *spec, const char *text, char *err, size_t err_len);
+int ferryi_pool_spec_check(const struct ferryi_pool_spec *spec, char *err, size_t err_len);
+/*
+ * Picks the backing where none was given, and refuses what cannot be had:
+ * local_served: the same-host row is served; local_named: the operator asked
+ * for it. 0 or -EINVAL with one line in err.
+ */
+int ferryi_pool_spec_resolve(struct ferryi_pool_spec *spec, bool local_served, bool local_named, char *err,
+			     size_t err_len);
+/*
+ * Whether the memory would fit beside `taken_bytes` that other pools will take.
+ * 0 or -ENOMEM, with the bytes that would fit in err.
+ */
+int ferryi_pool_spec_fits(const struct ferryi_pool_spec *spec, uint64_t taken_bytes, char *err, size_t err_len);
+
+/* ---- a pool ---- */
+
+/*
+ * Takes the memory (reserve=yes: populates it, which may last) and starts the
+ * scrubber. ASSUMPTION: spec was checked and resolved.
+ * Returns 0, -ENOMEM, or another errno, with one line in err.
+ */
+int ferryi_pool_open(const struct ferryi_pool_spec *spec, struct ferryi_pool **out, char *err, size_t err_len);
+/* Every extent must have been given back. Joins the scrubber. NULL allowed; nulls *pool. */
+void ferryi_pool_close(struct ferryi_pool **pool);
+
+const struct ferryi_pool_spec *ferryi_pool_spec(const struct ferryi_pool *pool);
+const char *ferryi_pool_backing_name(const struct ferryi_pool *pool);
+bool ferryi_pool_gives_fd(const struct ferryi_pool *pool); /* extents have a memfd */
+
+/* Lent memory. Owned by whoever took it until it is given back; then the pool's. */
+struct ferryi_pool_extent {
+	struct ferryi_pool_extent *next;
+	uint64_t pool_off; /* bytes from the pool's start */
+	struct ferryi_memory memory;
+};
+
+/*
+ * Takes size_bytes in at most max_extents extents, all or nothing, in a list.
+ * Waits up to deadline_ns for the scrubber where that would make enough free.
+ * Context: blocks; not the control thread.
+ * Returns 0, -ENOMEM (*free_bytes says how much is free), -E2BIG (more than
+ * max_extents), or what the backing met. *list is NULL on failure.
+ */
+int ferryi_pool_take(struct ferryi_pool *pool, uint64_t size_bytes, unsigned max_extents, uint64_t deadline_ns,
+		     struct ferryi_pool_extent **list, unsigned *count, uint64_t *free_bytes);
+/* Hands a list to the scrubber. ASSUMPTION: no key names this memory any more. Does not block. */
+void ferryi_pool_give_back(struct ferryi_pool *pool, struct ferryi_pool_extent *list);
+
+struct ferryi_pool_usage {
+	uint64_t size_bytes, free_bytes, leased_bytes;
+	uint64_t scrub_bytes;          /* given back, not zeroed yet */
+	uint64_t scrubbed_bytes_total; /* counters since start */
+	uint64_t scrub_ns_total;
+};
+void ferryi_pool_usage(struct ferryi_pool *pool, struct ferryi_pool_usage *out);
+
+#endif
