@@ -277,6 +277,16 @@ struct ferryi_memory {
 };
 
 /*
+ * A memfd that SAME_HOST rows can lend: close-on-exec, mode 0600, of that
+ * length, sealed so that it can only ever be truncated. One a region. The
+ * server must not touch a mapping of it once clients have had it: they can
+ * shorten it. Not for huge pages (hugetlbfs files cannot be written).
+ * Returns 0 and the descriptor in *fd, -EINVAL, -EFBIG (file size limit,
+ * ulimit -f), or what memfd_create and ftruncate say.
+ */
+int ferryi_local_memfd(const char *name, size_t len_bytes, int *fd);
+
+/*
  * Registers memory for this tenant. One registration an extent, never a page.
  * The memory must outlive the region. Returns 0, -ENOMEM (memlock too small;
  * the log line says what to raise), -EINVAL (row needs a memfd), -EACCES.
