@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash disable=SC2093
 # /init of the VM: the host's root file system, read-only by 9p, under an
 # overlay in memory, so that a guest may write anywhere and the host stays as
 # it is. Then the job of the kernel command line (ferry.job=PATH) runs in it.

@@ -6,7 +6,8 @@
 FERRY_AGENT_PORT=7999
 
 say() { echo "# $*"; }
-fail() { echo "FAILED: $*"; exit 1; }
+on_fail() { :; } # a scenario may show more
+fail() { on_fail; echo "FAILED: $*"; exit 1; }
 skip() { echo "skipped: $*"; exit 77; }
 
 # pause: a fifth of a second between two looks at a condition; every loop has a deadline.

@@ -39,12 +39,16 @@ flock -w 300 9 || { echo "kernel.sh: $cache/lock is held for more than 300 s" >&
 # A kernel that is there already is good enough: no network is needed then.
 dest=$cache/$flavour
 if [ ! -e "$dest/complete" ]; then
-	image=$(apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: *\(linux-image-[0-9].*\)/\1/p' | head -n1)
-	[ -n "$image" ] || skip "apt knows no $meta: run 'apt-get update' with Debian's security suite enabled"
 	work=$(mktemp -d "$cache/fetch.XXXXXX")
-	echo "fetching $image (once, about 100 MB)" >&2
-	(cd "$work" && timeout 600 apt-get -q -o Acquire::Retries=2 download "$image" >log 2>&1) ||
-		{ tail -n3 "$work/log" >&2; skip "apt-get download $image failed (no network?)"; }
+	fetch() {
+		image=$(apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: *\(linux-image-[0-9].*\)/\1/p' | head -n1)
+		[ -n "$image" ] || { echo "apt knows no $meta: is Debian's security suite enabled?" >"$work/log"; return 1; }
+		echo "fetching $image (once, about 100 MB)" >&2
+		(cd "$work" && timeout 600 apt-get -q -o Acquire::Retries=2 download "$image" >log 2>&1)
+	}
+	# Lists that are older than the archive name a package that is gone: then, as root, once more with fresh ones.
+	fetch || { [ "$(id -u)" = 0 ] && timeout 300 apt-get -qq update >/dev/null 2>&1 && fetch; } ||
+		skip "no kernel package: $(tail -n 1 "$work/log"); try 'apt-get update'"
 	dpkg -x "$work"/*.deb "$work/root"
 	# Debian's own images keep modules in /lib or, later, /usr/lib.
 	[ -d "$work/root/lib/modules" ] || { mkdir -p "$work/root/lib" && mv "$work/root/usr/lib/modules" "$work/root/lib/"; }
@@ -79,7 +83,7 @@ if [ ! -e "$dest/initrd" ] || [ "$here/guest-init.sh" -nt "$dest/initrd" ] || [ 
 		esac
 		n=$((n + 1))
 	done
-	ls "$work/modules" | grep -q 9p || skip "no 9p modules in $dest/root: remove $dest and try again"
+	[ -n "$(find "$work/modules" -name '*9p*' -print -quit)" ] || skip "no 9p modules in $dest/root: remove $dest and try again"
 	(cd "$work" && find . | cpio -o -H newc --quiet -R 0:0 | gzip -1) >"$dest/initrd.new"
 	mv "$dest/initrd.new" "$dest/initrd"
 fi

@@ -1,0 +1,42 @@
+#!/bin/bash
+# The server is taken away while pages are there: killed, then cut off by a
+# network that drops everything. No zero, no hang, a reason.
+set -eu
+. "$(dirname "$0")/farlib.sh"
+far=$FERRY_BUILD/tests/softroce/softroce_far
+export FERRY_LOCAL=8M FERRY_FAULT_TIMEOUT=6000
+
+# lost CAUSE COMMAND...: a client fills its memory, the command takes the server away, the client touches all of it.
+lost() {
+	local cause=$1 client status=0
+	shift
+	say "server lost: $cause"
+	rm -f /tmp/go
+	mkfifo /tmp/go
+	# Slower hosts, slower answers: the deadline of one touch, and room for a busy machine.
+	timeout 150 "$far" 32 200 --lost 30 </tmp/go >/tmp/far.log 2>&1 &
+	client=$!
+	exec 4>/tmp/go
+	wait_for 100 "client that is ready ($cause)" grep -qE '^ready|FAILED' /tmp/far.log
+	"$@"
+	echo go >&4
+	exec 4>&-
+	wait "$client" || status=$?
+	cat /tmp/far.log
+	[ "$status" = 0 ] || fail "$cause: the client ended with status $status (124: it hung)"
+}
+kill_server() {
+	ferryd_signal KILL
+	ferryd_gone 30
+}
+cut_wire() { tc qdisc replace dev "$wire" root netem loss 100%; }
+
+ferryd_start 64M
+lost killed kill_server
+ferryd_start 64M
+if [ -n "${FERRY_TWO_VMS:-}" ]; then
+	wire=$(ip -4 -o addr show | awk -v a="$FERRY_RDMA_ADDR" 'index($4, a "/") == 1 { print $2 }')
+	modprobe sch_netem || fail "this kernel has no sch_netem"
+	lost "cut off" cut_wire
+fi
+echo ok
