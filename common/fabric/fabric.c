@@ -27,7 +27,7 @@ static const struct ferryi_fabric_row rows[] = {
 	  &ferryi_ops_tcp },
 	{ "rdm", FERRYI_FABRIC_TARGET_CPU,
 	  "libfabric reliable datagrams: cxi, efa, psm3, opx (untested), else tcp;ofi_rxm", &ferryi_ops_rdm },
-	{ "fake", FERRYI_FABRIC_SAME_HOST | FERRYI_FABRIC_EXACT_ERRORS | FERRYI_FABRIC_TEST_ONLY,
+	{ "fake", FERRYI_FABRIC_EXACT_ERRORS | FERRYI_FABRIC_TEST_ONLY,
 	  "inside one process, with fault injection", &ferryi_ops_fake },
 };
 

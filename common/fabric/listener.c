@@ -159,7 +159,7 @@ static int region_check(const struct ferryi_tenant *tenant, const struct ferryi_
 		return -EINVAL;
 	if (!access || (access & ~(FERRYI_ACCESS_READ | FERRYI_ACCESS_WRITE)))
 		return -EINVAL;
-	if (tenant->listener->row->ops == &ferryi_ops_local && memory->fd < 0) {
+	if ((tenant->listener->row->flags & FERRYI_FABRIC_SAME_HOST) && memory->fd < 0) {
 		ferryi_error("%s: %s: this row lends memory by descriptor; back the pool with a memfd",
 			     tenant->listener->label, tenant->label);
 		return -EINVAL;
