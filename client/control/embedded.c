@@ -313,10 +313,10 @@ static void destroy(struct ferryi_embedded **embedded_ptr, uint64_t deadline_ns)
 	free(embedded);
 }
 
-/* Reads the line that says where it listens: "HOST:PORT\n". 0, -ECHILD, -ETIMEDOUT. */
+/* Reads the line that says where it listens: its URL. 0, -ECHILD, -ETIMEDOUT, -EPROTO. */
 static int read_ready(struct ferryi_embedded *embedded, int fd, uint64_t deadline_ns)
 {
-	char line[sizeof(embedded->url) - sizeof("ferry://?fabric=local")];
+	char line[sizeof(embedded->url) - sizeof("?fabric=local")];
 	size_t have = 0;
 
 	for (;;) {
@@ -342,7 +342,7 @@ static int read_ready(struct ferryi_embedded *embedded, int fd, uint64_t deadlin
 		if (end == NULL)
 			return -EPROTO;
 		*end = '\0';
-		snprintf(embedded->url, sizeof(embedded->url), "ferry://%s?fabric=local", line);
+		snprintf(embedded->url, sizeof(embedded->url), "%s?fabric=local", line);
 		return 0;
 	}
 }

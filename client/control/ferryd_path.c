@@ -28,15 +28,22 @@ static bool is_file(const char *dir, const char *name)
 	return n > 0 && (size_t)n < sizeof(path) && access(path, F_OK) == 0;
 }
 
+static bool try_file(const char *path, char *buf, size_t buf_len)
+{
+	size_t len = strlen(path);
+
+	if (len >= buf_len || !is_program(path))
+		return false;
+	memcpy(buf, path, len + 1);
+	return true;
+}
+
 static bool try_path(const char *dir, const char *rest, char *buf, size_t buf_len)
 {
 	char path[PATH_MAX];
 	int n = snprintf(path, sizeof(path), "%s/%s", dir, rest);
 
-	if (n < 0 || (size_t)n >= sizeof(path) || (size_t)n >= buf_len || !is_program(path))
-		return false;
-	memcpy(buf, path, (size_t)n + 1);
-	return true;
+	return n > 0 && (size_t)n < sizeof(path) && try_file(path, buf, buf_len);
 }
 
 /* Directory of the shared library, or of the program where we are linked in statically. */
@@ -107,17 +114,14 @@ int ferryi_ferryd_path(char *buf, size_t buf_len)
 	const char *named = secure_getenv("FERRY_FERRYD");
 
 	if (named != NULL && named[0] != '\0') {
-		size_t len = strlen(named);
-
-		if (len >= buf_len || !is_program(named))
+		if (!try_file(named, buf, buf_len))
 			return ferryi_control_fail(-ENOENT,
 						   "FERRY_FERRYD names %s, which is no program: set it to "
 						   "the path of ferryd, or unset it",
 						   named);
-		memcpy(buf, named, len + 1);
 		return 0;
 	}
-	if (beside_us(buf, buf_len) || try_path("", FERRYD_INSTALL_PATH + 1, buf, buf_len) ||
+	if (beside_us(buf, buf_len) || try_file(FERRYD_INSTALL_PATH, buf, buf_len) ||
 	    on_search_path(buf, buf_len))
 		return 0;
 	return ferryi_control_fail(

@@ -130,10 +130,10 @@ static void on_drain(struct ferryi_session *session, const Farferry__DrainNotice
 static void on_revoked(struct ferryi_session *session, const Farferry__RevokedNotice *notice)
 {
 	struct ferryi_lease *lease;
-	bool ours = notice->lease_id == 0;
+	bool ours;
 
 	ferryi_mutex_lock(&session->lock);
-	ours = ours || session->attaching > 0;
+	ours = session->attaching > 0;
 	TAILQ_FOREACH(lease, &session->leases, link)
 	ours = ours || lease->id == notice->lease_id;
 	ferryi_mutex_unlock(&session->lock);
@@ -276,6 +276,7 @@ static void arm_timer(struct ferryi_session *session)
 	struct timeval tv = {.tv_sec = (time_t)(wait_us / 1000000),
 			     .tv_usec = (suseconds_t)(wait_us % 1000000)};
 
+	session->due_ns = now + wait_us * FERRYI_NS_PER_US;
 	evtimer_add(session->timer, &tv);
 }
 
@@ -286,6 +287,9 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
+	/* We were stopped or starved, not the server: what it sent meanwhile is yet to be read. */
+	if (now > session->due_ns && now - session->due_ns >= session->keepalive_ms * FERRYI_NS_PER_MS)
+		session->heard_ns = now;
 	if (now - session->heard_ns >= session->timeout_ms * FERRYI_NS_PER_MS) {
 		ferryi_session_lose(session, FERRYI_LOST_KEEPALIVE,
 				    "no answer for %u ms: the server is stopped, or cut off",

@@ -59,6 +59,7 @@ struct ferryi_session {
 	struct event *timer;
 	uint64_t heard_ns; /* last valid frame from the server */
 	uint64_t sent_ns;  /* last keep-alive */
+	uint64_t due_ns;   /* when the timer should fire */
 };
 
 void ferryi_session_get(struct ferryi_session *session);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "error.h"
 
@@ -65,8 +66,12 @@ int ferryi_token_find(const uint8_t *bytes, const char *file, struct ferryi_toke
 		file = secure_getenv("FERRY_TOKEN_FILE");
 	if (file != NULL && file[0] != '\0')
 		return load_named(file, out);
+	/* The order in which ferryd would choose the file: root's is the system's. */
+	if (geteuid() == 0 && load_default(SYSTEM_TOKEN, out))
+		return 0;
 	if (state_token_path(path, sizeof(path)) && load_default(path, out))
 		return 0;
-	load_default(SYSTEM_TOKEN, out);
+	if (geteuid() != 0)
+		load_default(SYSTEM_TOKEN, out);
 	return 0;
 }
