@@ -53,7 +53,7 @@ int ferryi_bench_area_open(struct ferryi_bench *bench, const struct ferryi_bench
 	if (kind->budget_percent > 100)
 		budget = o->size_bytes + SLACK;
 	else if (budget == 0)
-		budget = o->size_bytes / 100 * kind->budget_percent;
+		budget = o->size_bytes * kind->budget_percent / 100;
 	struct ferry_config config = {.size = sizeof(config),
 				      .servers = bench->url,
 				      .token_file = bench->token_file,

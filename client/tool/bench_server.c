@@ -79,7 +79,7 @@ static int spawn(struct ferryi_bench_server *server, const char *path, const cha
 	return -rc;
 }
 
-/* Reads "HOST:PORT\n". 0, -ECHILD (it ended), -ETIMEDOUT. */
+/* Reads one line: the server's URL. 0, -ECHILD (it ended), -ETIMEDOUT, -EPROTO. */
 static int read_ready(int fd, char *line, size_t len)
 {
 	uint64_t deadline = ferryi_deadline_ms(START_MS);
@@ -137,6 +137,8 @@ int ferryi_bench_server_start(const char *fabric, uint64_t pool_bytes, struct fe
 	close(ready[1]);
 	ready[1] = -1;
 	rc = read_ready(ready[0], address, sizeof(address));
+	if (rc == 0 && strncmp(address, "ferry://", 8) != 0)
+		rc = -EPROTO;
 	if (rc != 0) {
 		snprintf(why, why_len, "the benchmark's own ferryd (%s) %s", path,
 			 rc == -ECHILD	    ? "ended at once; its words are above"
@@ -144,7 +146,7 @@ int ferryi_bench_server_start(const char *fabric, uint64_t pool_bytes, struct fe
 					    : "is of another version; check FERRY_FERRYD");
 		goto err_pipes;
 	}
-	snprintf(out->url, sizeof(out->url), "ferry://%s?fabric=%s", address, fabric);
+	snprintf(out->url, sizeof(out->url), "%s?fabric=%s", address, fabric);
 err_pipes:
 	for (int i = 0; i < 2; i++) {
 		if (life[i] >= 0)

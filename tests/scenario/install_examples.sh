@@ -12,9 +12,10 @@ unset FERRY_SERVERS FERRY_FERRYD FERRY_POOL FERRY_TOKEN_FILE LD_LIBRARY_PATH
 rm -rf "$work"
 mkdir -p "$work/make"
 
-cmake -S "$source" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_C_COMPILER="${CC:-cc}" -DCMAKE_C_FLAGS="$flags" \
-	> "$work/cmake.log" 2>&1 && cmake --build "$work/cmake" >> "$work/cmake.log" 2>&1 ||
-	{ cat "$work/cmake.log" >&2; fail "the CMake package does not do"; }
+{
+	cmake -S "$source" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_C_COMPILER="${CC:-cc}" -DCMAKE_C_FLAGS="$flags" &&
+		cmake --build "$work/cmake"
+} > "$work/cmake.log" 2>&1 || { cat "$work/cmake.log" >&2; fail "the CMake package does not do"; }
 PKG_CONFIG_PATH=$lib/pkgconfig make -C "$source" O="$work/make" CC="${CC:-cc}" CFLAGS="$flags" > "$work/make.log" 2>&1 ||
 	{ cat "$work/make.log" >&2; fail "pkg-config ferry does not do"; }
 
@@ -26,11 +27,15 @@ fi
 
 cd "$work"
 export FERRY_EMBEDDED_SIZE=256M FERRY_LOCAL=8M
-# Lines of the machine's own files, without a newline at the end, with NULs and empty and long lines among them.
-{ cat /usr/share/common-licenses/* /var/lib/dpkg/status 2> /dev/null || true; } | head -c 12000000 > input
-printf '\n\n\0\0b\n\0a\nzz\n' >> input
-head -c 100000 /dev/zero >> input
-printf '\nlast, without a newline' >> input
+# The machine's own text, and numbers so that it is more than the budget holds; then NULs, empty and long lines, and no newline
+# at the end.
+{
+	{ cat /usr/share/common-licenses/* /var/lib/dpkg/status /var/lib/dpkg/info/*.list 2> /dev/null || true; } | head -c 12000000
+	awk 'BEGIN { for (i = 0; i < 300000; i++) print (i * 7919) % 1000003, "line" }'
+	printf '\n\n\0\0b\n\0a\nzz\n'
+	head -c 100000 /dev/zero
+	printf '\nlast, without a newline'
+} > input
 LC_ALL=C sort input > expected
 for built in cmake make; do
 	"$built/01-hello" || fail "$built/01-hello: exit $?"

@@ -21,8 +21,9 @@ extra=$(find "$prefix/include" -type f ! -name ferry.h)
 # Public names only, and all of those that the header declares.
 nm -D --defined-only "$lib/libferry.so" | awk '{ sub(/@.*/, "", $3); print $2, $3 }' > "$prefix.symbols"
 foreign=$(awk '$1 != "A" && $2 !~ /^ferry_/ { print $2 }' "$prefix.symbols")
-[ -z "$foreign" ] || fail "libferry.so exports names that are not ferry_*:" $foreign
-for f in $(ls "$prefix/share/man/man3" | sed -n 's/^\(ferry_.*\)\.3$/\1/p'); do
+[ -z "$foreign" ] || fail "libferry.so exports names that are not ferry_*: $foreign"
+for page in "$prefix"/share/man/man3/ferry_*.3; do
+	f=$(basename "$page" .3)
 	grep -q " $f\$" "$prefix.symbols" || fail "$f is declared in ferry.h but libferry.so does not export it"
 done
 "$here/../../client/man/check.sh" "$lib/libferry.so" "$prefix/share/man/man3" || fail "man pages are not complete"

@@ -51,7 +51,7 @@ exec 5<> life
 "$ferryd" --pool name=hot,size=64M,backing=memfd --listen 127.0.0.1:0 --fabric local,tcp --token-file token --ready-fd 3 \
 	--lifeline-fd 4 --log-level warn 3> ready 4< life 5>&- 2> ferryd.log &
 read -r address < ready || { cat ferryd.log >&2; fail "ferryd did not start"; }
-server=ferry://$address
+server=$address
 
 expect 0 0 "hot" pools --servers "$server" --token-file token
 expect 0 0 '"size_bytes":67108864' pools --servers "$server" --token-file token --json
@@ -79,8 +79,10 @@ check_lines() {
 	done
 	grep '"bench":"fault"' out | grep -q '"ratio":[0-9]' || { cat out >&2; fail "fault has no ratio"; }
 }
+# shellcheck disable=SC2086 # several words
 expect 0 0 '"fabric":"tcp"' bench all $small --servers "$server" --token-file token --fabric tcp
 check_lines 5
+# shellcheck disable=SC2086
 expect 0 0 '"fabric":"local"' bench all $small
 check_lines 5
 expect 0 0 RATIO bench fault --size=16M --runs=1 --count=200
