@@ -136,6 +136,18 @@ static void advise(struct job *job, void *p, size_t len, enum ferry_advice advic
 		ferry_advise(job->ferry, p, pages(len) * FERRY_PAGE_SIZE, advice);
 }
 
+/*
+ * The input up to `end` is done with: dropped pages take no room in RAM, need
+ * not be written to the server, nor come back to be written over.
+ */
+static void drop_input(struct job *job, size_t start, size_t end)
+{
+	start -= start % FERRY_PAGE_SIZE; /* what came before it is done with as well */
+	end -= end % FERRY_PAGE_SIZE;
+	if (end > start)
+		advise(job, job->input + start, end - start, FERRY_ADVICE_DONTNEED);
+}
+
 static void load(struct job *job, int fd, const char *path)
 {
 	phase_begin(job);
@@ -192,6 +204,7 @@ static void sort_chunks(struct job *job)
 		job->run[job->nruns++] = (struct run){start, out};
 		job->nlines += n;
 		job->visits += pages(end - at) + pages(n * sizeof *job->index) + pages(out - start);
+		drop_input(job, at, end);
 		at = end;
 		progress(job, SORT, at, job->out_len);
 	}
@@ -206,8 +219,6 @@ static void merge_runs(struct job *job)
 	if (heap == NULL)
 		die("no memory to merge %zu runs", k);
 	phase_begin(job);
-	/* The input is done with: without its content its pages need not come back to be written over. */
-	advise(job, job->input, job->out_len, FERRY_ADVICE_DONTNEED);
 	advise(job, job->runs, job->out_len, FERRY_ADVICE_SEQUENTIAL);
 	for (size_t i = 0; i < k; i++) {
 		heap[i].next = job->runs + job->run[i].start;
