@@ -54,6 +54,7 @@ void ferryi_doctor_fabric(struct ferryi_report *report)
 	const struct ferryi_fabric_row *row;
 	unsigned usable = 0;
 
+	check_devices(report);
 	for (unsigned i = 0; (row = ferryi_fabric_at(i)) != NULL; i++) {
 		char name[40], why[256] = "";
 
@@ -64,8 +65,16 @@ void ferryi_doctor_fabric(struct ferryi_report *report)
 			usable++;
 			ferryi_doctor_add(report, FERRYI_DOCTOR_OK, name, NULL, "%s", row->text);
 		} else {
-			/* Every other row will do, so the lack of one is no failure. */
-			ferryi_doctor_add(report, FERRYI_DOCTOR_NOTE, name, NULL, "not usable: %s", why);
+			/* Any other row will do, so the lack of one is no failure; with a device there it is
+			 * a pity. */
+			bool pity = strcmp(row->name, "verbs") == 0 && report->rdma_device;
+
+			ferryi_doctor_add(
+				report, pity ? FERRYI_DOCTOR_WARN : FERRYI_DOCTOR_NOTE, name,
+				pity ? "install ibverbs-providers and libfabric1, and let the user open "
+				       "/dev/infiniband/uverbs*"
+				     : NULL,
+				"not usable: %s", why);
 		}
 	}
 	if (usable == 0)
