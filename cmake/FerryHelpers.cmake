@@ -22,6 +22,16 @@ if(FERRY_SANITIZE)
 	add_link_options(-fsanitize=${FERRY_SANITIZE})
 endif()
 
+if(FERRY_FUZZ)
+	if(NOT CMAKE_C_COMPILER_ID STREQUAL "Clang")
+		message(FATAL_ERROR "FERRY_FUZZ needs clang: add -DCMAKE_C_COMPILER=clang")
+	endif()
+	# Coverage in all our code; tests/fuzz links libFuzzer itself.
+	add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+		-fno-omit-frame-pointer)
+	add_link_options(-fsanitize=address,undefined)
+endif()
+
 # ferry_test(NAME LABEL label SOURCES ... LINK ...): a cmocka program, exit 77 = skipped.
 function(ferry_test name)
 	cmake_parse_arguments(arg "" "TIMEOUT" "LABELS;SOURCES;LINK;ARGS" ${ARGN})
