@@ -11,9 +11,10 @@
 #include "param.h"
 #include "url.h"
 
-static const char *const log_levels[] = { "error", "warn", "notice", "info", "debug", NULL };
+static const char *const log_levels[] = {"error", "warn", "notice", "info", "debug", NULL};
 
-static int add_pool(struct ferryi_config *config, const struct ferryi_pool_spec *spec, char *err, size_t err_len)
+static int add_pool(struct ferryi_config *config, const struct ferryi_pool_spec *spec, char *err,
+		    size_t err_len)
 {
 	for (unsigned i = 0; i < config->npools; i++) {
 		if (strcmp(config->pools[i].name, spec->name) == 0) {
@@ -40,70 +41,192 @@ static int call_pool(void *cfg, const char *value, char *err, size_t err_len)
 #define AT(member) offsetof(struct ferryi_config, member)
 
 static const struct ferryi_param table[] = {
-	{ .name = "pool", .short_opt = 'p', .type = FERRYI_PARAM_CALL, .call = call_pool,
-	  .metavar = "name=NAME,size=SIZE[,KEY=VALUE...]",
-	  .text = "A pool of memory to lend; may repeat. Keys: name; size (multiple of 2M); type (private); numa (node "
-		  "to take the memory from); hugepages (2M); backing (anon, or memfd, which same-host clients need; "
-		  "default: memfd where the local fabric is served, else anon); reserve (yes: take the memory at start; "
-		  "no: on first use; default yes)." },
-	{ .name = "listen", .short_opt = 'l', .type = FERRYI_PARAM_STRING, .offset = AT(listen),
-	  .deflt = "127.0.0.1:7470", .metavar = "HOST:PORT",
-	  .text = "Where clients reach the control protocol; HOST alone takes port 7470, :PORT listens everywhere, port 0 "
-		  "is any free one." },
-	{ .name = "data-host", .type = FERRYI_PARAM_STRING, .offset = AT(data_host), .metavar = "HOST",
-	  .text = "Address that the fabrics listen on, where it is another than that of --listen." },
-	{ .name = "fabric", .short_opt = 'f', .type = FERRYI_PARAM_STRING, .offset = AT(fabric), .metavar = "LIST",
-	  .text = "Fabrics to serve, from verbs, local (or shm), tcp, rdm, separated by commas. Each one named must be "
-		  "usable. Without this option every usable one is served." },
-	{ .name = "config", .short_opt = 'c', .type = FERRYI_PARAM_STRING, .offset = AT(file), .metavar = "FILE",
-	  .text = "Config file: a [server] section with these parameters by their long names, and a [pool NAME] section "
-		  "with its keys for each pool. The command line wins." },
-	{ .name = "log-level", .type = FERRYI_PARAM_ENUM, .offset = AT(log_level), .deflt = "notice",
-	  .values = log_levels, .metavar = "LEVEL", .text = "Least urgent records that are written to stderr." },
-	{ .name = "token-file", .type = FERRYI_PARAM_STRING, .offset = AT(token_file), .metavar = "PATH",
-	  .text = "File of the secret that clients must know, made at the first start, readable by its owner only. "
-		  "Default: $STATE_DIRECTORY/token; else, as root, /var/lib/farferry/token; else "
-		  "$XDG_STATE_HOME/farferry/token or ~/.local/state/farferry/token." },
-	{ .name = "token-fd", .type = FERRYI_PARAM_U64, .offset = AT(token_fd), .min = 3, .max = 1048576, .metavar = "FD",
-	  .text = "Inherited descriptor to read the secret from, in place of a file: 32 bytes, or 64 hexadecimal digits." },
-	{ .name = "no-auth", .type = FERRYI_PARAM_FLAG, .offset = AT(no_auth),
-	  .text = "Serve anybody who can reach the port, without a secret." },
-	{ .name = "keepalive", .type = FERRYI_PARAM_MS, .offset = AT(limits.keepalive_ms), .min = 10, .max = 3600000,
-	  .deflt = "2s", .metavar = "TIME", .text = "How often clients are told to show that they live." },
-	{ .name = "timeout", .type = FERRYI_PARAM_MS, .offset = AT(limits.timeout_ms), .min = 20, .max = 86400000,
-	  .deflt = "10s", .metavar = "TIME", .text = "Silence after which a session is revoked; at least twice --keepalive." },
-	{ .name = "handshake-timeout", .type = FERRYI_PARAM_MS, .offset = AT(limits.handshake_ms), .min = 10,
-	  .max = 3600000, .deflt = "5s", .metavar = "TIME", .text = "Time that a new connection has to authenticate." },
-	{ .name = "drain-timeout", .type = FERRYI_PARAM_MS, .offset = AT(drain_timeout_ms), .max = 86400000,
-	  .deflt = "30s", .metavar = "TIME",
-	  .text = "After SIGTERM: how long to wait for clients to give their leases back." },
-	{ .name = "max-sessions", .type = FERRYI_PARAM_U64, .offset = AT(limits.sessions), .min = 1, .max = 1000000,
-	  .deflt = "4096", .metavar = "N", .text = "Authenticated sessions at once." },
-	{ .name = "max-unauthenticated", .type = FERRYI_PARAM_U64, .offset = AT(limits.unauthenticated), .min = 1,
-	  .max = 100000, .deflt = "64", .metavar = "N",
-	  .text = "Connections at once that have not authenticated yet; more wait in the listen queue." },
-	{ .name = "max-leases", .type = FERRYI_PARAM_U64, .offset = AT(limits.leases), .min = 1, .max = 100000,
-	  .deflt = "64", .metavar = "N", .text = "Leases of one session." },
-	{ .name = "max-extents", .type = FERRYI_PARAM_U64, .offset = AT(limits.extents), .min = 1, .max = 10000000,
-	  .deflt = "65536", .metavar = "N", .text = "Extents (of at most 128M each) of one session." },
-	{ .name = "max-output", .type = FERRYI_PARAM_SIZE, .offset = AT(limits.output_bytes), .min = 2 << 20,
-	  .max = 1 << 30, .deflt = "4M", .metavar = "SIZE", .unit = "bytes",
-	  .text = "Replies that a client may leave unread before it is cut off." },
-	{ .name = "spin-us", .type = FERRYI_PARAM_U64, .offset = AT(spin_us), .max = 10000000, .deflt = "2000",
-	  .metavar = "N", .unit = "us",
-	  .text = "How long the progress threads of the tcp and rdm fabrics look for work before they sleep. Waking costs a "
-		  "read some 15 us; with 2000 that is under 1 % of the gap that let them sleep." },
-	{ .name = "threads", .type = FERRYI_PARAM_U64, .offset = AT(threads), .max = 256, .deflt = "0", .metavar = "N",
-	  .text = "Progress threads of each such fabric; 0: as many as the fabric thinks right." },
-	{ .name = "workers", .type = FERRYI_PARAM_U64, .offset = AT(workers), .min = 1, .max = 64, .deflt = "2",
-	  .metavar = "N", .text = "Threads that register and revoke memory." },
-	{ .name = "lifeline-fd", .type = FERRYI_PARAM_U64, .offset = AT(lifeline_fd), .min = 3, .max = 1048576,
-	  .metavar = "FD", .text = "Inherited descriptor: exit at once when its other end closes." },
-	{ .name = "ready-fd", .type = FERRYI_PARAM_U64, .offset = AT(ready_fd), .min = 3, .max = 1048576,
-	  .metavar = "FD", .text = "Inherited descriptor: the URL of the server and a newline are written to it once it serves." },
-	{ .name = "check", .type = FERRYI_PARAM_FLAG, .offset = AT(check),
-	  .text = "Check options, config file, fabrics and memory, serve nothing, and exit." },
-	{ .name = NULL },
+	{.name = "pool",
+	 .short_opt = 'p',
+	 .type = FERRYI_PARAM_CALL,
+	 .call = call_pool,
+	 .metavar = "name=NAME,size=SIZE[,KEY=VALUE...]",
+	 .text = "A pool of memory to lend; may repeat. Keys: name; size (multiple of 2M); type (private); "
+		 "numa (node "
+		 "to take the memory from); hugepages (2M); backing (anon, or memfd, which same-host clients "
+		 "need; "
+		 "default: memfd where the local fabric is served, else anon); reserve (yes: take the memory "
+		 "at start; "
+		 "no: on first use; default yes)."},
+	{.name = "listen",
+	 .short_opt = 'l',
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(listen),
+	 .deflt = "127.0.0.1:7470",
+	 .metavar = "HOST:PORT",
+	 .text = "Where clients reach the control protocol; HOST alone takes port 7470, :PORT listens "
+		 "everywhere, port 0 "
+		 "is any free one."},
+	{.name = "data-host",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(data_host),
+	 .metavar = "HOST",
+	 .text = "Address that the fabrics listen on, where it is another than that of --listen."},
+	{.name = "fabric",
+	 .short_opt = 'f',
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(fabric),
+	 .metavar = "LIST",
+	 .text = "Fabrics to serve, from verbs, local (or shm), tcp, rdm, separated by commas. Each one "
+		 "named must be "
+		 "usable. Without this option every usable one is served."},
+	{.name = "config",
+	 .short_opt = 'c',
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(file),
+	 .metavar = "FILE",
+	 .text = "Config file: a [server] section with these parameters by their long names, and a [pool "
+		 "NAME] section "
+		 "with its keys for each pool. The command line wins."},
+	{.name = "log-level",
+	 .type = FERRYI_PARAM_ENUM,
+	 .offset = AT(log_level),
+	 .deflt = "notice",
+	 .values = log_levels,
+	 .metavar = "LEVEL",
+	 .text = "Least urgent records that are written to stderr."},
+	{.name = "token-file",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(token_file),
+	 .metavar = "PATH",
+	 .text = "File of the secret that clients must know, made at the first start, readable by its owner "
+		 "only. "
+		 "Default: $STATE_DIRECTORY/token; else, as root, /var/lib/farferry/token; else "
+		 "$XDG_STATE_HOME/farferry/token or ~/.local/state/farferry/token."},
+	{.name = "token-fd",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(token_fd),
+	 .min = 3,
+	 .max = 1048576,
+	 .metavar = "FD",
+	 .text = "Inherited descriptor to read the secret from, in place of a file: 32 bytes, or 64 "
+		 "hexadecimal digits."},
+	{.name = "no-auth",
+	 .type = FERRYI_PARAM_FLAG,
+	 .offset = AT(no_auth),
+	 .text = "Serve anybody who can reach the port, without a secret."},
+	{.name = "keepalive",
+	 .type = FERRYI_PARAM_MS,
+	 .offset = AT(limits.keepalive_ms),
+	 .min = 10,
+	 .max = 3600000,
+	 .deflt = "2s",
+	 .metavar = "TIME",
+	 .text = "How often clients are told to show that they live."},
+	{.name = "timeout",
+	 .type = FERRYI_PARAM_MS,
+	 .offset = AT(limits.timeout_ms),
+	 .min = 20,
+	 .max = 86400000,
+	 .deflt = "10s",
+	 .metavar = "TIME",
+	 .text = "Silence after which a session is revoked; at least twice --keepalive."},
+	{.name = "handshake-timeout",
+	 .type = FERRYI_PARAM_MS,
+	 .offset = AT(limits.handshake_ms),
+	 .min = 10,
+	 .max = 3600000,
+	 .deflt = "5s",
+	 .metavar = "TIME",
+	 .text = "Time that a new connection has to authenticate."},
+	{.name = "drain-timeout",
+	 .type = FERRYI_PARAM_MS,
+	 .offset = AT(drain_timeout_ms),
+	 .max = 86400000,
+	 .deflt = "30s",
+	 .metavar = "TIME",
+	 .text = "After SIGTERM: how long to wait for clients to give their leases back."},
+	{.name = "max-sessions",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(limits.sessions),
+	 .min = 1,
+	 .max = 1000000,
+	 .deflt = "4096",
+	 .metavar = "N",
+	 .text = "Authenticated sessions at once."},
+	{.name = "max-unauthenticated",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(limits.unauthenticated),
+	 .min = 1,
+	 .max = 100000,
+	 .deflt = "64",
+	 .metavar = "N",
+	 .text = "Connections at once that have not authenticated yet; more wait in the listen queue."},
+	{.name = "max-leases",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(limits.leases),
+	 .min = 1,
+	 .max = 100000,
+	 .deflt = "64",
+	 .metavar = "N",
+	 .text = "Leases of one session."},
+	{.name = "max-extents",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(limits.extents),
+	 .min = 1,
+	 .max = 10000000,
+	 .deflt = "65536",
+	 .metavar = "N",
+	 .text = "Extents (of at most 128M each) of one session."},
+	{.name = "max-output",
+	 .type = FERRYI_PARAM_SIZE,
+	 .offset = AT(limits.output_bytes),
+	 .min = 2 << 20,
+	 .max = 1 << 30,
+	 .deflt = "4M",
+	 .metavar = "SIZE",
+	 .unit = "bytes",
+	 .text = "Replies that a client may leave unread before it is cut off."},
+	{.name = "spin-us",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(spin_us),
+	 .max = 10000000,
+	 .deflt = "2000",
+	 .metavar = "N",
+	 .unit = "us",
+	 .text = "How long the progress threads of the tcp and rdm fabrics look for work before they sleep. "
+		 "Waking costs a "
+		 "read some 15 us; with 2000 that is under 1 % of the gap that let them sleep."},
+	{.name = "threads",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(threads),
+	 .max = 256,
+	 .deflt = "0",
+	 .metavar = "N",
+	 .text = "Progress threads of each such fabric; 0: as many as the fabric thinks right."},
+	{.name = "workers",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(workers),
+	 .min = 1,
+	 .max = 64,
+	 .deflt = "2",
+	 .metavar = "N",
+	 .text = "Threads that register and revoke memory."},
+	{.name = "lifeline-fd",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(lifeline_fd),
+	 .min = 3,
+	 .max = 1048576,
+	 .metavar = "FD",
+	 .text = "Inherited descriptor: exit at once when its other end closes."},
+	{.name = "ready-fd",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(ready_fd),
+	 .min = 3,
+	 .max = 1048576,
+	 .metavar = "FD",
+	 .text = "Inherited descriptor: the URL of the server and a newline are written to it once it "
+		 "serves."},
+	{.name = "check",
+	 .type = FERRYI_PARAM_FLAG,
+	 .offset = AT(check),
+	 .text = "Check options, config file, fabrics and memory, serve nothing, and exit."},
+	{.name = NULL},
 };
 
 /* ---- config file ---- */
@@ -112,9 +235,9 @@ struct file_reader {
 	struct ferryi_config *config;
 	FILE *stream;
 	const char *path;
-	unsigned line, header_line;	 /* of the line read last, of the section's header */
-	struct ferryi_pool_spec pool;    /* being read */
-	unsigned pool_line;		 /* of its header; 0: none */
+	unsigned line, header_line;   /* of the line read last, of the section's header */
+	struct ferryi_pool_spec pool; /* being read */
+	unsigned pool_line;	      /* of its header; 0: none */
 	char *err;
 	size_t err_len;
 	bool failed;
@@ -177,13 +300,14 @@ static int on_pair(void *ctx, const char *section, const char *name, const char 
 		if (!reader->pool_line) {
 			ferryi_pool_spec_init(&reader->pool);
 			reader->pool_line = reader->header_line;
-			rc = ferryi_pool_spec_set(&reader->pool, "name", section + 5 + strspn(section + 5, " \t"), why,
-						  sizeof(why));
+			rc = ferryi_pool_spec_set(&reader->pool, "name",
+						  section + 5 + strspn(section + 5, " \t"), why, sizeof(why));
 		}
 		if (!rc)
 			rc = ferryi_pool_spec_set(&reader->pool, name, value, why, sizeof(why));
 	} else {
-		snprintf(why, sizeof(why), "section [%s] is unknown; there are [server] and [pool NAME]", section);
+		snprintf(why, sizeof(why), "section [%s] is unknown; there are [server] and [pool NAME]",
+			 section);
 		rc = -EINVAL;
 	}
 	if (rc)
@@ -193,7 +317,7 @@ static int on_pair(void *ctx, const char *section, const char *name, const char 
 
 static int load_file(struct ferryi_config *config, const char *path, char *err, size_t err_len)
 {
-	struct file_reader reader = { .config = config, .path = path, .err = err, .err_len = err_len };
+	struct file_reader reader = {.config = config, .path = path, .err = err, .err_len = err_len};
 	int rc;
 
 	reader.stream = fopen(path, "re");
@@ -225,7 +349,9 @@ static int split_fabrics(struct ferryi_config *config, char *err, size_t err_len
 		const struct ferryi_fabric_row *row = ferryi_fabric_find(name);
 
 		if (!row || (row->flags & FERRYI_FABRIC_TEST_ONLY)) {
-			snprintf(err, err_len, "--fabric: '%s' is no fabric; there are verbs, local (or shm), tcp and rdm", name);
+			snprintf(err, err_len,
+				 "--fabric: '%s' is no fabric; there are verbs, local (or shm), tcp and rdm",
+				 name);
 			return -EINVAL;
 		}
 		for (unsigned i = 0; i < config->nrows; i++) {
@@ -249,24 +375,31 @@ static int check(struct ferryi_config *config, char *err, size_t err_len)
 	int rc;
 
 	if (!config->npools) {
-		snprintf(err, err_len, "no pool: give --pool name=NAME,size=SIZE, as in --pool name=hot,size=2G, or a [pool "
-				       "NAME] section in --config FILE");
+		snprintf(
+			err, err_len,
+			"no pool: give --pool name=NAME,size=SIZE, as in --pool name=hot,size=2G, or a [pool "
+			"NAME] section in --config FILE");
 		return -EINVAL;
 	}
 	if (config->limits.timeout_ms < 2 * config->limits.keepalive_ms) {
-		snprintf(err, err_len, "--timeout %llums is less than twice --keepalive %llums: one late packet would end a session",
-			 (unsigned long long)config->limits.timeout_ms, (unsigned long long)config->limits.keepalive_ms);
+		snprintf(err, err_len,
+			 "--timeout %llums is less than twice --keepalive %llums: one late packet would end "
+			 "a session",
+			 (unsigned long long)config->limits.timeout_ms,
+			 (unsigned long long)config->limits.keepalive_ms);
 		return -EINVAL;
 	}
 	if (config->no_auth && (config->token_file || config->token_fd)) {
-		snprintf(err, err_len, "--no-auth and %s contradict each other", config->token_fd ? "--token-fd" : "--token-file");
+		snprintf(err, err_len, "--no-auth and %s contradict each other",
+			 config->token_fd ? "--token-fd" : "--token-file");
 		return -EINVAL;
 	}
 	if (config->token_file && config->token_fd) {
 		snprintf(err, err_len, "--token-file and --token-fd: give one of them");
 		return -EINVAL;
 	}
-	rc = ferryi_hostport_parse(config->listen, config->host, sizeof(config->host), &config->port, why, sizeof(why));
+	rc = ferryi_hostport_parse(config->listen, config->host, sizeof(config->host), &config->port, why,
+				   sizeof(why));
 	if (rc) {
 		snprintf(err, err_len, "--listen: %s", why);
 		return rc;
@@ -276,7 +409,8 @@ static int check(struct ferryi_config *config, char *err, size_t err_len)
 
 /* ---- interface ---- */
 
-static int load_once(struct ferryi_config *config, const char *file, int argc, char **argv, char *err, size_t err_len)
+static int load_once(struct ferryi_config *config, const char *file, int argc, char **argv, char *err,
+		     size_t err_len)
 {
 	int first_operand = argc;
 	int rc;
@@ -346,7 +480,8 @@ void ferryi_config_fini(struct ferryi_config *config)
 void ferryi_config_help(FILE *out)
 {
 	ferryi_params_help(out, "ferryd --pool name=NAME,size=SIZE [OPTION...]",
-			   "Lends this machine's memory to programs on other machines (or on this one) over RDMA or what stands "
+			   "Lends this machine's memory to programs on other machines (or on this one) over "
+			   "RDMA or what stands "
 			   "in for it.\nSizes take K, M, G, T (binary); times take ms (default) or s.",
 			   table);
 }

@@ -51,7 +51,7 @@ static void leave_when_done(struct daemon *daemon)
 
 static void set_deadline(struct daemon *daemon, uint64_t ms)
 {
-	struct timeval tv = { .tv_sec = (time_t)(ms / 1000), .tv_usec = (suseconds_t)(ms % 1000 * 1000) };
+	struct timeval tv = {.tv_sec = (time_t)(ms / 1000), .tv_usec = (suseconds_t)(ms % 1000 * 1000)};
 
 	event_add(daemon->deadline, &tv);
 }
@@ -88,12 +88,14 @@ static void on_deadline(evutil_socket_t fd, short what, void *ctx)
 	(void)fd;
 	(void)what;
 	if (daemon->phase == LEAVING) {
-		ferryi_warn("stopping with work under way: connections or revocations did not end within %d ms", FAREWELL_MS);
+		ferryi_warn(
+			"stopping with work under way: connections or revocations did not end within %d ms",
+			FAREWELL_MS);
 		event_base_loopbreak(daemon->base);
 		return;
 	}
-	ferryi_warn("drain: %" PRIu64 " leases were not given back within %" PRIu64 " ms; revoking them", leases,
-		    daemon->config->drain_timeout_ms);
+	ferryi_warn("drain: %" PRIu64 " leases were not given back within %" PRIu64 " ms; revoking them",
+		    leases, daemon->config->drain_timeout_ms);
 	leave(daemon, "the server has shut down; its drain time is over");
 }
 
@@ -111,8 +113,10 @@ static void on_stop_signal(evutil_socket_t signum, short what, void *ctx)
 	}
 	daemon->phase = DRAINING;
 	ferryi_supervisor_notify("STOPPING=1");
-	ferryi_notice("signal %d: draining: nothing is granted any more; waiting up to %" PRIu64 " ms for %" PRIu64 " leases",
-		      (int)signum, daemon->config->drain_timeout_ms, ferryi_counter_read(&hub->status.g_leases));
+	ferryi_notice("signal %d: draining: nothing is granted any more; waiting up to %" PRIu64
+		      " ms for %" PRIu64 " leases",
+		      (int)signum, daemon->config->drain_timeout_ms,
+		      ferryi_counter_read(&hub->status.g_leases));
 	hub->drain_deadline_ns = ferryi_deadline_ms(daemon->config->drain_timeout_ms);
 	atomic_store(&hub->draining, true);
 	set_deadline(daemon, daemon->config->drain_timeout_ms);
@@ -133,7 +137,8 @@ static void on_reload(evutil_socket_t fd, short what, void *ctx)
 		return;
 	}
 	ferryi_log_set_level((enum ferryi_log_level)level);
-	ferryi_notice("reload: log level is taken over; pools, addresses, fabrics, limits and the token need a restart");
+	ferryi_notice("reload: log level is taken over; pools, addresses, fabrics, limits and the token need "
+		      "a restart");
 }
 
 static void on_finished_jobs(evutil_socket_t fd, short what, void *ctx)
@@ -162,7 +167,8 @@ static void on_lifeline_end(evutil_socket_t fd, short what, void *ctx)
 
 /* ---- start and stop ---- */
 
-static int prepare(struct ferryi_config *config, struct ferryi_fabric_choice *choice, char *err, size_t err_len)
+static int prepare(struct ferryi_config *config, struct ferryi_fabric_choice *choice, char *err,
+		   size_t err_len)
 {
 	bool have_local;
 	int rc;
@@ -173,7 +179,8 @@ static int prepare(struct ferryi_config *config, struct ferryi_fabric_choice *ch
 		return rc;
 	have_local = ferryi_fabrics_have_local(choice);
 	for (unsigned i = 0; i < config->npools; i++) {
-		rc = ferryi_pool_spec_resolve(&config->pools[i], have_local, have_local && choice->named, err, err_len);
+		rc = ferryi_pool_spec_resolve(&config->pools[i], have_local, have_local && choice->named, err,
+					      err_len);
 		if (rc)
 			return rc;
 	}
@@ -254,8 +261,8 @@ static int add_events(struct daemon *daemon)
 
 static void free_events(struct daemon *daemon)
 {
-	struct event *events[] = { daemon->on_term, daemon->on_int,	 daemon->on_hup,
-				   daemon->on_jobs, daemon->on_lifeline, daemon->deadline };
+	struct event *events[] = {daemon->on_term, daemon->on_int,	daemon->on_hup,
+				  daemon->on_jobs, daemon->on_lifeline, daemon->deadline};
 
 	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
 		if (events[i])
@@ -268,8 +275,7 @@ static int start(struct daemon *daemon, char *err, size_t err_len)
 	struct ferryi_config *config = daemon->config;
 	struct ferryi_hub *hub = &daemon->hub;
 	struct ferryi_door_attr door = {
-		.hub = hub, .host = config->host, .port = config->port, .on_quiet = on_quiet, .ctx = daemon
-	};
+		.hub = hub, .host = config->host, .port = config->port, .on_quiet = on_quiet, .ctx = daemon};
 	struct ferryi_fabric_choice choice;
 	const char *data_host;
 	int rc;
@@ -291,7 +297,9 @@ static int start(struct daemon *daemon, char *err, size_t err_len)
 		rc = open_pools(daemon, err, err_len);
 	if (rc)
 		return rc;
-	data_host = config->data_host ? config->data_host : config->host[0] ? ferryi_door_host(daemon->door) : "";
+	data_host = config->data_host ? config->data_host
+		    : config->host[0] ? ferryi_door_host(daemon->door)
+				      : "";
 	rc = ferryi_fabrics_open(config, &choice, data_host, hub, err, err_len);
 	if (rc)
 		return rc;
@@ -308,8 +316,10 @@ static void announce(struct daemon *daemon)
 {
 	char url[96], fabrics[128];
 
-	ferryi_supervisor_url(ferryi_door_host(daemon->door), ferryi_door_port(daemon->door), url, sizeof(url));
-	ferryi_notice("serving %u pool%s at %s over %s%s", daemon->hub.npools, daemon->hub.npools == 1 ? "" : "s", url,
+	ferryi_supervisor_url(ferryi_door_host(daemon->door), ferryi_door_port(daemon->door), url,
+			      sizeof(url));
+	ferryi_notice("serving %u pool%s at %s over %s%s", daemon->hub.npools,
+		      daemon->hub.npools == 1 ? "" : "s", url,
 		      ferryi_hub_fabric_names(&daemon->hub, fabrics, sizeof(fabrics)),
 		      daemon->hub.auth_required ? "" : ", to anybody (--no-auth)");
 	if (daemon->config->ready_fd && ferryi_supervisor_ready((int)daemon->config->ready_fd, url))
@@ -317,7 +327,8 @@ static void announce(struct daemon *daemon)
 	ferryi_supervisor_notify("READY=1");
 }
 
-/* Pools are left to the end of the process: the kernel takes their memory back faster than it could be zeroed here. */
+/* Pools are left to the end of the process: the kernel takes their memory back faster than it could be zeroed
+ * here. */
 static void stop(struct daemon *daemon)
 {
 	ferryi_door_close(&daemon->door);
@@ -334,7 +345,7 @@ int ferryi_daemon_run(struct ferryi_config *config, int argc, char **argv, char 
 	static struct daemon daemon; /* large, and reachable for leak checkers when its pools are left */
 	int rc;
 
-	daemon = (struct daemon){ .config = config, .argc = argc, .argv = argv };
+	daemon = (struct daemon){.config = config, .argc = argc, .argv = argv};
 	signal(SIGPIPE, SIG_IGN);
 	rc = ferryi_hub_init(&daemon.hub, &config->limits);
 	if (rc) {

@@ -1,4 +1,5 @@
-/* The server as a whole: starts, serves, drains. Runs in the main thread, which becomes the control thread. */
+/* The server as a whole: starts, serves, drains. Runs in the main thread, which becomes the control thread.
+ */
 #ifndef FERRYI_SERVER_DAEMON_H
 #define FERRYI_SERVER_DAEMON_H
 

@@ -19,12 +19,13 @@ int ferryi_fabrics_choose(const struct ferryi_config *config, struct ferryi_fabr
 {
 	char why[256] = "";
 
-	*choice = (struct ferryi_fabric_choice){ .named = config->nrows > 0 };
+	*choice = (struct ferryi_fabric_choice){.named = config->nrows > 0};
 	for (unsigned i = 0; i < config->nrows; i++) {
 		int rc = ferryi_fabric_usable(config->rows[i], why, sizeof(why));
 
 		if (rc) {
-			snprintf(err, err_len, "--fabric %s cannot be served here: %s", config->rows[i]->name, why);
+			snprintf(err, err_len, "--fabric %s cannot be served here: %s", config->rows[i]->name,
+				 why);
 			return rc;
 		}
 		choice->rows[choice->nrows++] = config->rows[i];
@@ -43,7 +44,8 @@ int ferryi_fabrics_choose(const struct ferryi_config *config, struct ferryi_fabr
 	}
 	if (choice->nrows)
 		return 0;
-	snprintf(err, err_len, "no fabric can be served on this machine; 'ferry doctor' says what is missing");
+	snprintf(err, err_len,
+		 "no fabric can be served on this machine; 'ferry doctor' says what is missing");
 	return -ENODEV;
 }
 
@@ -87,9 +89,11 @@ static int check_memlock(const struct ferryi_config *config, const struct ferryi
 	if (sum <= limit.rlim_cur)
 		return 0;
 	snprintf(why, why_len,
-		 "the limit of locked memory is %s and the pools need %s: set LimitMEMLOCK=infinity (systemd) or 'ulimit -l "
+		 "the limit of locked memory is %s and the pools need %s: set LimitMEMLOCK=infinity "
+		 "(systemd) or 'ulimit -l "
 		 "unlimited'",
-		 ferryi_format_size(limit.rlim_cur, have, sizeof(have)), ferryi_format_size(sum, want, sizeof(want)));
+		 ferryi_format_size(limit.rlim_cur, have, sizeof(have)),
+		 ferryi_format_size(sum, want, sizeof(want)));
 	return -ENOMEM;
 }
 
@@ -109,22 +113,24 @@ static int open_one(const struct ferryi_config *config, const struct ferryi_fabr
 		return rc;
 	rc = ferryi_listener_open(&attr, out);
 	if (rc) {
-		snprintf(why, why_len, "listening at '%s' failed: %s", host[0] ? host : "*", ferryi_strerror(rc));
+		snprintf(why, why_len, "listening at '%s' failed: %s", host[0] ? host : "*",
+			 ferryi_strerror(rc));
 		return rc;
 	}
 	rc = ferryi_listener_self_test(*out, ferryi_deadline_ms(SELF_TEST_MS));
 	if (!rc)
 		return 0;
 	if (rc == -EACCES)
-		snprintf(why, why_len, "it does not keep access rights: a write to read-only or revoked memory succeeded");
+		snprintf(why, why_len,
+			 "it does not keep access rights: a write to read-only or revoked memory succeeded");
 	else
 		snprintf(why, why_len, "its self-test failed: %s", ferryi_strerror(rc));
 	ferryi_listener_close(out);
 	return rc;
 }
 
-int ferryi_fabrics_open(const struct ferryi_config *config, const struct ferryi_fabric_choice *choice, const char *host,
-			struct ferryi_hub *hub, char *err, size_t err_len)
+int ferryi_fabrics_open(const struct ferryi_config *config, const struct ferryi_fabric_choice *choice,
+			const char *host, struct ferryi_hub *hub, char *err, size_t err_len)
 {
 	for (unsigned i = 0; i < choice->nrows; i++) {
 		struct ferryi_listener *listener = NULL;
@@ -132,7 +138,8 @@ int ferryi_fabrics_open(const struct ferryi_config *config, const struct ferryi_
 		int rc = open_one(config, choice->rows[i], host, &listener, why, sizeof(why));
 
 		if (rc && choice->named) {
-			snprintf(err, err_len, "--fabric %s cannot be served: %s", choice->rows[i]->name, why);
+			snprintf(err, err_len, "--fabric %s cannot be served: %s", choice->rows[i]->name,
+				 why);
 			ferryi_fabrics_close(hub);
 			return rc;
 		}
@@ -141,7 +148,7 @@ int ferryi_fabrics_open(const struct ferryi_config *config, const struct ferryi_
 			continue;
 		}
 		hub->fabrics[hub->nfabrics++] =
-			(struct ferryi_hub_fabric){ .row = choice->rows[i], .listener = listener };
+			(struct ferryi_hub_fabric){.row = choice->rows[i], .listener = listener};
 	}
 	if (hub->nfabrics)
 		return 0;

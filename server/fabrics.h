@@ -25,8 +25,8 @@ bool ferryi_fabrics_have_local(const struct ferryi_fabric_choice *choice);
  * when named, is an error. Fills hub->fabrics. 0, or negative errno with one
  * line in err and nothing left open.
  */
-int ferryi_fabrics_open(const struct ferryi_config *config, const struct ferryi_fabric_choice *choice, const char *host,
-			struct ferryi_hub *hub, char *err, size_t err_len);
+int ferryi_fabrics_open(const struct ferryi_config *config, const struct ferryi_fabric_choice *choice,
+			const char *host, struct ferryi_hub *hub, char *err, size_t err_len);
 void ferryi_fabrics_close(struct ferryi_hub *hub);
 
 #endif

@@ -30,8 +30,8 @@ int main(int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	ferryi_log_set_level((enum ferryi_log_level)config.log_level);
-	rc = config.check ? ferryi_daemon_check(&config, err, sizeof(err)) :
-			    ferryi_daemon_run(&config, argc, argv, err, sizeof(err));
+	rc = config.check ? ferryi_daemon_check(&config, err, sizeof(err))
+			  : ferryi_daemon_run(&config, argc, argv, err, sizeof(err));
 	if (rc)
 		ferryi_error("%s", err);
 	else if (config.check)

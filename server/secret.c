@@ -22,7 +22,7 @@ static int read_fd(int fd, char *buf, size_t size, size_t *len, char *err, size_
 
 	*len = 0;
 	while (*len < size) {
-		struct pollfd pfd = { .fd = fd, .events = POLLIN };
+		struct pollfd pfd = {.fd = fd, .events = POLLIN};
 		ssize_t n = poll(&pfd, 1, ferryi_remaining_ms(deadline));
 
 		if (n == 0) {
@@ -63,7 +63,9 @@ static int load_fd(int fd, uint8_t token[FERRYI_AUTH_TOKEN_LEN], char *err, size
 		buf[len] = '\0';
 		rc = ferryi_token_parse(buf, token);
 		if (rc)
-			snprintf(err, err_len, "--token-fd %d: %zu bytes came that are no token (%u bytes, or %u hexadecimal digits)",
+			snprintf(err, err_len,
+				 "--token-fd %d: %zu bytes came that are no token (%u bytes, or %u "
+				 "hexadecimal digits)",
 				 fd, len, FERRYI_AUTH_TOKEN_LEN, 2 * FERRYI_AUTH_TOKEN_LEN);
 	}
 	explicit_bzero(buf, sizeof(buf));
@@ -104,7 +106,8 @@ static int make_parents(const char *path, char *err, size_t err_len)
 		if (mkdir(dir, 0700) && errno != EEXIST) {
 			int rc = -errno;
 
-			snprintf(err, err_len, "folder '%s' for the token file cannot be made: %s; give --token-file", dir,
+			snprintf(err, err_len,
+				 "folder '%s' for the token file cannot be made: %s; give --token-file", dir,
 				 ferryi_strerror(rc));
 			return rc;
 		}
@@ -113,8 +116,8 @@ static int make_parents(const char *path, char *err, size_t err_len)
 	return 0;
 }
 
-static int load_file(const char *path, bool is_default, bool may_create, uint8_t token[FERRYI_AUTH_TOKEN_LEN], char *err,
-		     size_t err_len)
+static int load_file(const char *path, bool is_default, bool may_create, uint8_t token[FERRYI_AUTH_TOKEN_LEN],
+		     char *err, size_t err_len)
 {
 	int rc = ferryi_token_load(path, token, err, err_len);
 
@@ -135,8 +138,8 @@ static int load_file(const char *path, bool is_default, bool may_create, uint8_t
 	return rc;
 }
 
-int ferryi_secret_load(const struct ferryi_config *config, bool may_create, uint8_t token[FERRYI_AUTH_TOKEN_LEN],
-		       char *err, size_t err_len)
+int ferryi_secret_load(const struct ferryi_config *config, bool may_create,
+		       uint8_t token[FERRYI_AUTH_TOKEN_LEN], char *err, size_t err_len)
 {
 	char path[PATH_MAX];
 	int rc;

@@ -10,7 +10,7 @@
  * false (--check): a file that is not there yet is no error.
  * 0, or negative errno with one line in err.
  */
-int ferryi_secret_load(const struct ferryi_config *config, bool may_create, uint8_t token[FERRYI_AUTH_TOKEN_LEN],
-		       char *err, size_t err_len);
+int ferryi_secret_load(const struct ferryi_config *config, bool may_create,
+		       uint8_t token[FERRYI_AUTH_TOKEN_LEN], char *err, size_t err_len);
 
 #endif

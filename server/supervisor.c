@@ -14,7 +14,7 @@
 void ferryi_supervisor_notify(const char *state)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	size_t len = path ? strlen(path) : 0;
 	int fd;
 

@@ -24,8 +24,8 @@
 #include "log.h"
 #include "session.h"
 
-#define READ_CHUNK     65536u
-#define LINGER_MS      1000
+#define READ_CHUNK	65536u
+#define LINGER_MS	1000
 #define ACCEPT_PAUSE_MS 100 /* after accept(2) failed, for want of descriptors say */
 
 struct conn {
@@ -62,7 +62,8 @@ static void admit(struct ferryi_door *door)
 
 	if (!door->listener || door->shut || full == door->paused)
 		return;
-	/* More wait in the kernel's queue, where they cost nothing; each stranger leaves within the handshake's deadline. */
+	/* More wait in the kernel's queue, where they cost nothing; each stranger leaves within the
+	 * handshake's deadline. */
 	door->paused = full;
 	if (full)
 		evconnlistener_disable(door->listener);
@@ -208,7 +209,8 @@ static void on_event(struct bufferevent *bev, short what, void *ctx)
 
 static int conn_new(struct ferryi_door *door, evutil_socket_t fd, const char *peer)
 {
-	const struct ferryi_server_session_io io_template = { .output = on_output, .authenticated = on_authenticated };
+	const struct ferryi_server_session_io io_template = {.output = on_output,
+							     .authenticated = on_authenticated};
 	struct ferryi_server_session_io io = io_template;
 	struct conn *conn;
 	int one = 1;
@@ -258,8 +260,8 @@ static void peer_name(const struct sockaddr *addr, socklen_t len, char *buf, siz
 		snprintf(buf, buf_len, addr->sa_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
 }
 
-static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *addr, int addr_len,
-		      void *ctx)
+static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *addr,
+		      int addr_len, void *ctx)
 {
 	struct ferryi_door *door = ctx;
 	char peer[64];
@@ -287,7 +289,7 @@ static void on_resume(evutil_socket_t fd, short what, void *ctx)
 static void on_accept_error(struct evconnlistener *listener, void *ctx)
 {
 	struct ferryi_door *door = ctx;
-	struct timeval pause = { .tv_usec = ACCEPT_PAUSE_MS * 1000 };
+	struct timeval pause = {.tv_usec = ACCEPT_PAUSE_MS * 1000};
 	int err = EVUTIL_SOCKET_ERROR();
 
 	ferryi_warn("accepting a connection failed: %s%s", ferryi_strerror(err),
@@ -325,7 +327,8 @@ static int bind_one(struct ferryi_door *door, const struct addrinfo *ai)
 
 static int bind_any(struct ferryi_door *door, const char *host, uint16_t port, char *err, size_t err_len)
 {
-	const struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE };
+	const struct addrinfo hints = {
+		.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
 	struct addrinfo *list;
 	char service[8];
 	const char *shown = host[0] ? host : "*";
@@ -345,8 +348,9 @@ static int bind_any(struct ferryi_door *door, const char *host, uint16_t port, c
 	}
 	freeaddrinfo(list);
 	if (rc == -EADDRINUSE)
-		snprintf(err, err_len, "--listen %s:%u: the port is in use; stop what listens there, or choose another", shown,
-			 port);
+		snprintf(err, err_len,
+			 "--listen %s:%u: the port is in use; stop what listens there, or choose another",
+			 shown, port);
 	else if (rc == -EADDRNOTAVAIL)
 		snprintf(err, err_len, "--listen %s:%u: this machine has no such address", shown, port);
 	else if (rc)
@@ -393,8 +397,8 @@ int ferryi_door_serve(struct ferryi_door *door)
 	if (!door->resume)
 		return -ENOMEM;
 	/* Backlog 0: the socket listens already. */
-	door->listener =
-		evconnlistener_new(door->base, on_accept, door, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, door->fd);
+	door->listener = evconnlistener_new(door->base, on_accept, door,
+					    LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, door->fd);
 	if (!door->listener)
 		return -ENOMEM;
 	door->fd = -1;

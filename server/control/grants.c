@@ -59,7 +59,8 @@ struct refusal {
 	char text[512];
 };
 
-static int refuse(struct refusal *why, Farferry__Code code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static int refuse(struct refusal *why, Farferry__Code code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 static int refuse(struct refusal *why, Farferry__Code code, const char *fmt, ...)
 {
@@ -87,12 +88,14 @@ static int tenancy_get(struct ferryi_grants *grants, struct ferryi_hub_fabric *f
 	if (!tenancy->tenant) {
 		rc = ferryi_random(tenancy->token, sizeof(tenancy->token));
 		if (!rc)
-			rc = ferryi_tenant_open(fabric->listener, tenancy->token, grants->label, &tenancy->tenant);
+			rc = ferryi_tenant_open(fabric->listener, tenancy->token, grants->label,
+						&tenancy->tenant);
 		if (rc) {
-			ferryi_error("%s: opening a tenant over %s failed: %s", grants->label, fabric->row->name,
-				     ferryi_strerror(rc));
-			return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the %s fabric cannot take this session: %s",
-				      fabric->row->name, ferryi_strerror(rc));
+			ferryi_error("%s: opening a tenant over %s failed: %s", grants->label,
+				     fabric->row->name, ferryi_strerror(rc));
+			return refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+				      "the %s fabric cannot take this session: %s", fabric->row->name,
+				      ferryi_strerror(rc));
 		}
 	}
 	tenancy->nleases++;
@@ -143,7 +146,8 @@ static void release_from(struct ferryi_grants *grants, struct lease *lease, size
 	ferryi_pool_give_back(lease->pool, list);
 }
 
-static int region_open(struct ferryi_grants *grants, struct lease *lease, struct extent *extent, struct refusal *why)
+static int region_open(struct ferryi_grants *grants, struct lease *lease, struct extent *extent,
+		       struct refusal *why)
 {
 	struct ferryi_status *status = &grants->hub->status;
 	uint64_t begin = ferryi_now_ns();
@@ -156,12 +160,14 @@ static int region_open(struct ferryi_grants *grants, struct lease *lease, struct
 	if (!rc)
 		return 0;
 	ferryi_error("%s: registering %zu bytes of pool %s over %s failed: %s", grants->label,
-		     extent->memory->memory.len_bytes, ferryi_pool_spec(lease->pool)->name, lease->fabric->row->name,
-		     ferryi_strerror(rc));
+		     extent->memory->memory.len_bytes, ferryi_pool_spec(lease->pool)->name,
+		     lease->fabric->row->name, ferryi_strerror(rc));
 	return refuse(why, rc == -ENOMEM ? FARFERRY__CODE__CODE_FULL : FARFERRY__CODE__CODE_INTERNAL,
-		      "the server could not register the memory with the %s fabric: %s%s", lease->fabric->row->name,
-		      ferryi_strerror(rc),
-		      rc == -ENOMEM ? " (its limit of locked memory is too small; raise LimitMEMLOCK or ulimit -l)" : "");
+		      "the server could not register the memory with the %s fabric: %s%s",
+		      lease->fabric->row->name, ferryi_strerror(rc),
+		      rc == -ENOMEM
+			      ? " (its limit of locked memory is too small; raise LimitMEMLOCK or ulimit -l)"
+			      : "");
 }
 
 static int refuse_take(struct ferryi_grants *grants, const struct lease *lease, int rc, uint64_t size_bytes,
@@ -171,16 +177,17 @@ static int refuse_take(struct ferryi_grants *grants, const struct lease *lease, 
 
 	if (rc == -ENOMEM)
 		return refuse(why, FARFERRY__CODE__CODE_FULL,
-			      "pool %s cannot give %" PRIu64 " bytes: %" PRIu64 " bytes are free", pool, size_bytes,
-			      free_bytes);
+			      "pool %s cannot give %" PRIu64 " bytes: %" PRIu64 " bytes are free", pool,
+			      size_bytes, free_bytes);
 	if (rc == -E2BIG)
 		return refuse(why, FARFERRY__CODE__CODE_LIMIT,
-			      "%" PRIu64 " bytes of pool %s would take more than %u extents; ask for less at a time",
+			      "%" PRIu64
+			      " bytes of pool %s would take more than %u extents; ask for less at a time",
 			      size_bytes, pool, max_extents);
 	ferryi_error("%s: pool %s: allocating %" PRIu64 " bytes failed: %s", grants->label, pool, size_bytes,
 		     ferryi_strerror(rc));
-	return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "pool %s could not allocate %" PRIu64 " bytes: %s", pool,
-		      size_bytes, ferryi_strerror(rc));
+	return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "pool %s could not allocate %" PRIu64 " bytes: %s",
+		      pool, size_bytes, ferryi_strerror(rc));
 }
 
 /* Adds size_bytes to the lease, all or nothing. */
@@ -188,7 +195,8 @@ static int extend(struct ferryi_grants *grants, struct lease *lease, uint64_t si
 {
 	struct ferryi_status *status = &grants->hub->status;
 	const size_t before = lease->nextents;
-	uint64_t left = grants->hub->limits.extents - ferryi_min_u64(grants->hub->limits.extents, grants->nextents);
+	uint64_t left =
+		grants->hub->limits.extents - ferryi_min_u64(grants->hub->limits.extents, grants->nextents);
 	unsigned max_extents = (unsigned)ferryi_min_u64(left, FERRYI_MAX_EXTENTS);
 	struct ferryi_pool_extent *list;
 	struct extent *grown;
@@ -196,8 +204,8 @@ static int extend(struct ferryi_grants *grants, struct lease *lease, uint64_t si
 	unsigned count;
 	int rc;
 
-	rc = ferryi_pool_take(lease->pool, size_bytes, max_extents, ferryi_deadline_ms(SCRUB_WAIT_MS), &list, &count,
-			      &free_bytes);
+	rc = ferryi_pool_take(lease->pool, size_bytes, max_extents, ferryi_deadline_ms(SCRUB_WAIT_MS), &list,
+			      &count, &free_bytes);
 	if (rc)
 		return refuse_take(grants, lease, rc, size_bytes, free_bytes, max_extents, why);
 	grown = realloc(lease->extents, (before + count) * sizeof(*grown));
@@ -213,7 +221,7 @@ static int extend(struct ferryi_grants *grants, struct lease *lease, uint64_t si
 		list = memory->next;
 		memory->next = NULL;
 		lease->extents[lease->nextents++] =
-			(struct extent){ .id = atomic_fetch_add(&grants->hub->next_id, 1), .memory = memory };
+			(struct extent){.id = atomic_fetch_add(&grants->hub->next_id, 1), .memory = memory};
 		grants->nextents++;
 		ferryi_count(&status->g_extents, 1);
 		ferryi_count(&status->g_leased_bytes, memory->memory.len_bytes);
@@ -237,8 +245,8 @@ struct lease_message {
 };
 
 /* The lease reply with extents [from, nextents). 0, or negative with *why set. */
-static int reply_lease(struct ferryi_grants *grants, const struct lease *lease, size_t from, uint64_t request_id,
-		       struct ferryi_reply *reply, struct refusal *why)
+static int reply_lease(struct ferryi_grants *grants, const struct lease *lease, size_t from,
+		       uint64_t request_id, struct ferryi_reply *reply, struct refusal *why)
 {
 	struct tenancy *tenancy = tenancy_of(grants, lease->fabric);
 	const size_t n = lease->nextents - from;
@@ -302,8 +310,8 @@ out:
 
 /* ---- leases ---- */
 
-static void log_grant(const struct ferryi_grants *grants, const struct lease *lease, const char *verb, size_t from,
-		      uint64_t begin_ns, uint64_t registration_ns)
+static void log_grant(const struct ferryi_grants *grants, const struct lease *lease, const char *verb,
+		      size_t from, uint64_t begin_ns, uint64_t registration_ns)
 {
 	const uint64_t all_us = (ferryi_now_ns() - begin_ns) / FERRYI_NS_PER_US;
 	const uint64_t registration_us = registration_ns / FERRYI_NS_PER_US;
@@ -314,9 +322,9 @@ static void log_grant(const struct ferryi_grants *grants, const struct lease *le
 		bytes += lease->extents[i].memory->memory.len_bytes;
 	ferryi_info("%s: %s lease %" PRIu64 " of pool %s over %s: %s in %zu extents, %" PRIu64
 		    " us of which %" PRIu64 " us for registration",
-		    grants->label, verb, lease->id, ferryi_pool_spec(lease->pool)->name, lease->fabric->row->name,
-		    ferryi_format_size(bytes, text, sizeof(text)), lease->nextents - from,
-		    all_us, registration_us);
+		    grants->label, verb, lease->id, ferryi_pool_spec(lease->pool)->name,
+		    lease->fabric->row->name, ferryi_format_size(bytes, text, sizeof(text)),
+		    lease->nextents - from, all_us, registration_us);
 }
 
 /* Its tenant was closed, and the keys with it. */
@@ -347,13 +355,14 @@ static void lease_destroy(struct ferryi_grants *grants, struct lease *lease)
 	free(lease);
 }
 
-static struct lease **lease_find(struct ferryi_grants *grants, uint64_t id, uint64_t epoch, struct refusal *why)
+static struct lease **lease_find(struct ferryi_grants *grants, uint64_t id, uint64_t epoch,
+				 struct refusal *why)
 {
 	struct lease **at = &grants->leases;
 
 	if (epoch != grants->epoch) {
-		refuse(why, FARFERRY__CODE__CODE_EPOCH, "epoch %" PRIu64 " is not this session's (%" PRIu64 ")", epoch,
-		       grants->epoch);
+		refuse(why, FARFERRY__CODE__CODE_EPOCH,
+		       "epoch %" PRIu64 " is not this session's (%" PRIu64 ")", epoch, grants->epoch);
 		return NULL;
 	}
 	while (*at && (*at)->id != id)
@@ -376,30 +385,33 @@ static int check_granting(struct ferryi_grants *grants, struct refusal *why)
 static int check_size(uint64_t size_bytes, struct refusal *why)
 {
 	if (!ferryi_is_aligned(size_bytes, FERRYI_SUBSECTION_SIZE))
-		return refuse(why, FARFERRY__CODE__CODE_INVALID, "size %" PRIu64 " is not a multiple of 2 MiB",
-			      size_bytes);
+		return refuse(why, FARFERRY__CODE__CODE_INVALID,
+			      "size %" PRIu64 " is not a multiple of 2 MiB", size_bytes);
 	return 0;
 }
 
 /* Both sides named, the pool able to be lent that way. */
-static int find_parts(struct ferryi_grants *grants, const Farferry__AttachRequest *request, struct lease *lease,
-		      struct refusal *why)
+static int find_parts(struct ferryi_grants *grants, const Farferry__AttachRequest *request,
+		      struct lease *lease, struct refusal *why)
 {
 	char names[512];
 
 	lease->pool = ferryi_hub_pool(grants->hub, request->pool);
 	if (!lease->pool)
-		return refuse(why, FARFERRY__CODE__CODE_NO_POOL, "there is no pool '%s'; this server has: %.300s",
-			      request->pool, ferryi_hub_pool_names(grants->hub, names, sizeof(names)));
+		return refuse(why, FARFERRY__CODE__CODE_NO_POOL,
+			      "there is no pool '%s'; this server has: %.300s", request->pool,
+			      ferryi_hub_pool_names(grants->hub, names, sizeof(names)));
 	lease->fabric = ferryi_hub_fabric(grants->hub, request->fabric);
 	if (!lease->fabric)
-		return refuse(why, FARFERRY__CODE__CODE_FABRIC, "fabric '%s' is not served; this server has: %s",
-			      request->fabric, ferryi_hub_fabric_names(grants->hub, names, sizeof(names)));
-	if ((lease->fabric->row->flags & FERRYI_FABRIC_SAME_HOST) && !ferryi_pool_gives_fd(lease->pool))
 		return refuse(why, FARFERRY__CODE__CODE_FABRIC,
-			      "pool %s is anonymous memory, which the %s fabric cannot lend; start the server with "
-			      "backing=memfd, or use another fabric",
-			      ferryi_pool_spec(lease->pool)->name, lease->fabric->row->name);
+			      "fabric '%s' is not served; this server has: %s", request->fabric,
+			      ferryi_hub_fabric_names(grants->hub, names, sizeof(names)));
+	if ((lease->fabric->row->flags & FERRYI_FABRIC_SAME_HOST) && !ferryi_pool_gives_fd(lease->pool))
+		return refuse(
+			why, FARFERRY__CODE__CODE_FABRIC,
+			"pool %s is anonymous memory, which the %s fabric cannot lend; start the server with "
+			"backing=memfd, or use another fabric",
+			ferryi_pool_spec(lease->pool)->name, lease->fabric->row->name);
 	return 0;
 }
 
@@ -407,17 +419,19 @@ static int attach(struct ferryi_grants *grants, uint64_t request_id, const Farfe
 		  struct ferryi_reply *reply, struct ferryi_grants_change *change, struct refusal *why)
 {
 	struct ferryi_status *status = &grants->hub->status;
-	uint64_t begin = ferryi_now_ns(), registration = ferryi_counter_read(&status->c_registration_ns_total);
-	struct lease *lease, found = { 0 };
+	uint64_t begin = ferryi_now_ns(),
+		 registration = ferryi_counter_read(&status->c_registration_ns_total);
+	struct lease *lease, found = {0};
 	int rc;
 
 	if ((rc = check_granting(grants, why)) || (rc = check_size(request->size_bytes, why)) ||
 	    (rc = find_parts(grants, request, &found, why)))
 		return rc;
 	if (grants->nleases >= grants->hub->limits.leases)
-		return refuse(why, FARFERRY__CODE__CODE_LIMIT,
-			      "this session holds %zu leases already, the limit (--max-leases) of this server",
-			      grants->nleases);
+		return refuse(
+			why, FARFERRY__CODE__CODE_LIMIT,
+			"this session holds %zu leases already, the limit (--max-leases) of this server",
+			grants->nleases);
 	lease = calloc(1, sizeof(*lease));
 	if (!lease)
 		return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
@@ -440,7 +454,8 @@ static int attach(struct ferryi_grants *grants, uint64_t request_id, const Farfe
 	lease->next = grants->leases;
 	grants->leases = lease;
 	change->lease_added = lease->id;
-	log_grant(grants, lease, "granted", 0, begin, ferryi_counter_read(&status->c_registration_ns_total) - registration);
+	log_grant(grants, lease, "granted", 0, begin,
+		  ferryi_counter_read(&status->c_registration_ns_total) - registration);
 	return 0;
 }
 
@@ -448,7 +463,8 @@ static int grow(struct ferryi_grants *grants, uint64_t request_id, const Farferr
 		struct ferryi_reply *reply, struct refusal *why)
 {
 	struct ferryi_status *status = &grants->hub->status;
-	uint64_t begin = ferryi_now_ns(), registration = ferryi_counter_read(&status->c_registration_ns_total);
+	uint64_t begin = ferryi_now_ns(),
+		 registration = ferryi_counter_read(&status->c_registration_ns_total);
 	struct lease **at = lease_find(grants, request->lease_id, request->epoch, why);
 	size_t before;
 	int rc;
@@ -494,8 +510,9 @@ static int shrink(struct ferryi_grants *grants, const Farferry__ShrinkRequest *r
 		struct extent *extent = extent_find(lease, request->extent_ids[i]);
 
 		if (!extent)
-			rc = refuse(why, FARFERRY__CODE__CODE_NO_LEASE, "lease %" PRIu64 " has no extent %" PRIu64,
-				    lease->id, request->extent_ids[i]);
+			rc = refuse(why, FARFERRY__CODE__CODE_NO_LEASE,
+				    "lease %" PRIu64 " has no extent %" PRIu64, lease->id,
+				    request->extent_ids[i]);
 		else
 			extent->leaving = true;
 	}
@@ -513,7 +530,8 @@ static int shrink(struct ferryi_grants *grants, const Farferry__ShrinkRequest *r
 		lease->extents[i] = lease->extents[keep];
 		lease->extents[keep++] = extent;
 	}
-	ferryi_info("%s: shrunk lease %" PRIu64 " by %zu extents", grants->label, lease->id, lease->nextents - keep);
+	ferryi_info("%s: shrunk lease %" PRIu64 " by %zu extents", grants->label, lease->id,
+		    lease->nextents - keep);
 	release_from(grants, lease, keep);
 	return 0;
 }
@@ -574,13 +592,13 @@ void ferryi_grants_close(struct ferryi_grants **grantsp)
 	free(grants);
 }
 
-void ferryi_grants_request(struct ferryi_grants *grants, const Farferry__Envelope *request, struct ferryi_reply *reply,
-			   struct ferryi_grants_change *change)
+void ferryi_grants_request(struct ferryi_grants *grants, const Farferry__Envelope *request,
+			   struct ferryi_reply *reply, struct ferryi_grants_change *change)
 {
 	struct ferryi_status *status = &grants->hub->status;
 	const bool is_grant = request->body_case == FARFERRY__ENVELOPE__BODY_ATTACH ||
 			      request->body_case == FARFERRY__ENVELOPE__BODY_GROW;
-	struct refusal why = { .code = FARFERRY__CODE__CODE_INTERNAL };
+	struct refusal why = {.code = FARFERRY__CODE__CODE_INTERNAL};
 	uint64_t begin = ferryi_now_ns();
 	int rc;
 
@@ -604,7 +622,8 @@ void ferryi_grants_request(struct ferryi_grants *grants, const Farferry__Envelop
 		ferryi_count(&status->c_grant_ns_total, ferryi_now_ns() - begin);
 	}
 	if (rc) {
-		ferryi_info("%s: refused %s: %s", grants->label, ferryi_body_name(request->body_case), why.text);
+		ferryi_info("%s: refused %s: %s", grants->label, ferryi_body_name(request->body_case),
+			    why.text);
 		ferryi_reply_error(reply, request->request_id, why.code, "%s", why.text);
 	} else if (!is_grant) {
 		ferryi_reply_done(reply, request->request_id);

@@ -20,14 +20,14 @@
 struct ferryi_server_session;
 
 struct ferryi_hub_limits {
-	uint64_t sessions;         /* authenticated, at once */
-	uint64_t unauthenticated;  /* connections not authenticated yet; more wait in the listen queue */
-	uint64_t leases;           /* of one session */
-	uint64_t extents;          /* of one session */
-	uint64_t output_bytes;     /* unread replies of one connection */
-	uint64_t handshake_ms;     /* from accept to authentication */
-	uint64_t keepalive_ms;     /* what clients are told to keep */
-	uint64_t timeout_ms;       /* silence that ends a session */
+	uint64_t sessions;	  /* authenticated, at once */
+	uint64_t unauthenticated; /* connections not authenticated yet; more wait in the listen queue */
+	uint64_t leases;	  /* of one session */
+	uint64_t extents;	  /* of one session */
+	uint64_t output_bytes;	  /* unread replies of one connection */
+	uint64_t handshake_ms;	  /* from accept to authentication */
+	uint64_t keepalive_ms;	  /* what clients are told to keep */
+	uint64_t timeout_ms;	  /* silence that ends a session */
 };
 
 struct ferryi_hub_fabric {

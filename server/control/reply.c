@@ -12,14 +12,16 @@ void ferryi_reply_encode(struct ferryi_reply *reply, const Farferry__Envelope *e
 
 	if (!rc)
 		return;
-	ferryi_error("reply %s: encoding failed: %s", ferryi_body_name(envelope->body_case), ferryi_strerror(rc));
-	*reply = (struct ferryi_reply){ 0 };
+	ferryi_error("reply %s: encoding failed: %s", ferryi_body_name(envelope->body_case),
+		     ferryi_strerror(rc));
+	*reply = (struct ferryi_reply){0};
 	if (envelope->body_case != FARFERRY__ENVELOPE__BODY_ERROR)
 		ferryi_reply_error(reply, envelope->request_id, FARFERRY__CODE__CODE_INTERNAL,
 				   "the server could not encode its reply");
 }
 
-void ferryi_reply_error(struct ferryi_reply *reply, uint64_t request_id, Farferry__Code code, const char *fmt, ...)
+void ferryi_reply_error(struct ferryi_reply *reply, uint64_t request_id, Farferry__Code code, const char *fmt,
+			...)
 {
 	Farferry__Error error = FARFERRY__ERROR__INIT;
 	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;

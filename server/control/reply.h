@@ -15,8 +15,8 @@ struct ferryi_reply {
 
 /* Encodes; on failure the reply is an internal error, or empty. */
 void ferryi_reply_encode(struct ferryi_reply *reply, const Farferry__Envelope *envelope);
-void ferryi_reply_error(struct ferryi_reply *reply, uint64_t request_id, Farferry__Code code, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
+void ferryi_reply_error(struct ferryi_reply *reply, uint64_t request_id, Farferry__Code code, const char *fmt,
+			...) __attribute__((format(printf, 4, 5)));
 void ferryi_reply_done(struct ferryi_reply *reply, uint64_t request_id);
 
 #endif

@@ -14,14 +14,15 @@
 #include "log.h"
 #include "reply.h"
 
-#define FRAME_MAX_UNAUTHENTICATED 4096u /* bytes of payload */
-#define REQUESTS_MAX		  64u	/* under way at once */
+#define FRAME_MAX_UNAUTHENTICATED 4096u	 /* bytes of payload */
+#define REQUESTS_MAX		  64u	 /* under way at once */
 #define INPUT_KEEP		  65536u /* a larger input buffer is freed when empty */
 
 enum state { AWAIT_HELLO, AWAIT_AUTH, LIVE };
 
 struct ferryi_server_session {
-	struct ferryi_job closing; /* first member: the job that ends the session is part of it, and cannot fail */
+	struct ferryi_job
+		closing; /* first member: the job that ends the session is part of it, and cannot fail */
 	/* immutable */
 	struct ferryi_hub *hub;
 	struct ferryi_server_session_io io;
@@ -51,20 +52,21 @@ static void put(struct ferryi_server_session *session, struct ferryi_reply *repl
 	if (reply->bytes && !session->closed)
 		session->io.output(session->io.ctx, reply->bytes, reply->len);
 	free(reply->bytes);
-	*reply = (struct ferryi_reply){ 0 };
+	*reply = (struct ferryi_reply){0};
 }
 
 static void put_envelope(struct ferryi_server_session *session, const Farferry__Envelope *envelope)
 {
-	struct ferryi_reply reply = { 0 };
+	struct ferryi_reply reply = {0};
 
 	ferryi_reply_encode(&reply, envelope);
 	put(session, &reply);
 }
 
-static void put_error(struct ferryi_server_session *session, uint64_t request_id, Farferry__Code code, const char *text)
+static void put_error(struct ferryi_server_session *session, uint64_t request_id, Farferry__Code code,
+		      const char *text)
 {
-	struct ferryi_reply reply = { 0 };
+	struct ferryi_reply reply = {0};
 
 	ferryi_reply_error(&reply, request_id, code, "%s", text);
 	put(session, &reply);
@@ -215,9 +217,12 @@ static int on_hello(struct ferryi_server_session *session, const Farferry__Envel
 		 hello->client[0] ? hello->client : "unnamed", session->peer);
 	if (hello->version_max < FERRYI_PROTO_VERSION_MIN || hello->version_min > FERRYI_PROTO_VERSION_MAX) {
 		snprintf(text, sizeof(text),
-			 "this server speaks protocol versions %u to %u, the client %u to %u; upgrade the older one",
-			 FERRYI_PROTO_VERSION_MIN, FERRYI_PROTO_VERSION_MAX, hello->version_min, hello->version_max);
-		return fail(session, request->request_id, FARFERRY__CODE__CODE_VERSION, -EPROTONOSUPPORT, text);
+			 "this server speaks protocol versions %u to %u, the client %u to %u; upgrade the "
+			 "older one",
+			 FERRYI_PROTO_VERSION_MIN, FERRYI_PROTO_VERSION_MAX, hello->version_min,
+			 hello->version_max);
+		return fail(session, request->request_id, FARFERRY__CODE__CODE_VERSION, -EPROTONOSUPPORT,
+			    text);
 	}
 	if (ferryi_random(session->nonce, sizeof(session->nonce)))
 		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -EIO,
@@ -268,7 +273,8 @@ static int on_auth(struct ferryi_server_session *session, const Farferry__Envelo
 	if (ferryi_auth_mac(FERRYI_ROLE_CLIENT, hub->token, session->nonce, client_nonce, mac))
 		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -EIO,
 			    "the server cannot compute digests");
-	/* The token of a server without authentication is all zeros, and what the client makes of it is not looked at. */
+	/* The token of a server without authentication is all zeros, and what the client makes of it is not
+	 * looked at. */
 	if (hub->auth_required && !ferryi_mac_equal(mac, request->auth->mac.data)) {
 		ferryi_count(&hub->status.c_auth_failures_total, 1);
 		return fail(session, request->request_id, FARFERRY__CODE__CODE_AUTH, -EACCES,
@@ -365,7 +371,7 @@ static void add_stat(void *ctx, const char *name, uint64_t value, bool gauge, co
 
 static void add_pool_stats(const struct ferryi_hub *hub, struct stats_list *list)
 {
-	struct ferryi_pool_usage sum = { 0 };
+	struct ferryi_pool_usage sum = {0};
 
 	for (unsigned i = 0; i < hub->npools; i++) {
 		struct ferryi_pool_usage usage;
@@ -399,8 +405,8 @@ static void on_stats(struct ferryi_server_session *session, uint64_t request_id)
 	ferryi_status_each(&hub->status, add_stat, list);
 	add_pool_stats(hub, list);
 	for (unsigned i = 0; i < hub->nfabrics; i++)
-		ferryi_status_each_fabric(hub->fabrics[i].row->name, ferryi_listener_stats(hub->fabrics[i].listener),
-					  add_stat, list);
+		ferryi_status_each_fabric(hub->fabrics[i].row->name,
+					  ferryi_listener_stats(hub->fabrics[i].listener), add_stat, list);
 	reply.n_stats = list->n;
 	reply.stats = list->pointers;
 	envelope.request_id = request_id;
@@ -434,7 +440,8 @@ static int out_of_order(struct ferryi_server_session *session, const Farferry__E
 	char text[160];
 
 	if (session->state == LIVE) {
-		snprintf(text, sizeof(text), "'%s' comes once, at the beginning", ferryi_body_name(request->body_case));
+		snprintf(text, sizeof(text), "'%s' comes once, at the beginning",
+			 ferryi_body_name(request->body_case));
 		ferryi_count(&session->hub->status.c_protocol_errors_total, 1);
 		return fail(session, request->request_id, FARFERRY__CODE__CODE_INVALID, -EPROTO, text);
 	}
@@ -478,13 +485,15 @@ static int dispatch(struct ferryi_server_session *session, Farferry__Envelope **
 		request_submit(session, request);
 		break;
 	default:
-		put_error(session, id, FARFERRY__CODE__CODE_INVALID, "this server does not know that request");
+		put_error(session, id, FARFERRY__CODE__CODE_INVALID,
+			  "this server does not know that request");
 		break;
 	}
 	return 0;
 }
 
-/* The request id of a frame whose fields were refused, so that its sender can match the error; 0: cannot tell. */
+/* The request id of a frame whose fields were refused, so that its sender can match the error; 0: cannot
+ * tell. */
 static uint64_t refused_id(const uint8_t *frame, size_t len)
 {
 	Farferry__Envelope *envelope;
@@ -516,8 +525,8 @@ static int on_frame(struct ferryi_server_session *session, const uint8_t *frame,
 			session->deadline_ns = ferryi_deadline_ms(session->hub->limits.timeout_ms);
 			return 0;
 		}
-		return fail(session, rc == -EINVAL ? refused_id(frame, len) : 0, FARFERRY__CODE__CODE_INVALID, -EPROTO,
-			    why);
+		return fail(session, rc == -EINVAL ? refused_id(frame, len) : 0, FARFERRY__CODE__CODE_INVALID,
+			    -EPROTO, why);
 	}
 	rc = dispatch(session, &request);
 	ferryi_envelope_free(&request);
@@ -526,13 +535,15 @@ static int on_frame(struct ferryi_server_session *session, const uint8_t *frame,
 	return rc;
 }
 
-/* Length of the frame at the front: 0 when more bytes are needed, negative (answered) when there never will be one. */
+/* Length of the frame at the front: 0 when more bytes are needed, negative (answered) when there never will
+ * be one. */
 static long frame_at(struct ferryi_server_session *session, const uint8_t *bytes, size_t have)
 {
 	char text[160];
 	long len = ferryi_frame_peek(bytes, have);
 
-	if (len >= 0 && (session->state == LIVE || len <= (long)(FRAME_MAX_UNAUTHENTICATED + FERRYI_FRAME_HEADER)))
+	if (len >= 0 &&
+	    (session->state == LIVE || len <= (long)(FRAME_MAX_UNAUTHENTICATED + FERRYI_FRAME_HEADER)))
 		return len;
 	ferryi_count(&session->hub->status.c_protocol_errors_total, 1);
 	if (len == -EPROTO)
@@ -540,7 +551,8 @@ static long frame_at(struct ferryi_server_session *session, const uint8_t *bytes
 	else if (len == -EMSGSIZE)
 		snprintf(text, sizeof(text), "frame too long: at most %u bytes are taken", FERRYI_FRAME_MAX);
 	else
-		snprintf(text, sizeof(text), "frame of %ld bytes too long before authentication: at most %u are taken",
+		snprintf(text, sizeof(text),
+			 "frame of %ld bytes too long before authentication: at most %u are taken",
 			 len - (long)FERRYI_FRAME_HEADER, FRAME_MAX_UNAUTHENTICATED);
 	return fail(session, 0, FARFERRY__CODE__CODE_INVALID, -EPROTO, text);
 }
@@ -573,7 +585,8 @@ int ferryi_server_session_input(struct ferryi_server_session *session, const uin
 
 	assert(!session->closed);
 	if (len && input_append(session, bytes, len))
-		return fail(session, 0, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM, "the server is out of memory");
+		return fail(session, 0, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM,
+			    "the server is out of memory");
 	while (used < session->input_len) {
 		long frame = frame_at(session, session->input + used, session->input_len - used);
 
@@ -603,8 +616,8 @@ int ferryi_server_session_input(struct ferryi_server_session *session, const uin
 
 /* ---- interface ---- */
 
-int ferryi_server_session_open(struct ferryi_hub *hub, const struct ferryi_server_session_io *io, const char *label,
-			       struct ferryi_server_session **out)
+int ferryi_server_session_open(struct ferryi_hub *hub, const struct ferryi_server_session_io *io,
+			       const char *label, struct ferryi_server_session **out)
 {
 	struct ferryi_server_session *session = calloc(1, sizeof(*session));
 
@@ -616,7 +629,8 @@ int ferryi_server_session_open(struct ferryi_hub *hub, const struct ferryi_serve
 	session->id = hub->next_session_id++;
 	session->deadline_ns = ferryi_deadline_ms(hub->limits.handshake_ms);
 	snprintf(session->peer, sizeof(session->peer), "%s", label);
-	snprintf(session->label, sizeof(session->label), "session %" PRIu64 " (%s)", session->id, session->peer);
+	snprintf(session->label, sizeof(session->label), "session %" PRIu64 " (%s)", session->id,
+		 session->peer);
 	session->next = hub->sessions;
 	session->pprev = &hub->sessions;
 	if (session->next)
@@ -658,7 +672,8 @@ int ferryi_server_session_tick(struct ferryi_server_session *session, uint64_t n
 		for (size_t i = 0; i < session->nleases; i++)
 			put_revoked(session, session->leases[i], text);
 	} else {
-		snprintf(text, sizeof(text), "not authenticated within %" PRIu64 " ms", hub->limits.handshake_ms);
+		snprintf(text, sizeof(text), "not authenticated within %" PRIu64 " ms",
+			 hub->limits.handshake_ms);
 		ferryi_count(&hub->status.c_handshake_timeouts_total, 1);
 		fail(session, 0, FARFERRY__CODE__CODE_AUTH, -ETIMEDOUT, text);
 	}

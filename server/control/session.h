@@ -26,8 +26,8 @@ struct ferryi_server_session_io {
 };
 
 /* label: the peer's address, for log lines; copied. 0 or -ENOMEM. */
-int ferryi_server_session_open(struct ferryi_hub *hub, const struct ferryi_server_session_io *io, const char *label,
-			       struct ferryi_server_session **out);
+int ferryi_server_session_open(struct ferryi_hub *hub, const struct ferryi_server_session_io *io,
+			       const char *label, struct ferryi_server_session **out);
 /*
  * Ends the session at once: everything it holds is revoked by its worker, in
  * the background. NULL allowed; nulls *session. reason goes to the log.

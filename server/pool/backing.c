@@ -12,7 +12,7 @@
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif
 
-static const struct ferryi_backing *const backings[] = { &ferryi_backing_anon, &ferryi_backing_memfd, NULL };
+static const struct ferryi_backing *const backings[] = {&ferryi_backing_anon, &ferryi_backing_memfd, NULL};
 
 const struct ferryi_backing *ferryi_backing_find(const char *name)
 {
@@ -30,7 +30,7 @@ const struct ferryi_backing *ferryi_backing_at(unsigned index)
 
 int ferryi_backing_bind(void *base, size_t len_bytes, int numa_node)
 {
-	unsigned long mask[16] = { 0 };
+	unsigned long mask[16] = {0};
 	const unsigned long bits = 8 * sizeof(mask[0]);
 
 	if (numa_node < 0)
@@ -38,7 +38,8 @@ int ferryi_backing_bind(void *base, size_t len_bytes, int numa_node)
 	if ((unsigned long)numa_node >= bits * (sizeof(mask) / sizeof(mask[0])))
 		return -EINVAL;
 	mask[(unsigned long)numa_node / bits] = 1UL << ((unsigned long)numa_node % bits);
-	return mbind(base, len_bytes, MPOL_BIND, mask, bits * (sizeof(mask) / sizeof(mask[0])), 0) ? -errno : 0;
+	return mbind(base, len_bytes, MPOL_BIND, mask, bits * (sizeof(mask) / sizeof(mask[0])), 0) ? -errno
+												   : 0;
 }
 
 int ferryi_backing_populate(void *base, size_t len_bytes)
@@ -48,7 +49,8 @@ int ferryi_backing_populate(void *base, size_t len_bytes)
 			continue;
 		if (errno != EINVAL)
 			return -errno;
-		/* Kernel older than 5.14: touch every page (a huge one is touched more than once, which does no harm). */
+		/* Kernel older than 5.14: touch every page (a huge one is touched more than once, which does
+		 * no harm). */
 		for (size_t off = 0; off < len_bytes; off += FERRYI_PAGE_SIZE)
 			((volatile char *)base)[off] = 0;
 		return 0;

@@ -11,10 +11,12 @@
 struct ferryi_backing {
 	const char *name;
 	bool gives_fd; /* extents have a memfd: the same-host row can serve them */
-	/* Takes (and, reserve, populates) the memory. 0, or negative errno with one line in err and *handle untouched. */
+	/* Takes (and, reserve, populates) the memory. 0, or negative errno with one line in err and *handle
+	 * untouched. */
 	int (*open)(const struct ferryi_pool_spec *spec, void **handle, char *err, size_t err_len);
 	void (*close)(void *handle);
-	/* pool_off and memory.len_bytes are set; fills the rest of memory, which reads as zeros. 0, -ENOMEM, ... */
+	/* pool_off and memory.len_bytes are set; fills the rest of memory, which reads as zeros. 0, -ENOMEM,
+	 * ... */
 	int (*grant)(void *handle, struct ferryi_pool_extent *extent);
 	/*
 	 * Takes the memory back and leaves it zero. On failure it may be called again:

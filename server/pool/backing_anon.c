@@ -50,8 +50,8 @@ static int anon_open(const struct ferryi_pool_spec *spec, void **handle, char *e
 	}
 	rc = ferryi_backing_bind(anon->window, anon->len_bytes, spec->numa_node);
 	if (rc) {
-		snprintf(err, err_len, "pool %s: binding to NUMA node %d failed: %s", spec->name, spec->numa_node,
-			 ferryi_strerror(rc));
+		snprintf(err, err_len, "pool %s: binding to NUMA node %d failed: %s", spec->name,
+			 spec->numa_node, ferryi_strerror(rc));
 		goto err_unmap;
 	}
 	/* A pool must not end up in a core file, nor be seen by a forked child. */
@@ -60,8 +60,8 @@ static int anon_open(const struct ferryi_pool_spec *spec, void **handle, char *e
 	if (spec->reserve) {
 		rc = ferryi_backing_populate(anon->window, anon->len_bytes);
 		if (rc) {
-			snprintf(err, err_len, "pool %s: populating %zu bytes failed: %s", spec->name, anon->len_bytes,
-				 ferryi_strerror(rc));
+			snprintf(err, err_len, "pool %s: populating %zu bytes failed: %s", spec->name,
+				 anon->len_bytes, ferryi_strerror(rc));
 			goto err_unmap;
 		}
 	}

@@ -56,7 +56,8 @@ static int allocate(int fd, int mode, uint64_t off, uint64_t len_bytes)
 	return 0;
 }
 
-static int reserve_section(const struct ferryi_pool_spec *spec, struct section_reserve *section, size_t len_bytes)
+static int reserve_section(const struct ferryi_pool_spec *spec, struct section_reserve *section,
+			   size_t len_bytes)
 {
 	int rc;
 
@@ -106,10 +107,12 @@ static int memfds_open(const struct ferryi_pool_spec *spec, void **handle, char 
 					 ferryi_min_u64(FERRYI_SECTION_SIZE, spec->size_bytes - off));
 
 		if (rc) {
-			snprintf(err, err_len, "pool %s: reserving shared memory failed after %llu of %llu bytes: %s%s",
+			snprintf(err, err_len,
+				 "pool %s: reserving shared memory failed after %llu of %llu bytes: %s%s",
 				 spec->name, (unsigned long long)off, (unsigned long long)spec->size_bytes,
 				 ferryi_strerror(rc),
-				 rc == -EMFILE ? " (raise the limit of open files, LimitNOFILE or ulimit -n)" : "");
+				 rc == -EMFILE ? " (raise the limit of open files, LimitNOFILE or ulimit -n)"
+					       : "");
 			memfds_close(memfds);
 			return rc;
 		}
@@ -119,7 +122,8 @@ static int memfds_open(const struct ferryi_pool_spec *spec, void **handle, char 
 	return 0;
 }
 
-static struct section_reserve *reserve_of(struct memfds *memfds, const struct ferryi_pool_extent *extent, uint64_t *off)
+static struct section_reserve *reserve_of(struct memfds *memfds, const struct ferryi_pool_extent *extent,
+					  uint64_t *off)
 {
 	*off = extent->pool_off & (FERRYI_SECTION_SIZE - 1);
 	return &memfds->sections[extent->pool_off >> FERRYI_SECTION_SHIFT];
@@ -162,8 +166,8 @@ err_refill:
 	ferryi_warn("pool %s: an extent of %zu bytes cannot be allocated: %s", memfds->name, len_bytes,
 		    ferryi_strerror(rc));
 	if (ftruncate(extent->memory.fd, 0) || allocate(section->fd, 0, off, len_bytes))
-		ferryi_error("pool %s: %zu bytes of the reservation are lost until they are lent again", memfds->name,
-			     len_bytes);
+		ferryi_error("pool %s: %zu bytes of the reservation are lost until they are lent again",
+			     memfds->name, len_bytes);
 err_unmap:
 	munmap(extent->memory.base, len_bytes);
 err_close:
@@ -186,7 +190,8 @@ static int memfds_scrub(void *handle, struct ferryi_pool_extent *extent)
 	if (extent->memory.fd >= 0) {
 		/* Truncated, not only closed: a client may hold the file still. */
 		if (ftruncate(extent->memory.fd, 0))
-			ferryi_error("pool %s: truncating an extent failed: %s", memfds->name, ferryi_strerror(errno));
+			ferryi_error("pool %s: truncating an extent failed: %s", memfds->name,
+				     ferryi_strerror(errno));
 		close(extent->memory.fd);
 		extent->memory.fd = -1;
 	}

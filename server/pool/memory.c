@@ -46,8 +46,8 @@ static bool read_keyed(const char *path, const char *key, uint64_t *out)
 }
 
 /* What one cgroup directory leaves; inactive page cache counts as free, the kernel drops it first. */
-static void bound_by_cgroup(const char *dir, const char *limit_file, const char *usage_file, const char *cache_key,
-			    uint64_t *fits, const char **what)
+static void bound_by_cgroup(const char *dir, const char *limit_file, const char *usage_file,
+			    const char *cache_key, uint64_t *fits, const char **what)
 {
 	char path[PATH_MAX + 64];
 	uint64_t limit, usage, cache = 0, room;
@@ -98,7 +98,8 @@ static void bound_by_cgroups(uint64_t *fits, const char **what)
 			char *slash;
 
 			if (v2)
-				bound_by_cgroup(dir, "memory.max", "memory.current", "inactive_file", fits, what);
+				bound_by_cgroup(dir, "memory.max", "memory.current", "inactive_file", fits,
+						what);
 			else
 				bound_by_cgroup(dir, "memory.limit_in_bytes", "memory.usage_in_bytes",
 						"total_inactive_file", fits, what);
@@ -143,10 +144,12 @@ uint64_t ferryi_memory_free_huge_pages(int numa_node, uint64_t page_bytes)
 	uint64_t n = 0;
 
 	if (numa_node >= 0)
-		snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/hugepages/hugepages-%" PRIu64 "kB/free_hugepages",
+		snprintf(path, sizeof(path),
+			 "/sys/devices/system/node/node%d/hugepages/hugepages-%" PRIu64 "kB/free_hugepages",
 			 numa_node, page_bytes / 1024);
 	else
-		snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/free_hugepages",
+		snprintf(path, sizeof(path),
+			 "/sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/free_hugepages",
 			 page_bytes / 1024);
 	read_number(path, &n);
 	return n;

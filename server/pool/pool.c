@@ -52,10 +52,12 @@ static void scrub_one(struct ferryi_pool *pool, struct ferryi_pool_extent *exten
 		rc = pool->backing->scrub(pool->handle, extent);
 		if (!rc)
 			break;
-		/* Memory that others took meanwhile: the extent stays out of use until it can be had again. */
+		/* Memory that others took meanwhile: the extent stays out of use until it can be had again.
+		 */
 		if (!warned)
-			ferryi_warn("pool %s: %zu bytes cannot be taken back yet: %s; trying again every second",
-				    pool->spec.name, len_bytes, ferryi_strerror(rc));
+			ferryi_warn(
+				"pool %s: %zu bytes cannot be taken back yet: %s; trying again every second",
+				pool->spec.name, len_bytes, ferryi_strerror(rc));
 		warned = true;
 		ferryi_mutex_lock(&pool->lock);
 		if (!pool->stop)
@@ -144,7 +146,8 @@ int ferryi_pool_open(const struct ferryi_pool_spec *spec, struct ferryi_pool **o
 		goto err_sections;
 	rc = start_scrubber(pool);
 	if (rc) {
-		snprintf(err, err_len, "pool %s: starting its thread failed: %s", spec->name, ferryi_strerror(rc));
+		snprintf(err, err_len, "pool %s: starting its thread failed: %s", spec->name,
+			 ferryi_strerror(rc));
 		goto err_backing;
 	}
 	err[0] = '\0';
@@ -214,8 +217,8 @@ static void put_back_locked(struct ferryi_pool *pool, struct ferryi_pool_extent 
 }
 
 /* Takes the sub-sections; the memory comes later. 0, -ENOMEM (not that much is free), -E2BIG. */
-static int take_locked(struct ferryi_pool *pool, size_t want, unsigned max_extents, struct ferryi_pool_extent **list,
-		       unsigned *count)
+static int take_locked(struct ferryi_pool *pool, size_t want, unsigned max_extents,
+		       struct ferryi_pool_extent **list, unsigned *count)
 {
 	struct ferryi_pool_extent **tail = list;
 
@@ -236,7 +239,7 @@ static int take_locked(struct ferryi_pool *pool, size_t want, unsigned max_exten
 		n = ferryi_sections_take(&pool->sections, want, &first);
 		assert(n > 0);
 		extent->pool_off = (uint64_t)first << FERRYI_SUBSECTION_SHIFT;
-		extent->memory = (struct ferryi_memory){ .len_bytes = n << FERRYI_SUBSECTION_SHIFT, .fd = -1 };
+		extent->memory = (struct ferryi_memory){.len_bytes = n << FERRYI_SUBSECTION_SHIFT, .fd = -1};
 		*tail = extent;
 		tail = &extent->next;
 		++*count;
@@ -251,8 +254,9 @@ err_many:
 	return -E2BIG;
 }
 
-int ferryi_pool_take(struct ferryi_pool *pool, uint64_t size_bytes, unsigned max_extents, uint64_t deadline_ns,
-		     struct ferryi_pool_extent **list, unsigned *count, uint64_t *free_bytes)
+int ferryi_pool_take(struct ferryi_pool *pool, uint64_t size_bytes, unsigned max_extents,
+		     uint64_t deadline_ns, struct ferryi_pool_extent **list, unsigned *count,
+		     uint64_t *free_bytes)
 {
 	const size_t want = size_bytes >> FERRYI_SUBSECTION_SHIFT;
 	struct ferryi_pool_extent *extent, *granted = NULL;
@@ -261,7 +265,8 @@ int ferryi_pool_take(struct ferryi_pool *pool, uint64_t size_bytes, unsigned max
 	assert(ferryi_is_aligned(size_bytes, FERRYI_SUBSECTION_SIZE));
 	ferryi_mutex_lock(&pool->lock);
 	while (want > pool->sections.nfree &&
-	       size_bytes <= ((uint64_t)pool->sections.nfree << FERRYI_SUBSECTION_SHIFT) + pool->scrub_bytes) {
+	       size_bytes <=
+		       ((uint64_t)pool->sections.nfree << FERRYI_SUBSECTION_SHIFT) + pool->scrub_bytes) {
 		if (ferryi_cond_wait_until(&pool->clean, &pool->lock, deadline_ns) == -ETIMEDOUT)
 			break;
 	}

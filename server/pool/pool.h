@@ -23,18 +23,20 @@ struct ferryi_pool;
 
 struct ferryi_pool_spec {
 	char name[FERRYI_POOL_NAME_LEN];
-	uint64_t size_bytes;                  /* multiple of 2 MiB */
-	int numa_node;                        /* -1: any */
-	uint64_t huge_page_bytes;             /* 0: normal pages */
+	uint64_t size_bytes;		      /* multiple of 2 MiB */
+	int numa_node;			      /* -1: any */
+	uint64_t huge_page_bytes;	      /* 0: normal pages */
 	const struct ferryi_backing *backing; /* NULL: to be chosen */
-	bool reserve;                         /* taken from the system at start, not on first use */
-	unsigned given;                       /* keys seen, to refuse one given twice */
+	bool reserve;			      /* taken from the system at start, not on first use */
+	unsigned given;			      /* keys seen, to refuse one given twice */
 };
 
 void ferryi_pool_spec_init(struct ferryi_pool_spec *spec);
 /* One key=value. 0 or -EINVAL with one line in err. */
-int ferryi_pool_spec_set(struct ferryi_pool_spec *spec, const char *key, const char *value, char *err, size_t err_len);
-/* "name=NAME,size=4G,...", or one key at a time by _set and then _check. 0 or -EINVAL with one line in err. */
+int ferryi_pool_spec_set(struct ferryi_pool_spec *spec, const char *key, const char *value, char *err,
+			 size_t err_len);
+/* "name=NAME,size=4G,...", or one key at a time by _set and then _check. 0 or -EINVAL with one line in err.
+ */
 int ferryi_pool_spec_parse(struct ferryi_pool_spec *spec, const char *text, char *err, size_t err_len);
 int ferryi_pool_spec_check(const struct ferryi_pool_spec *spec, char *err, size_t err_len);
 /*
@@ -48,7 +50,8 @@ int ferryi_pool_spec_resolve(struct ferryi_pool_spec *spec, bool local_served, b
  * Whether the memory would fit beside `taken_bytes` that other pools will take.
  * 0 or -ENOMEM, with the bytes that would fit in err.
  */
-int ferryi_pool_spec_fits(const struct ferryi_pool_spec *spec, uint64_t taken_bytes, char *err, size_t err_len);
+int ferryi_pool_spec_fits(const struct ferryi_pool_spec *spec, uint64_t taken_bytes, char *err,
+			  size_t err_len);
 
 /* ---- a pool ---- */
 
@@ -57,7 +60,8 @@ int ferryi_pool_spec_fits(const struct ferryi_pool_spec *spec, uint64_t taken_by
  * scrubber. ASSUMPTION: spec was checked and resolved.
  * Returns 0, -ENOMEM, or another errno, with one line in err.
  */
-int ferryi_pool_open(const struct ferryi_pool_spec *spec, struct ferryi_pool **out, char *err, size_t err_len);
+int ferryi_pool_open(const struct ferryi_pool_spec *spec, struct ferryi_pool **out, char *err,
+		     size_t err_len);
 /* Every extent must have been given back. Joins the scrubber. NULL allowed; nulls *pool. */
 void ferryi_pool_close(struct ferryi_pool **pool);
 
@@ -79,14 +83,15 @@ struct ferryi_pool_extent {
  * Returns 0, -ENOMEM (*free_bytes says how much is free), -E2BIG (more than
  * max_extents), or what the backing met. *list is NULL on failure.
  */
-int ferryi_pool_take(struct ferryi_pool *pool, uint64_t size_bytes, unsigned max_extents, uint64_t deadline_ns,
-		     struct ferryi_pool_extent **list, unsigned *count, uint64_t *free_bytes);
+int ferryi_pool_take(struct ferryi_pool *pool, uint64_t size_bytes, unsigned max_extents,
+		     uint64_t deadline_ns, struct ferryi_pool_extent **list, unsigned *count,
+		     uint64_t *free_bytes);
 /* Hands a list to the scrubber. ASSUMPTION: no key names this memory any more. Does not block. */
 void ferryi_pool_give_back(struct ferryi_pool *pool, struct ferryi_pool_extent *list);
 
 struct ferryi_pool_usage {
 	uint64_t size_bytes, free_bytes, leased_bytes;
-	uint64_t scrub_bytes;          /* given back, not zeroed yet */
+	uint64_t scrub_bytes;	       /* given back, not zeroed yet */
 	uint64_t scrubbed_bytes_total; /* counters since start */
 	uint64_t scrub_ns_total;
 };

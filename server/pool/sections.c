@@ -13,7 +13,8 @@ int ferryi_sections_init(struct ferryi_sections *sections, size_t nsubsections)
 	size_t tail = n * FERRYI_SECTION_SUBSECTIONS - nsubsections;
 
 	assert(nsubsections > 0);
-	*sections = (struct ferryi_sections){ .nsections = n, .nsubsections = nsubsections, .nfree = nsubsections };
+	*sections =
+		(struct ferryi_sections){.nsections = n, .nsubsections = nsubsections, .nfree = nsubsections};
 	sections->used = calloc(n, sizeof(*sections->used));
 	if (!sections->used)
 		return -ENOMEM;
@@ -25,7 +26,7 @@ int ferryi_sections_init(struct ferryi_sections *sections, size_t nsubsections)
 void ferryi_sections_fini(struct ferryi_sections *sections)
 {
 	free(sections->used);
-	*sections = (struct ferryi_sections){ 0 };
+	*sections = (struct ferryi_sections){0};
 }
 
 size_t ferryi_sections_take(struct ferryi_sections *sections, size_t want, size_t *first)

@@ -14,8 +14,8 @@ struct ferryi_sections {
 	uint64_t *used; /* one word a section; bits past the pool's end are set for good */
 	size_t nsections;
 	size_t nsubsections; /* of the pool */
-	size_t nfree;        /* sub-sections */
-	size_t cursor;       /* section at which the next search begins */
+	size_t nfree;	     /* sub-sections */
+	size_t cursor;	     /* section at which the next search begins */
 };
 
 /* 0 or -ENOMEM. ASSUMPTION: nsubsections > 0. */

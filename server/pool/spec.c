@@ -12,25 +12,26 @@
 #include "param.h"
 
 #define POOL_SIZE_MAX (1ULL << 50) /* 1 PiB: catches a wrong unit, and keeps every sum in 64 bits */
-#define HUGE_2M       (2ULL << 20)
+#define HUGE_2M	      (2ULL << 20)
 
 enum { KEY_NAME, KEY_SIZE, KEY_TYPE, KEY_NUMA, KEY_HUGEPAGES, KEY_BACKING, KEY_RESERVE, KEY_FILE, NKEYS };
 
 static const char *const key_names[NKEYS] = {
-	[KEY_NAME] = "name",	       [KEY_SIZE] = "size",	  [KEY_TYPE] = "type",
-	[KEY_NUMA] = "numa",	       [KEY_HUGEPAGES] = "hugepages", [KEY_BACKING] = "backing",
-	[KEY_RESERVE] = "reserve",     [KEY_FILE] = "file",
+	[KEY_NAME] = "name",	   [KEY_SIZE] = "size",		  [KEY_TYPE] = "type",
+	[KEY_NUMA] = "numa",	   [KEY_HUGEPAGES] = "hugepages", [KEY_BACKING] = "backing",
+	[KEY_RESERVE] = "reserve", [KEY_FILE] = "file",
 };
 
 void ferryi_pool_spec_init(struct ferryi_pool_spec *spec)
 {
-	*spec = (struct ferryi_pool_spec){ .numa_node = -1, .reserve = true };
+	*spec = (struct ferryi_pool_spec){.numa_node = -1, .reserve = true};
 }
 
-static int bad(char *err, size_t err_len, const struct ferryi_pool_spec *spec, const char *key, const char *value,
-	       const char *want)
+static int bad(char *err, size_t err_len, const struct ferryi_pool_spec *spec, const char *key,
+	       const char *value, const char *want)
 {
-	snprintf(err, err_len, "pool %s: %s=%s: %s", spec->name[0] ? spec->name : "(unnamed)", key, value, want);
+	snprintf(err, err_len, "pool %s: %s=%s: %s", spec->name[0] ? spec->name : "(unnamed)", key, value,
+		 want);
 	return -EINVAL;
 }
 
@@ -39,7 +40,8 @@ static int set_name(struct ferryi_pool_spec *spec, const char *value, char *err,
 	size_t n = strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
 
 	if (n == 0 || n >= sizeof(spec->name) || value[n])
-		return bad(err, err_len, spec, "name", value, "1 to 63 letters, digits, '.', '_' or '-' are wanted");
+		return bad(err, err_len, spec, "name", value,
+			   "1 to 63 letters, digits, '.', '_' or '-' are wanted");
 	memcpy(spec->name, value, n + 1);
 	return 0;
 }
@@ -70,7 +72,7 @@ static int set_size(struct ferryi_pool_spec *spec, const char *value, char *err,
 
 static int set_type(struct ferryi_pool_spec *spec, const char *value, char *err, size_t err_len)
 {
-	static const char *const later[] = { "coherent", "fs-dax", "generic", "p2pdma" };
+	static const char *const later[] = {"coherent", "fs-dax", "generic", "p2pdma"};
 
 	if (strcmp(value, "private") == 0)
 		return 0;
@@ -95,7 +97,8 @@ static int set_yes_no(struct ferryi_pool_spec *spec, const char *value, char *er
 	return 0;
 }
 
-int ferryi_pool_spec_set(struct ferryi_pool_spec *spec, const char *key, const char *value, char *err, size_t err_len)
+int ferryi_pool_spec_set(struct ferryi_pool_spec *spec, const char *key, const char *value, char *err,
+			 size_t err_len)
 {
 	int k = 0;
 	uint64_t number;
@@ -104,7 +107,9 @@ int ferryi_pool_spec_set(struct ferryi_pool_spec *spec, const char *key, const c
 		k++;
 	if (k == NKEYS) {
 		snprintf(err, err_len,
-			 "pool: unknown key '%s'; there are name, size, type, numa, hugepages, backing and reserve", key);
+			 "pool: unknown key '%s'; there are name, size, type, numa, hugepages, backing and "
+			 "reserve",
+			 key);
 		return -EINVAL;
 	}
 	if (!value || !*value) {
@@ -131,7 +136,8 @@ int ferryi_pool_spec_set(struct ferryi_pool_spec *spec, const char *key, const c
 		return 0;
 	case KEY_HUGEPAGES:
 		if (ferryi_parse_size(value, &number) || number != HUGE_2M)
-			return bad(err, err_len, spec, key, value, "2M is the only huge page size that can be used");
+			return bad(err, err_len, spec, key, value,
+				   "2M is the only huge page size that can be used");
 		spec->huge_page_bytes = number;
 		return 0;
 	case KEY_BACKING:
@@ -140,7 +146,8 @@ int ferryi_pool_spec_set(struct ferryi_pool_spec *spec, const char *key, const c
 	case KEY_RESERVE:
 		return set_yes_no(spec, value, err, err_len);
 	default:
-		return bad(err, err_len, spec, key, value, "pools in files are not built yet; backing=anon and memfd are");
+		return bad(err, err_len, spec, key, value,
+			   "pools in files are not built yet; backing=anon and memfd are");
 	}
 }
 
@@ -165,7 +172,8 @@ int ferryi_pool_spec_check(const struct ferryi_pool_spec *spec, char *err, size_
 		return -EINVAL;
 	}
 	if (!spec->size_bytes) {
-		snprintf(err, err_len, "pool %s: size is missing; write size=SIZE, as in size=4G", spec->name);
+		snprintf(err, err_len, "pool %s: size is missing; write size=SIZE, as in size=4G",
+			 spec->name);
 		return -EINVAL;
 	}
 	return 0;
@@ -177,10 +185,12 @@ int ferryi_pool_spec_resolve(struct ferryi_pool_spec *spec, bool local_served, b
 	bool huge = spec->huge_page_bytes != 0;
 
 	if (!spec->backing)
-		spec->backing = local_served && (!huge || local_named) ? &ferryi_backing_memfd : &ferryi_backing_anon;
+		spec->backing =
+			local_served && (!huge || local_named) ? &ferryi_backing_memfd : &ferryi_backing_anon;
 	if (huge && spec->backing->gives_fd) {
 		snprintf(err, err_len,
-			 "pool %s: huge pages cannot be lent to clients of the same host; leave hugepages out, or serve "
+			 "pool %s: huge pages cannot be lent to clients of the same host; leave hugepages "
+			 "out, or serve "
 			 "other fabrics (--fabric tcp,verbs) with backing=anon",
 			 spec->name);
 		return -EINVAL;
@@ -188,7 +198,8 @@ int ferryi_pool_spec_resolve(struct ferryi_pool_spec *spec, bool local_served, b
 	return 0;
 }
 
-int ferryi_pool_spec_fits(const struct ferryi_pool_spec *spec, uint64_t taken_bytes, char *err, size_t err_len)
+int ferryi_pool_spec_fits(const struct ferryi_pool_spec *spec, uint64_t taken_bytes, char *err,
+			  size_t err_len)
 {
 	char fits_text[16], size_text[16];
 	const char *what;
@@ -212,7 +223,8 @@ int ferryi_pool_spec_fits(const struct ferryi_pool_spec *spec, uint64_t taken_by
 	fits -= ferryi_min_u64(fits, taken_bytes);
 	if (spec->size_bytes <= fits)
 		return 0;
-	snprintf(err, err_len, "pool %s: size=%s does not fit in memory: %" PRIu64 " bytes (%s) would, bound by %s",
+	snprintf(err, err_len,
+		 "pool %s: size=%s does not fit in memory: %" PRIu64 " bytes (%s) would, bound by %s",
 		 spec->name, ferryi_format_size(spec->size_bytes, size_text, sizeof(size_text)), fits,
 		 ferryi_format_size(fits, fits_text, sizeof(fits_text)), what);
 	return -ENOMEM;

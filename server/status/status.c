@@ -3,8 +3,14 @@
 
 #include <stdio.h>
 
-#define COUNTER(member, text_) { #member, FERRYI_COUNTER, offsetof(struct ferryi_status, member), text_ }
-#define GAUGE(member, text_)   { #member, FERRYI_GAUGE, offsetof(struct ferryi_status, member), text_ }
+#define COUNTER(member, text_)                                                         \
+	{                                                                              \
+#member, FERRYI_COUNTER, offsetof(struct ferryi_status, member), text_ \
+	}
+#define GAUGE(member, text_)                                                         \
+	{                                                                            \
+#member, FERRYI_GAUGE, offsetof(struct ferryi_status, member), text_ \
+	}
 
 static const struct ferryi_counter_desc server_table[] = {
 	COUNTER(c_connections_total, "control connections accepted"),
@@ -27,13 +33,19 @@ static const struct ferryi_counter_desc server_table[] = {
 	COUNTER(c_registration_ns_total, "time spent on registering them"),
 	COUNTER(c_revocations_total, "keys revoked"),
 	COUNTER(c_revocation_ns_total, "time spent on revoking them"),
-	{ .name = NULL },
+	{.name = NULL},
 };
 
 #undef COUNTER
 #undef GAUGE
-#define COUNTER(member, text_) { #member, FERRYI_COUNTER, offsetof(struct ferryi_listener_stats, member), text_ }
-#define GAUGE(member, text_)   { #member, FERRYI_GAUGE, offsetof(struct ferryi_listener_stats, member), text_ }
+#define COUNTER(member, text_)                                                                 \
+	{                                                                                      \
+#member, FERRYI_COUNTER, offsetof(struct ferryi_listener_stats, member), text_ \
+	}
+#define GAUGE(member, text_)                                                                 \
+	{                                                                                    \
+#member, FERRYI_GAUGE, offsetof(struct ferryi_listener_stats, member), text_ \
+	}
 
 static const struct ferryi_counter_desc fabric_table[] = {
 	COUNTER(c_connections_total, "data connections accepted"),
@@ -42,7 +54,7 @@ static const struct ferryi_counter_desc fabric_table[] = {
 	COUNTER(c_registrations_total, "regions registered"),
 	COUNTER(c_registration_ns_total, "time spent on registering them"),
 	COUNTER(c_revocations_total, "regions revoked"),
-	{ .name = NULL },
+	{.name = NULL},
 };
 
 static void each(const struct ferryi_counter_desc *table, const void *base, const char *prefix,
@@ -62,8 +74,8 @@ void ferryi_status_each(const struct ferryi_status *status, ferryi_status_visit 
 	each(server_table, status, "", visit, ctx);
 }
 
-void ferryi_status_each_fabric(const char *row, const struct ferryi_listener_stats *stats, ferryi_status_visit *visit,
-			       void *ctx)
+void ferryi_status_each_fabric(const char *row, const struct ferryi_listener_stats *stats,
+			       ferryi_status_visit *visit, void *ctx)
 {
 	char prefix[24];
 

@@ -38,7 +38,7 @@ typedef void ferryi_status_visit(void *ctx, const char *name, uint64_t value, bo
 
 void ferryi_status_each(const struct ferryi_status *status, ferryi_status_visit *visit, void *ctx);
 /* The same for one fabric's listener; names get "ROW." in front. */
-void ferryi_status_each_fabric(const char *row, const struct ferryi_listener_stats *stats, ferryi_status_visit *visit,
-			       void *ctx);
+void ferryi_status_each_fabric(const char *row, const struct ferryi_listener_stats *stats,
+			       ferryi_status_visit *visit, void *ctx);
 
 #endif
