@@ -26,8 +26,8 @@ if(FERRY_FUZZ)
 	if(NOT CMAKE_C_COMPILER_ID STREQUAL "Clang")
 		message(FATAL_ERROR "FERRY_FUZZ needs clang: add -DCMAKE_C_COMPILER=clang")
 	endif()
-	# Coverage in all our code; tests/fuzz links libFuzzer itself.
-	add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+	# Coverage and asserts in all our code; tests/fuzz links libFuzzer itself.
+	add_compile_options(-UNDEBUG -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 		-fno-omit-frame-pointer)
 	add_link_options(-fsanitize=address,undefined)
 endif()

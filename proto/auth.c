@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,25 +20,11 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 
+#include "err.h"
 #include "log.h"
 
 #define TOKEN_DIGITS   (2 * FERRYI_AUTH_TOKEN_LEN)
 #define TOKEN_FILE_MAX 256 /* bytes: the digits, white space around them */
-
-static int refuse(int rc, char *why, size_t why_len, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
-
-static int refuse(int rc, char *why, size_t why_len, const char *fmt, ...)
-{
-	va_list args;
-
-	if (why && why_len) {
-		va_start(args, fmt);
-		vsnprintf(why, why_len, fmt, args);
-		va_end(args);
-	}
-	return rc;
-}
 
 int ferryi_random(void *buf, size_t len)
 {
@@ -183,33 +168,33 @@ int ferryi_token_load(const char *path, uint8_t token[FERRYI_AUTH_TOKEN_LEN], ch
 
 	if (fd < 0) {
 		rc = -errno;
-		return refuse(rc, why, why_len, "token file '%s': %s", path, ferryi_strerror(rc));
+		return ferryi_err(rc, why, why_len, "token file '%s': %s", path, ferryi_strerror(rc));
 	}
 	if (fstat(fd, &st) != 0) {
 		rc = -errno;
-		refuse(rc, why, why_len, "token file '%s': %s", path, ferryi_strerror(rc));
+		ferryi_err(rc, why, why_len, "token file '%s': %s", path, ferryi_strerror(rc));
 		goto out_close;
 	}
 	if (!S_ISREG(st.st_mode)) {
-		rc = refuse(-EINVAL, why, why_len, "token file '%s' is not a regular file", path);
+		rc = ferryi_err(-EINVAL, why, why_len, "token file '%s' is not a regular file", path);
 		goto out_close;
 	}
 	if (st.st_mode & (S_IRGRP | S_IWGRP | S_IROTH | S_IWOTH)) {
-		rc = refuse(-EPERM, why, why_len,
-			    "token file '%s' is open to group or others (mode %03o): run chmod 600 on it",
-			    path, (unsigned)st.st_mode & 0777);
+		rc = ferryi_err(-EPERM, why, why_len,
+				"token file '%s' is open to group or others (mode %03o): run chmod 600 on it",
+				path, (unsigned)st.st_mode & 0777);
 		goto out_close;
 	}
 	n = read_all(fd, text, TOKEN_FILE_MAX);
 	if (n < 0) {
-		rc = refuse((int)n, why, why_len, "token file '%s': %s", path, ferryi_strerror((int)n));
+		rc = ferryi_err((int)n, why, why_len, "token file '%s': %s", path, ferryi_strerror((int)n));
 		goto out_close;
 	}
 	text[n] = '\0';
 	rc = n < TOKEN_FILE_MAX ? ferryi_token_parse(text, token) : -EINVAL;
 	if (rc)
-		refuse(rc, why, why_len, "token file '%s' does not hold a token of %u hexadecimal digits",
-		       path, TOKEN_DIGITS);
+		ferryi_err(rc, why, why_len, "token file '%s' does not hold a token of %u hexadecimal digits",
+			   path, TOKEN_DIGITS);
 	OPENSSL_cleanse(text, sizeof(text));
 out_close:
 	close(fd);
@@ -249,7 +234,7 @@ int ferryi_token_create(const char *path, uint8_t token[FERRYI_AUTH_TOKEN_LEN], 
 	 * finds a whole token, and of two creators one gets -EEXIST.
 	 */
 	if (snprintf(temp, sizeof(temp), "%s.XXXXXX", path) >= (int)sizeof(temp))
-		return refuse(-ENAMETOOLONG, why, why_len, "token file: path is too long");
+		return ferryi_err(-ENAMETOOLONG, why, why_len, "token file: path is too long");
 	if (access(path, F_OK) == 0) {
 		rc = -EEXIST;
 		goto err;
@@ -271,7 +256,8 @@ int ferryi_token_create(const char *path, uint8_t token[FERRYI_AUTH_TOKEN_LEN], 
 	if (rc == 0)
 		return 0;
 err:
-	return refuse(rc, why, why_len, "token file '%s' cannot be created: %s", path, ferryi_strerror(rc));
+	return ferryi_err(rc, why, why_len, "token file '%s' cannot be created: %s", path,
+			  ferryi_strerror(rc));
 }
 
 void ferryi_host_identity(char *buf, size_t buf_len)

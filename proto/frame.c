@@ -6,12 +6,11 @@
 #include "proto.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "arith.h"
+#include "err.h"
 #include "validate.h"
 
 static const uint8_t magic[4] = {'F', 'F', 'R', 'Y'};
@@ -46,21 +45,6 @@ static void decode_free(void *data, void *block)
 	free(block);
 }
 
-static int refuse(int rc, char *why, size_t why_len, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
-
-static int refuse(int rc, char *why, size_t why_len, const char *fmt, ...)
-{
-	va_list args;
-
-	if (why && why_len) {
-		va_start(args, fmt);
-		vsnprintf(why, why_len, fmt, args);
-		va_end(args);
-	}
-	return rc;
-}
-
 long ferryi_frame_peek(const uint8_t *bytes, size_t have)
 {
 	/* A wrong protocol is told by its first byte, before eight have come. */
@@ -87,15 +71,16 @@ int ferryi_frame_decode(enum ferryi_role receiver, const uint8_t *frame, size_t 
 	long whole = ferryi_frame_peek(frame, len);
 
 	if (whole == -EMSGSIZE)
-		return refuse(-EPROTO, why, why_len, "frame is longer than the limit of %u bytes",
-			      FERRYI_FRAME_MAX);
+		return ferryi_err(-EPROTO, why, why_len, "frame is longer than the limit of %u bytes",
+				  FERRYI_FRAME_MAX);
 	if (whole < 0)
-		return refuse(-EPROTO, why, why_len, "not a farferry frame: wrong magic or length 0");
+		return ferryi_err(-EPROTO, why, why_len, "not a farferry frame: wrong magic or length 0");
 	if (whole == 0)
-		return refuse(-EPROTO, why, why_len, "frame of %zu bytes is shorter than its header of %u",
-			      len, FERRYI_FRAME_HEADER);
+		return ferryi_err(-EPROTO, why, why_len,
+				  "frame of %zu bytes is shorter than its header of %u", len,
+				  FERRYI_FRAME_HEADER);
 	if ((size_t)whole != len)
-		return refuse(-EPROTO, why, why_len, "frame says %ld bytes, but has %zu", whole, len);
+		return ferryi_err(-EPROTO, why, why_len, "frame says %ld bytes, but has %zu", whole, len);
 
 	struct decode_heap heap = {.left = DECODE_HEAP_MAX};
 	ProtobufCAllocator allocator = {.alloc = decode_alloc, .free = decode_free, .allocator_data = &heap};
@@ -103,10 +88,10 @@ int ferryi_frame_decode(enum ferryi_role receiver, const uint8_t *frame, size_t 
 								  frame + FERRYI_FRAME_HEADER);
 
 	if (!envelope && heap.exhausted)
-		return refuse(-EPROTO, why, why_len, "message has more fields than any valid one");
+		return ferryi_err(-EPROTO, why, why_len, "message has more fields than any valid one");
 	if (!envelope)
-		return refuse(-EPROTO, why, why_len, "payload of %zu bytes is not an envelope",
-			      len - FERRYI_FRAME_HEADER);
+		return ferryi_err(-EPROTO, why, why_len, "payload of %zu bytes is not an envelope",
+				  len - FERRYI_FRAME_HEADER);
 
 	int rc = ferryi_validate(receiver, envelope, why, why_len);
 

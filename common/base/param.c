@@ -1,46 +1,38 @@
 /*
- * Parameter tables: one assignment function for every source (defaults,
- * environment, config file, command line), one help text.
+ * Parameter tables: one assignment function for every source of values
+ * (defaults, environment, config file; the command line is in param_args.c).
  * Start-up code: single-threaded, uses malloc. The config struct is zeroed by
  * its owner before ferryi_params_init, which sets only what has a default.
  */
 #include "param.h"
 
 #include <errno.h>
-#include <getopt.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "arith.h"
-
-#define HELP_WIDTH  80
-#define HELP_INDENT 8
-
-static int fail(char *err, size_t err_len, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-
-static int fail(char *err, size_t err_len, const char *fmt, ...)
-{
-	va_list args;
-
-	if (err && err_len) {
-		va_start(args, fmt);
-		vsnprintf(err, err_len, fmt, args);
-		va_end(args);
-	}
-	return -EINVAL;
-}
+#include "err.h"
+#include "param_priv.h"
 
 static void *target_of(const struct ferryi_param *p, void *cfg)
 {
 	return (char *)cfg + p->offset;
 }
 
-static const struct ferryi_param *find_row(const struct ferryi_param *table, const char *name)
+const struct ferryi_param *ferryi_param_find(const struct ferryi_param *table, const char *name)
 {
 	for (const struct ferryi_param *p = table; p->name; p++) {
 		if (strcmp(p->name, name) == 0)
+			return p;
+	}
+	return NULL;
+}
+
+const struct ferryi_param *ferryi_param_find_short(const struct ferryi_param *table, int c)
+{
+	for (const struct ferryi_param *p = table; c > 0 && p->name; p++) {
+		if (p->short_opt == c)
 			return p;
 	}
 	return NULL;
@@ -92,7 +84,7 @@ static const char *unit_of(const struct ferryi_param *p)
 	return "";
 }
 
-static void format_range(const struct ferryi_param *p, char *buf, size_t buf_len)
+void ferryi_param_format_range(const struct ferryi_param *p, char *buf, size_t buf_len)
 {
 	char low[24];
 	char high[24];
@@ -128,16 +120,16 @@ static int set_number(const struct ferryi_param *p, void *cfg, const char *label
 		break;
 	}
 	if (rc == -EINVAL)
-		return fail(err, err_len, "%s: '%s' is not %s", label, value, want);
+		return ferryi_err(-EINVAL, err, err_len, "%s: '%s' is not %s", label, value, want);
 
-	format_range(p, range, sizeof(range));
+	ferryi_param_format_range(p, range, sizeof(range));
 	if (rc == -ERANGE || number < p->min || (p->max && number > p->max)) {
 		/* "--size 2" where 2G was meant. */
 		bool bare = p->type == FERRYI_PARAM_SIZE && rc == 0 && number < p->min &&
 			    value[strspn(value, "0123456789")] == '\0';
 
-		return fail(err, err_len, "%s: '%s' is out of range: give %s%s", label, value, range,
-			    bare ? " (a number without K, M, G or T is bytes)" : "");
+		return ferryi_err(-EINVAL, err, err_len, "%s: '%s' is out of range: give %s%s", label, value,
+				  range, bare ? " (a number without K, M, G or T is bytes)" : "");
 	}
 	*(uint64_t *)target_of(p, cfg) = number;
 	return 0;
@@ -160,10 +152,10 @@ static int set_flag(const struct ferryi_param *p, void *cfg, const char *label, 
 			return 0;
 		}
 	}
-	return fail(err, err_len, "%s: '%s' is neither yes nor no", label, value);
+	return ferryi_err(-EINVAL, err, err_len, "%s: '%s' is neither yes nor no", label, value);
 }
 
-static void list_values(const struct ferryi_param *p, char *buf, size_t buf_len)
+void ferryi_param_list_values(const struct ferryi_param *p, char *buf, size_t buf_len)
 {
 	size_t len = 0;
 
@@ -183,8 +175,8 @@ static int set_enum(const struct ferryi_param *p, void *cfg, const char *label, 
 			return 0;
 		}
 	}
-	list_values(p, list, sizeof(list));
-	return fail(err, err_len, "%s: '%s' is not one of: %s", label, value, list);
+	ferryi_param_list_values(p, list, sizeof(list));
+	return ferryi_err(-EINVAL, err, err_len, "%s: '%s' is not one of: %s", label, value, list);
 }
 
 static int set_string(const struct ferryi_param *p, void *cfg, const char *label, const char *value,
@@ -194,7 +186,7 @@ static int set_string(const struct ferryi_param *p, void *cfg, const char *label
 	char *copy = strdup(value);
 
 	if (!copy)
-		return fail(err, err_len, "%s: out of memory", label);
+		return ferryi_err(-EINVAL, err, err_len, "%s: out of memory", label);
 	free(*target);
 	*target = copy;
 	return 0;
@@ -207,18 +199,18 @@ static int set_call(const struct ferryi_param *p, void *cfg, const char *label, 
 
 	if (p->call(cfg, value, why, sizeof(why)) == 0)
 		return 0;
-	return fail(err, err_len, "%s: %s", label, why[0] ? why : "not accepted");
+	return ferryi_err(-EINVAL, err, err_len, "%s: %s", label, why[0] ? why : "not accepted");
 }
 
 /* `label` is how the user named the row: "--size", "FERRY_LOCAL", "size". */
-static int set_row(const struct ferryi_param *p, void *cfg, const char *label, const char *value, char *err,
-		   size_t err_len)
+int ferryi_param_assign(const struct ferryi_param *p, void *cfg, const char *label, const char *value,
+			char *err, size_t err_len)
 {
 	if (p->type == FERRYI_PARAM_FLAG)
 		return set_flag(p, cfg, label, value, err, err_len);
 	if (!value)
-		return fail(err, err_len, "%s: needs a value: %s=%s", label, label,
-			    p->metavar ? p->metavar : "VALUE");
+		return ferryi_err(-EINVAL, err, err_len, "%s: needs a value: %s=%s", label, label,
+				  p->metavar ? p->metavar : "VALUE");
 
 	switch (p->type) {
 	case FERRYI_PARAM_U64:
@@ -234,7 +226,7 @@ static int set_row(const struct ferryi_param *p, void *cfg, const char *label, c
 	case FERRYI_PARAM_FLAG:
 		break;
 	}
-	return fail(err, err_len, "%s: row of an unknown type", label);
+	return ferryi_err(-EINVAL, err, err_len, "%s: row of an unknown type", label);
 }
 
 int ferryi_params_init(const struct ferryi_param *table, void *cfg, char *err, size_t err_len)
@@ -243,7 +235,7 @@ int ferryi_params_init(const struct ferryi_param *table, void *cfg, char *err, s
 		if (!p->deflt)
 			continue;
 
-		int rc = set_row(p, cfg, p->name, p->deflt, err, err_len);
+		int rc = ferryi_param_assign(p, cfg, p->name, p->deflt, err, err_len);
 
 		if (rc)
 			return rc;
@@ -259,7 +251,7 @@ int ferryi_params_env(const struct ferryi_param *table, void *cfg, char *err, si
 		if (!value || !*value) /* an empty variable is the shell's way to unset one */
 			continue;
 
-		int rc = set_row(p, cfg, p->env, value, err, err_len);
+		int rc = ferryi_param_assign(p, cfg, p->env, value, err, err_len);
 
 		if (rc)
 			return rc;
@@ -316,251 +308,25 @@ static const struct ferryi_param *nearest(const struct ferryi_param *table, cons
 	return found;
 }
 
-static int fail_unknown(const struct ferryi_param *table, const char *kind, const char *dashes,
-			const char *name, char *err, size_t err_len)
+int ferryi_param_unknown(const struct ferryi_param *table, const char *kind, const char *dashes,
+			 const char *name, char *err, size_t err_len)
 {
 	const struct ferryi_param *near = nearest(table, name);
 
 	if (near)
-		return fail(err, err_len, "unknown %s '%s%s': did you mean '%s%s'?", kind, dashes, name,
-			    dashes, near->name);
-	return fail(err, err_len, "unknown %s '%s%s': see --help", kind, dashes, name);
+		return ferryi_err(-EINVAL, err, err_len, "unknown %s '%s%s': did you mean '%s%s'?", kind,
+				  dashes, name, dashes, near->name);
+	return ferryi_err(-EINVAL, err, err_len, "unknown %s '%s%s': see --help", kind, dashes, name);
 }
 
 int ferryi_params_set(const struct ferryi_param *table, void *cfg, const char *name, const char *value,
 		      char *err, size_t err_len)
 {
-	const struct ferryi_param *p = find_row(table, name);
+	const struct ferryi_param *p = ferryi_param_find(table, name);
 
 	if (!p)
-		return fail_unknown(table, "parameter", "", name, err, err_len);
-	return set_row(p, cfg, name, value, err, err_len);
-}
-
-/* ---- command line ---- */
-
-enum { LONG_BASE = 0x1000, LONG_HELP = 0x800, LONG_VERSION };
-
-struct optset {
-	struct option *longs; /* rows in table order, then help, version, end */
-	char *shorts;
-};
-
-static size_t count_rows(const struct ferryi_param *table)
-{
-	size_t n = 0;
-
-	while (table[n].name)
-		n++;
-	return n;
-}
-
-static const struct ferryi_param *find_short(const struct ferryi_param *table, int c)
-{
-	for (const struct ferryi_param *p = table; c > 0 && p->name; p++) {
-		if (p->short_opt == c)
-			return p;
-	}
-	return NULL;
-}
-
-static void optset_fini(struct optset *set)
-{
-	free(set->longs);
-	free(set->shorts);
-}
-
-static int optset_init(struct optset *set, const struct ferryi_param *table)
-{
-	size_t n = count_rows(table);
-	char *s;
-
-	set->longs = calloc(n + 3, sizeof(*set->longs));
-	set->shorts = calloc(2 * n + 8, 1);
-	if (!set->longs || !set->shorts) {
-		optset_fini(set);
-		return -ENOMEM;
-	}
-	s = set->shorts;
-	*s++ = '+'; /* stop at the first operand: it may be a program with options of its own */
-	*s++ = ':'; /* tell a missing value from an unknown option */
-	for (size_t i = 0; i < n; i++) {
-		bool flag = table[i].type == FERRYI_PARAM_FLAG;
-
-		set->longs[i] = (struct option){
-			.name = table[i].name,
-			.has_arg = flag ? optional_argument : required_argument,
-			.val = LONG_BASE + (int)i,
-		};
-		if (table[i].short_opt) {
-			*s++ = table[i].short_opt;
-			if (!flag)
-				*s++ = ':';
-		}
-	}
-	if (!find_short(table, 'h'))
-		*s++ = 'h';
-	if (!find_short(table, 'V'))
-		*s++ = 'V';
-	if (!find_row(table, "help"))
-		set->longs[n++] = (struct option){.name = "help", .val = LONG_HELP};
-	if (!find_row(table, "version"))
-		set->longs[n] = (struct option){.name = "version", .val = LONG_VERSION};
-	return 0;
-}
-
-/* Long options that begin with what `arg` ("--po=x") names: 0, 1 or more. */
-static size_t count_prefix(const struct optset *set, const char *arg)
-{
-	size_t len = strcspn(arg + 2, "=");
-	size_t n = 0;
-
-	for (const struct option *o = set->longs; o->name; o++)
-		n += strncmp(o->name, arg + 2, len) == 0;
-	return n;
-}
-
-static int fail_option(const struct ferryi_param *table, const struct optset *set, const char *arg, char *err,
-		       size_t err_len)
-{
-	char name[64];
-
-	if (optopt && optopt < LONG_HELP)
-		return fail(err, err_len, "unknown option '-%c': see --help", optopt);
-	if (optopt)
-		return fail(err, err_len, "%s: takes no value", optopt == LONG_HELP ? "--help" : "--version");
-	if (strncmp(arg, "--", 2) != 0)
-		return fail(err, err_len, "unknown option '%s': see --help", arg);
-	if (count_prefix(set, arg) > 1)
-		return fail(err, err_len, "option '%s' may be several: write it in full, see --help", arg);
-	snprintf(name, sizeof(name), "%.*s", (int)strcspn(arg + 2, "="), arg + 2);
-	return fail_unknown(table, "option", "--", name, err, err_len);
-}
-
-int ferryi_params_args(const struct ferryi_param *table, void *cfg, int argc, char **argv, int *first_operand,
-		       char *err, size_t err_len)
-{
-	const struct ferryi_param *p;
-	struct optset set;
-	char label[80];
-	int rc = 0;
-	int c;
-
-	if (optset_init(&set, table) != 0)
-		return fail(err, err_len, "out of memory");
-	opterr = 0;
-	optind = 0; /* glibc: start anew, whatever an earlier call left */
-	for (;;) {
-		const char *arg = optind < argc ? argv[optind ? optind : 1] : NULL;
-
-		optopt = 0;
-		c = getopt_long(argc, argv, set.shorts, set.longs, NULL);
-		if (c == -1)
-			break;
-		if (c >= LONG_BASE)
-			p = &table[c - LONG_BASE];
-		else
-			p = find_short(table, c == ':' || c == '?' ? optopt : c);
-
-		if (c == LONG_HELP || (c == 'h' && !p)) {
-			rc = -ENODATA;
-		} else if (c == LONG_VERSION || (c == 'V' && !p)) {
-			rc = -ENOTSUP;
-		} else if (c == ':') {
-			if (optopt >= LONG_BASE)
-				p = &table[optopt - LONG_BASE];
-			rc = fail(err, err_len, "--%s: needs a value: --%s=%s", p ? p->name : "?",
-				  p ? p->name : "?", p && p->metavar ? p->metavar : "VALUE");
-		} else if (c == '?') {
-			rc = fail_option(table, &set, arg ? arg : "?", err, err_len);
-		} else {
-			snprintf(label, sizeof(label), "--%s", p->name);
-			rc = set_row(p, cfg, label, optarg, err, err_len);
-		}
-		if (rc)
-			break;
-	}
-	if (rc == 0)
-		*first_operand = optind;
-	optset_fini(&set);
-	return rc;
-}
-
-/* ---- help ---- */
-
-static void print_wrapped(FILE *out, const char *text)
-{
-	size_t column = HELP_INDENT;
-
-	fprintf(out, "%*s", HELP_INDENT, "");
-	while (*text) {
-		size_t len = strcspn(text, " ");
-
-		if (column > HELP_INDENT && column + 1 + len > HELP_WIDTH) {
-			fprintf(out, "\n%*s", HELP_INDENT, "");
-			column = HELP_INDENT;
-		} else if (column > HELP_INDENT) {
-			fputc(' ', out);
-			column++;
-		}
-		fprintf(out, "%.*s", (int)len, text);
-		column += len;
-		text += len;
-		text += strspn(text, " ");
-	}
-	fputc('\n', out);
-}
-
-static void print_row(FILE *out, const struct ferryi_param *p)
-{
-	char facts[320] = "";
-	char text[768];
-	char list[128];
-	size_t len = 0;
-	bool number =
-		p->type == FERRYI_PARAM_U64 || p->type == FERRYI_PARAM_SIZE || p->type == FERRYI_PARAM_MS;
-
-	if (p->short_opt)
-		fprintf(out, "  -%c, --%s", p->short_opt, p->name);
-	else
-		fprintf(out, "      --%s", p->name);
-	if (p->type != FERRYI_PARAM_FLAG)
-		fprintf(out, "=%s", p->metavar ? p->metavar : "VALUE");
-	fputc('\n', out);
-
-	if (p->type == FERRYI_PARAM_ENUM) {
-		list_values(p, list, sizeof(list));
-		len += (size_t)snprintf(facts + len, sizeof(facts) - len, "; one of: %s", list);
-	}
-	if (number && (p->min || p->max)) {
-		format_range(p, list, sizeof(list));
-		len += (size_t)snprintf(facts + len, sizeof(facts) - len, "; %s", list);
-	}
-	if (p->unit)
-		len += (size_t)snprintf(facts + len, sizeof(facts) - len, "; unit: %s", p->unit);
-	if (p->deflt)
-		len += (size_t)snprintf(facts + len, sizeof(facts) - len, "; default: %s", p->deflt);
-	if (p->env && len < sizeof(facts))
-		snprintf(facts + len, sizeof(facts) - len, "; environment: %s", p->env);
-
-	if (facts[0])
-		snprintf(text, sizeof(text), "%s (%s)", p->text ? p->text : "", facts + 2);
-	else
-		snprintf(text, sizeof(text), "%s", p->text ? p->text : "");
-	print_wrapped(out, text);
-}
-
-void ferryi_params_help(FILE *out, const char *usage, const char *intro, const struct ferryi_param *table)
-{
-	fprintf(out, "usage: %s\n\n%s\n\noptions:\n", usage, intro);
-	for (const struct ferryi_param *p = table; p->name; p++)
-		print_row(out, p);
-	if (!find_row(table, "help"))
-		fprintf(out, "%s --help\n        Print this text and exit.\n",
-			find_short(table, 'h') ? "     " : "  -h,");
-	if (!find_row(table, "version"))
-		fprintf(out, "%s --version\n        Print the version and exit.\n",
-			find_short(table, 'V') ? "     " : "  -V,");
+		return ferryi_param_unknown(table, "parameter", "", name, err, err_len);
+	return ferryi_param_assign(p, cfg, name, value, err, err_len);
 }
 
 void ferryi_params_fini(const struct ferryi_param *table, void *cfg)
@@ -588,10 +354,10 @@ int ferryi_keyvals_parse(const char *text,
 	int rc = 0;
 
 	if (!*text)
-		return fail(err, err_len, "empty list: give KEY=VALUE[,KEY=VALUE...]");
+		return ferryi_err(-EINVAL, err, err_len, "empty list: give KEY=VALUE[,KEY=VALUE...]");
 	copy = strdup(text);
 	if (!copy)
-		return fail(err, err_len, "out of memory");
+		return ferryi_err(-EINVAL, err, err_len, "out of memory");
 	rest = copy;
 	while (rc == 0 && (item = strsep(&rest, ",")) != NULL) {
 		char *value = strchr(item, '=');
@@ -599,8 +365,9 @@ int ferryi_keyvals_parse(const char *text,
 		if (value)
 			*value++ = '\0';
 		if (!*item)
-			rc = fail(err, err_len, "'%s': nothing before %s: give KEY=VALUE[,KEY=VALUE...]",
-				  text, value ? "'='" : "or after ','");
+			rc = ferryi_err(-EINVAL, err, err_len,
+					"'%s': nothing before %s: give KEY=VALUE[,KEY=VALUE...]", text,
+					value ? "'='" : "or after ','");
 		else
 			rc = set(ctx, item, value, err, err_len);
 	}

@@ -3,12 +3,12 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "arith.h"
+#include "err.h"
 
 /* The name that is stored is the first; the second, if any, is an alias. */
 static const char *const fabrics[][2] = {
@@ -16,20 +16,6 @@ static const char *const fabrics[][2] = {
 };
 
 #define NFABRICS (sizeof(fabrics) / sizeof(fabrics[0]))
-
-static int fail(char *err, size_t err_len, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-
-static int fail(char *err, size_t err_len, const char *fmt, ...)
-{
-	va_list args;
-
-	if (err && err_len) {
-		va_start(args, fmt);
-		vsnprintf(err, err_len, fmt, args);
-		va_end(args);
-	}
-	return -EINVAL;
-}
 
 static bool is_host_char(char c, bool v6)
 {
@@ -45,8 +31,8 @@ static int port_parse(const char *text, const char *whole, uint16_t *port, char 
 	/* Digits only: parse_u64 would take hexadecimal too. */
 	if (!*text || strspn(text, "0123456789") != strlen(text) || ferryi_parse_u64(text, &value) ||
 	    value > 65535)
-		return fail(err, err_len, "'%s': '%s' is not a port: give a number from 0 to 65535", whole,
-			    text);
+		return ferryi_err(-EINVAL, err, err_len,
+				  "'%s': '%s' is not a port: give a number from 0 to 65535", whole, text);
 	*port = (uint16_t)value;
 	return 0;
 }
@@ -60,32 +46,34 @@ int ferryi_hostport_parse(const char *text, char *host, size_t host_len, uint16_
 	bool v6 = text[0] == '[';
 
 	if (!*text)
-		return fail(err, err_len, "address is empty: give HOST:PORT");
+		return ferryi_err(-EINVAL, err, err_len, "address is empty: give HOST:PORT");
 	if (v6) {
 		host_start = text + 1;
 		host_end = strchr(text, ']');
 		if (!host_end || host_end == host_start)
-			return fail(err, err_len, "'%s': give an IPv6 address as [ADDRESS]:PORT", text);
+			return ferryi_err(-EINVAL, err, err_len,
+					  "'%s': give an IPv6 address as [ADDRESS]:PORT", text);
 		after = host_end + 1;
 		if (*after && *after != ':')
-			return fail(err, err_len, "'%s': only ':PORT' may follow ']'", text);
+			return ferryi_err(-EINVAL, err, err_len, "'%s': only ':PORT' may follow ']'", text);
 	} else {
 		host_end = text + strcspn(text, ":");
 		after = host_end;
 		if (*after && strchr(after + 1, ':'))
-			return fail(err, err_len,
-				    "'%s': more than one ':'; give an IPv6 address as [ADDRESS]:PORT", text);
+			return ferryi_err(-EINVAL, err, err_len,
+					  "'%s': more than one ':'; give an IPv6 address as [ADDRESS]:PORT",
+					  text);
 	}
 
 	size_t len = (size_t)(host_end - host_start);
 
 	if (len >= host_len)
-		return fail(err, err_len, "host name of %zu characters is too long: at most %zu", len,
-			    host_len - 1);
+		return ferryi_err(-EINVAL, err, err_len,
+				  "host name of %zu characters is too long: at most %zu", len, host_len - 1);
 	for (size_t i = 0; i < len; i++) {
 		if (!is_host_char(host_start[i], v6))
-			return fail(err, err_len, "'%s': character %zu of the host name is not allowed", text,
-				    i + 1);
+			return ferryi_err(-EINVAL, err, err_len,
+					  "'%s': character %zu of the host name is not allowed", text, i + 1);
 	}
 
 	uint16_t value = FERRYI_DEFAULT_PORT;
@@ -111,8 +99,8 @@ static int fabric_parse(const char *text, const char *whole, struct ferryi_url *
 			return 0;
 		}
 	}
-	return fail(err, err_len, "'%s': no fabric '%s': use auto, verbs, local (or shm), tcp or rdm", whole,
-		    text);
+	return ferryi_err(-EINVAL, err, err_len,
+			  "'%s': no fabric '%s': use auto, verbs, local (or shm), tcp or rdm", whole, text);
 }
 
 static int query_parse(const char *query, const char *whole, struct ferryi_url *out, char *err,
@@ -121,9 +109,9 @@ static int query_parse(const char *query, const char *whole, struct ferryi_url *
 	static const char key[] = "fabric=";
 
 	if (strncmp(query, key, sizeof(key) - 1) != 0)
-		return fail(err, err_len,
-			    "'%s': unknown setting '%s': only ?fabric=NAME may follow the address", whole,
-			    query);
+		return ferryi_err(-EINVAL, err, err_len,
+				  "'%s': unknown setting '%s': only ?fabric=NAME may follow the address",
+				  whole, query);
 	return fabric_parse(query + sizeof(key) - 1, whole, out, err, err_len);
 }
 
@@ -137,14 +125,16 @@ int ferryi_url_parse(const char *text, struct ferryi_url *out, char *err, size_t
 	if (strncmp(text, scheme, sizeof(scheme) - 1) == 0)
 		start = text + sizeof(scheme) - 1;
 	else if (strstr(text, "://"))
-		return fail(err, err_len, "'%s': unknown scheme: a server URL begins with ferry://", text);
+		return ferryi_err(-EINVAL, err, err_len,
+				  "'%s': unknown scheme: a server URL begins with ferry://", text);
 
 	size_t len = strcspn(start, "/?");
 	const char *rest = start + len;
 
 	if (len >= sizeof(address))
-		return fail(err, err_len, "server address of %zu characters is too long: at most %zu", len,
-			    sizeof(address) - 1);
+		return ferryi_err(-EINVAL, err, err_len,
+				  "server address of %zu characters is too long: at most %zu", len,
+				  sizeof(address) - 1);
 	memcpy(address, start, len);
 	address[len] = '\0';
 
@@ -153,9 +143,9 @@ int ferryi_url_parse(const char *text, struct ferryi_url *out, char *err, size_t
 	if (rc)
 		return rc;
 	if (!url.host[0])
-		return fail(err, err_len, "'%s': no host: give ferry://HOST:PORT", text);
+		return ferryi_err(-EINVAL, err, err_len, "'%s': no host: give ferry://HOST:PORT", text);
 	if (url.port == 0)
-		return fail(err, err_len, "'%s': port 0 cannot be connected to", text);
+		return ferryi_err(-EINVAL, err, err_len, "'%s': port 0 cannot be connected to", text);
 	if (*rest == '/')
 		rest++;
 	if (*rest == '?') {
@@ -163,8 +153,9 @@ int ferryi_url_parse(const char *text, struct ferryi_url *out, char *err, size_t
 		if (rc)
 			return rc;
 	} else if (*rest) {
-		return fail(err, err_len,
-			    "'%s': a server URL has no path: give ferry://HOST:PORT[?fabric=NAME]", text);
+		return ferryi_err(-EINVAL, err, err_len,
+				  "'%s': a server URL has no path: give ferry://HOST:PORT[?fabric=NAME]",
+				  text);
 	}
 	*out = url;
 	return 0;
