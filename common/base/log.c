@@ -76,7 +76,7 @@ static int journal_get(void)
 	int state = atomic_load_explicit(&journal_state, memory_order_relaxed);
 
 	if (state == JOURNAL_UNKNOWN) {
-		/* Two threads may both find out; they find the same. */
+		/* No identity was set. Two threads may both find out; they find the same. */
 		state = stderr_is_journal();
 		atomic_store_explicit(&journal_state, state, memory_order_relaxed);
 	}
@@ -86,8 +86,9 @@ static int journal_get(void)
 void ferryi_log_set_ident(const char *ident)
 {
 	atomic_store_explicit(&current_ident, ident, memory_order_relaxed);
-	/* Start-up: stderr may have been redirected since the first record. */
-	atomic_store_explicit(&journal_state, JOURNAL_UNKNOWN, memory_order_relaxed);
+	/* Now, not at the first record: that may be on the fault path, and the environment in managed memory.
+	 */
+	atomic_store_explicit(&journal_state, stderr_is_journal(), memory_order_relaxed);
 }
 
 /* A snprintf result that may have been cut, as the bytes really in the buffer. */

@@ -24,7 +24,10 @@ int ferryi_log_level_parse(const char *name, enum ferryi_log_level *out);
 void ferryi_log_set_level(enum ferryi_log_level level);
 enum ferryi_log_level ferryi_log_get_level(void);
 
-/* Prefix of every line, "ferryd" say; borrowed for the life of the process. */
+/*
+ * Prefix of every line, "ferryd" say; borrowed for the life of the process.
+ * Start-up code: also looks at the environment, once, so that no record has to.
+ */
 void ferryi_log_set_ident(const char *ident);
 
 void ferryi_log(enum ferryi_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
