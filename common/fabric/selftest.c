@@ -160,9 +160,10 @@ static int prepare(struct self_test *test)
 	struct ferryi_peer_attr attr = { .row = test->listener->row, .control_host = host, .label = "self-test" };
 	int rc;
 
-	test->memory.fd = memfd_create("ferry-self-test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (test->memory.fd < 0 || ftruncate(test->memory.fd, (off_t)FERRYI_PAGE_SIZE))
-		return -errno;
+	/* Sealed as the local row wants it; the others do not mind. */
+	rc = ferryi_local_memfd("ferry-self-test", FERRYI_PAGE_SIZE, &test->memory.fd);
+	if (rc)
+		return rc;
 	test->memory.len_bytes = FERRYI_PAGE_SIZE;
 	test->memory.base = mmap(NULL, FERRYI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, test->memory.fd, 0);
 	test->buffer = mmap(NULL, FERRYI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
