@@ -632,6 +632,12 @@ void ferryt_data_close(struct ferryt_data *data)
 	munmap(data->buffer, FERRYT_BUFFER_LEN);
 }
 
+void ferryt_data_reconnect(struct ferryt_data *data)
+{
+	ferryi_channel_close(&data->channel);
+	channel_open(data);
+}
+
 void ferryt_data_import(struct ferryt_data *data, const struct ferryt_lease *lease)
 {
 	for (unsigned i = 0; i < lease->nextents; i++)
@@ -654,10 +660,8 @@ int ferryt_data_move(struct ferryt_data *data, enum ferryi_op_kind kind, const s
 	struct ferryi_op *ops[1] = {&op}, *done[1];
 	int n;
 
-	if (ferryi_channel_is_dead(data->channel)) {
-		ferryi_channel_close(&data->channel);
-		channel_open(data);
-	}
+	if (ferryi_channel_is_dead(data->channel))
+		ferryt_data_reconnect(data);
 	n = ferryi_channel_submit(data->channel, ops, 1);
 	if (n < 0)
 		return n;
