@@ -24,7 +24,8 @@ static const uint8_t magic[4] = {'F', 'F', 'R', 'Y'};
 
 struct decode_heap {
 	size_t left;
-	bool exhausted;
+	bool exhausted; /* the message asked for more than the bound */
+	bool no_memory; /* malloc failed */
 };
 
 static void *decode_alloc(void *data, size_t size)
@@ -36,7 +37,12 @@ static void *decode_alloc(void *data, size_t size)
 		return NULL;
 	}
 	heap->left -= size + DECODE_OVERHEAD;
-	return malloc(size ? size : 1);
+
+	void *block = malloc(size ? size : 1);
+
+	if (!block)
+		heap->no_memory = true;
+	return block;
 }
 
 static void decode_free(void *data, void *block)
@@ -87,6 +93,8 @@ int ferryi_frame_decode(enum ferryi_role receiver, const uint8_t *frame, size_t 
 	Farferry__Envelope *envelope = farferry__envelope__unpack(&allocator, len - FERRYI_FRAME_HEADER,
 								  frame + FERRYI_FRAME_HEADER);
 
+	if (!envelope && heap.no_memory)
+		return ferryi_err(-ENOMEM, why, why_len, "out of memory");
 	if (!envelope && heap.exhausted)
 		return ferryi_err(-EPROTO, why, why_len, "message has more fields than any valid one");
 	if (!envelope)

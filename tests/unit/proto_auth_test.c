@@ -10,9 +10,11 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -322,6 +324,25 @@ static void token_create__no_directory_or_path_too_long__refused(void **state)
 	free(deep);
 }
 
+static void token_create__cannot_be_written__error_and_no_file(void **state)
+{
+	uint8_t token[FERRYI_AUTH_TOKEN_LEN];
+	struct rlimit old;
+	int rc;
+
+	(void)state;
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+	signal(SIGXFSZ, SIG_IGN);
+	if (setrlimit(RLIMIT_FSIZE, &(struct rlimit){0, old.rlim_max}) != 0)
+		skip();
+	rc = ferryi_token_create(path, token, why, sizeof(why));
+	setrlimit(RLIMIT_FSIZE, &old);
+	signal(SIGXFSZ, SIG_DFL);
+	assert_int_equal(rc, -EFBIG);
+	assert_non_null(strstr(why, "File too large"));
+	assert_int_equal(count_files(), 0);
+}
+
 struct creator {
 	pthread_barrier_t *barrier;
 	int rc;
@@ -399,6 +420,7 @@ int main(void)
 		FILE_TEST(token_create__new__private_file_that_loads),
 		FILE_TEST(token_create__there_already__eexist_and_kept),
 		FILE_TEST(token_create__no_directory_or_path_too_long__refused),
+		FILE_TEST(token_create__cannot_be_written__error_and_no_file),
 		FILE_TEST(token_create__two_at_once__one_token),
 		cmocka_unit_test(host_identity__twice__same_one_line),
 	};
