@@ -56,7 +56,6 @@ void ferryt_host_remember(void)
 {
 	/* an application that has its own ideas about libfabric */
 	setenv("FI_MR_CACHE_MAX_COUNT", "777", 1);
-	setenv("FI_LOG_LEVEL", "error", 0);
 	unsetenv("FI_MR_CACHE_MONITOR");
 	unsetenv("FI_UNIVERSE_SIZE");
 	env_text(env_before, sizeof(env_before));

@@ -66,7 +66,7 @@ static void key__of_another_tenant__is_refused(void **state)
 	ferryt_tenant_close(&other);
 }
 
-static int open_with_token(struct ferryt_tenant tenant)
+static int open_with_token(struct ferryt_tenant tenant, uint64_t patience_ms)
 {
 	struct ferryi_channel *channel = NULL;
 	struct ferryi_peer *peer = NULL;
@@ -74,7 +74,7 @@ static int open_with_token(struct ferryt_tenant tenant)
 
 	if (err)
 		return err;
-	err = ferryi_channel_open(peer, 4, ferryi_deadline_ms(FERRYT_PATIENCE_MS), &channel);
+	err = ferryi_channel_open(peer, 4, ferryi_deadline_ms(patience_ms), &channel);
 	if (!err)
 		ferryt_channel_end(&channel);
 	ferryi_peer_close(&peer);
@@ -87,11 +87,11 @@ static void token__wrong__is_refused(void **state)
 	struct ferryt_tenant forged = w->tenant;
 	uint64_t refused = ferryt_stats().val[1];
 
-	assert_int_equal(open_with_token(w->tenant), 0);
+	assert_int_equal(open_with_token(w->tenant, FERRYT_PATIENCE_MS), 0);
 	forged.token[FERRYI_TOKEN_LEN - 1] ^= 1;
-	assert_int_equal(open_with_token(forged), -EACCES);
+	assert_int_equal(open_with_token(forged, FERRYT_PATIENCE_MS), -EACCES);
 	memset(forged.token, 0, sizeof(forged.token));
-	assert_int_equal(open_with_token(forged), -EACCES);
+	assert_int_equal(open_with_token(forged, FERRYT_PATIENCE_MS), -EACCES);
 	assert_true(ferryt_stats().val[1] >= refused + 2);
 	assert_usable_again(w);
 }
@@ -273,7 +273,9 @@ static void tenant__closed__loses_everything_and_others_nothing(void **state)
 	ferryt_channel_end(&channel);
 	ferryi_peer_close(&peer);
 
-	assert_int_equal(open_with_token(other), -EACCES);
+	/* where each tenant has an address of its own, nobody is there any more to say no */
+	status = open_with_token(other, 3000);
+	assert_true(status == -EACCES || status == -ETIMEDOUT || status == -ECONNREFUSED || status == -EHOSTUNREACH);
 	assert_int_equal(ferryt_read(w->channel, &w->region, 0, w->buf, 4096), 0);
 	assert_false(ferryi_channel_is_dead(w->channel));
 	ferryt_region_drop(&region);
