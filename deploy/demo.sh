@@ -83,7 +83,7 @@ gather() {
 	find /usr/lib/python3 /usr/lib/python3.* /usr/share/perl /usr/share/perl5 -type f \( -name '*.py' -o -name '*.p[lm]' \) -exec cat {} + 2>/dev/null
 }
 export LC_ALL=C
-# The same limit for every file: real text, no more of it than is wanted, and no broken last line.
+# A little over the size, and no more.
 limit=$((size * 1048576 + 1048576))
 { gather || true; } | head -c "$limit" >"$out/text.0"
 first=$(mib "$out/text.0")
@@ -95,7 +95,7 @@ pass=0
 while [ "$(mib "$out/text")" -lt "$size" ]; do
 	# Once more over the same lines, each with its first word at its end: still real words, other lines.
 	pass=$((pass + 1))
-	sed -E 's/^ *([^ ]+) +(.*)$/\2 \1/' "$out/text.0" >"$out/text.1"
+	awk 'NF > 0 { first = $1; $1 = ""; print substr($0, 2), first }' "$out/text.0" >"$out/text.1"
 	mv "$out/text.1" "$out/text.0"
 	head -c $((limit - $(stat -c %s "$out/text"))) "$out/text.0" >>"$out/text"
 	echo "pass $pass over it, lines rotated by a word: $(mib "$out/text") MiB"
