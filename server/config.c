@@ -46,13 +46,10 @@ static const struct ferryi_param table[] = {
 	 .type = FERRYI_PARAM_CALL,
 	 .call = call_pool,
 	 .metavar = "name=NAME,size=SIZE[,KEY=VALUE...]",
-	 .text = "A pool of memory to lend; may repeat. Keys: name; size (multiple of 2M); type (private); "
-		 "numa (node "
-		 "to take the memory from); hugepages (2M); backing (anon, or memfd, which same-host clients "
-		 "need; "
-		 "default: memfd where the local fabric is served, else anon); reserve (yes: take the memory "
-		 "at start; "
-		 "no: on first use; default yes)."},
+	 .text = "A pool of memory to lend; may repeat. Keys: name; size (multiple of 2M); type "
+		 "(private); numa (node to take the memory from); hugepages (2M); backing (anon, or "
+		 "memfd, which same-host clients need; default: memfd where the local fabric is served, "
+		 "else anon); reserve (yes: take the memory at start; no: on first use; default yes)."},
 	{.name = "listen",
 	 .short_opt = 'l',
 	 .type = FERRYI_PARAM_STRING,
@@ -60,8 +57,7 @@ static const struct ferryi_param table[] = {
 	 .deflt = "127.0.0.1:7470",
 	 .metavar = "HOST:PORT",
 	 .text = "Where clients reach the control protocol; HOST alone takes port 7470, :PORT listens "
-		 "everywhere, port 0 "
-		 "is any free one."},
+		 "everywhere, port 0 is any free one."},
 	{.name = "data-host",
 	 .type = FERRYI_PARAM_STRING,
 	 .offset = AT(data_host),
@@ -73,16 +69,14 @@ static const struct ferryi_param table[] = {
 	 .offset = AT(fabric),
 	 .metavar = "LIST",
 	 .text = "Fabrics to serve, from verbs, local (or shm), tcp, rdm, separated by commas. Each one "
-		 "named must be "
-		 "usable. Without this option every usable one is served."},
+		 "named must be usable. Without this option every usable one is served."},
 	{.name = "config",
 	 .short_opt = 'c',
 	 .type = FERRYI_PARAM_STRING,
 	 .offset = AT(file),
 	 .metavar = "FILE",
 	 .text = "Config file: a [server] section with these parameters by their long names, and a [pool "
-		 "NAME] section "
-		 "with its keys for each pool. The command line wins."},
+		 "NAME] section with its keys for each pool. The command line wins."},
 	{.name = "log-level",
 	 .type = FERRYI_PARAM_ENUM,
 	 .offset = AT(log_level),
@@ -94,10 +88,9 @@ static const struct ferryi_param table[] = {
 	 .type = FERRYI_PARAM_STRING,
 	 .offset = AT(token_file),
 	 .metavar = "PATH",
-	 .text = "File of the secret that clients must know, made at the first start, readable by its owner "
-		 "only. "
-		 "Default: $STATE_DIRECTORY/token; else, as root, /var/lib/farferry/token; else "
-		 "$XDG_STATE_HOME/farferry/token or ~/.local/state/farferry/token."},
+	 .text = "File of the secret that clients must know, made at the first start, readable by its "
+		 "owner only. Default: $STATE_DIRECTORY/token; else, as root, /var/lib/farferry/token; "
+		 "else $XDG_STATE_HOME/farferry/token or ~/.local/state/farferry/token."},
 	{.name = "token-fd",
 	 .type = FERRYI_PARAM_U64,
 	 .offset = AT(token_fd),
@@ -189,9 +182,9 @@ static const struct ferryi_param table[] = {
 	 .deflt = "2000",
 	 .metavar = "N",
 	 .unit = "us",
-	 .text = "How long the progress threads of the tcp and rdm fabrics look for work before they sleep. "
-		 "Waking costs a "
-		 "read some 15 us; with 2000 that is under 1 % of the gap that let them sleep."},
+	 .text = "How long the progress threads of the tcp and rdm fabrics look for work before they "
+		 "sleep. Waking costs a read some 15 us; with 2000 that is under 1 % of the gap that let "
+		 "them sleep."},
 	{.name = "threads",
 	 .type = FERRYI_PARAM_U64,
 	 .offset = AT(threads),

@@ -61,7 +61,7 @@ static int load_fd(int fd, uint8_t token[FERRYI_AUTH_TOKEN_LEN], char *err, size
 		memcpy(token, buf, len);
 	} else {
 		buf[len] = '\0';
-		rc = ferryi_token_parse(buf, token);
+		rc = ferryi_token_parse(buf, token) ? -EBADMSG : 0;
 		if (rc)
 			snprintf(err, err_len,
 				 "--token-fd %d: %zu bytes came that are no token (%u bytes, or %u "
@@ -121,6 +121,8 @@ static int load_file(const char *path, bool is_default, bool may_create, uint8_t
 {
 	int rc = ferryi_token_load(path, token, err, err_len);
 
+	if (rc == -EINVAL)
+		return -EBADMSG; /* a bad file, not a bad configuration */
 	if (rc != -ENOENT)
 		return rc;
 	if (!may_create)

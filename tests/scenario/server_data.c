@@ -29,7 +29,7 @@ static char self[4096];
 
 static int setup(void **state)
 {
-	const char *args[] = { "--pool", "name=hot,size=16M", "--fabric", *state, "--log-level", "info", NULL };
+	const char *args[] = {"--pool", "name=hot,size=16M", "--fabric", *state, "--log-level", "info", NULL};
 
 	row = *state;
 	ferryt_server_start(&server, args);
@@ -72,7 +72,7 @@ static void lease__written__reads_back(void **state)
 	/* More beside it, without harm to what is there. */
 	assert_int_equal(ferryt_grow(&conn, &lease, 8 * MIB, NULL, 0), 0);
 	ferryt_data_import(&data, &lease);
-	ferryt_data_expect(&data, &(struct ferryt_lease){ .extents = { lease.extents[0] }, .nextents = 1 }, 1);
+	ferryt_data_expect(&data, &(struct ferryt_lease){.extents = {lease.extents[0]}, .nextents = 1}, 1);
 	ferryt_data_fill(&data, &lease, 2);
 	ferryt_data_expect(&data, &lease, 2);
 
@@ -216,7 +216,7 @@ static void read_line(int fd, char *line, size_t size)
 	size_t len = 0;
 
 	while (len < size - 1 && (!len || line[len - 1] != '\n')) {
-		struct pollfd pfd = { .fd = fd, .events = POLLIN };
+		struct pollfd pfd = {.fd = fd, .events = POLLIN};
 		ssize_t n = poll(&pfd, 1, ferryi_remaining_ms(deadline)) == 1 ? read(fd, line + len, 1) : 0;
 
 		if (n <= 0)
@@ -229,7 +229,7 @@ static void read_line(int fd, char *line, size_t size)
 static void memory__of_killed_client__is_zero_for_the_next(void **state)
 {
 	char token[2 * FERRYI_AUTH_TOKEN_LEN + 1], port[8], line[32];
-	char *argv[] = { self, (char *)"client", server.host, port, token, (char *)row, NULL };
+	char *argv[] = {self, (char *)"client", server.host, port, token, (char *)row, NULL};
 	posix_spawn_file_actions_t actions;
 	struct ferryt_conn conn;
 	struct ferryt_lease lease;
@@ -267,12 +267,12 @@ static const struct {
 	const char *name;
 	CMUnitTestFunction run;
 } cases[] = {
-	{ "lease__written__reads_back", lease__written__reads_back },
-	{ "extent__shrunk_away__cannot_be_reached", extent__shrunk_away__cannot_be_reached },
-	{ "tenant__key_of_another__is_refused", tenant__key_of_another__is_refused },
-	{ "memory__of_closed_session__is_zero_for_the_next", memory__of_closed_session__is_zero_for_the_next },
-	{ "memory__detached__is_zero_for_the_next", memory__detached__is_zero_for_the_next },
-	{ "memory__of_killed_client__is_zero_for_the_next", memory__of_killed_client__is_zero_for_the_next },
+	{"lease__written__reads_back", lease__written__reads_back},
+	{"extent__shrunk_away__cannot_be_reached", extent__shrunk_away__cannot_be_reached},
+	{"tenant__key_of_another__is_refused", tenant__key_of_another__is_refused},
+	{"memory__of_closed_session__is_zero_for_the_next", memory__of_closed_session__is_zero_for_the_next},
+	{"memory__detached__is_zero_for_the_next", memory__detached__is_zero_for_the_next},
+	{"memory__of_killed_client__is_zero_for_the_next", memory__of_killed_client__is_zero_for_the_next},
 };
 
 #define NCASES (sizeof(cases) / sizeof(cases[0]))

@@ -126,7 +126,8 @@ struct ferryt_data {
 void ferryt_data_open(struct ferryt_data *data, const struct ferryt_server *server,
 		      const struct ferryt_lease *lease);
 void ferryt_data_close(struct ferryt_data *data);
-/* A new channel: where a key was revoked, the row may have closed the old one (fabric.h, ferryi_region_revoke). */
+/* A new channel: where a key was revoked, the row may have closed the old one (fabric.h,
+ * ferryi_region_revoke). */
 void ferryt_data_reconnect(struct ferryt_data *data);
 /* Imports every extent of the lease. */
 void ferryt_data_import(struct ferryt_data *data, const struct ferryt_lease *lease);
