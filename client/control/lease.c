@@ -27,7 +27,7 @@ static void on_peer_event(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	if (ferryi_peer_events(lease->peer) == -ENOTCONN)
-		ferryi_session_lose(lease->session, FERRYI_LOST_CLOSED, "its data connection ended");
+		ferryi_session_lose(lease->session, FERRYI_LOST_CLOSED, "its data connection ended: the server is gone");
 }
 
 static void watch_peer(void *arg)

@@ -17,7 +17,7 @@ static int load_named(const char *file, struct ferryi_token *out)
 	int rc = ferryi_token_load(file, out->bytes, why, sizeof(why));
 
 	if (rc < 0)
-		return ferryi_control_fail(rc, "token file %s cannot be used: %s", file, why);
+		return ferryi_control_fail(rc, "%s", why);
 	out->known = true;
 	out->named = true;
 	snprintf(out->source, sizeof(out->source), "%s", file);

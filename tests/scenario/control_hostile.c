@@ -21,64 +21,29 @@
 #include <unistd.h>
 
 #include "clock.h"
-#include "control.h"
+#include "control_client.h"
 #include "control_peer.h"
 
 #define MIB (1u << 20)
 
-/* A client with its witness of on_state. */
-struct client {
-	struct ferryi_control *control;
-	struct ferryt_gate states; /* opened once for each on_state */
-	_Atomic int last_state;
-	_Atomic bool peer_failed_first;
-	_Atomic bool close_in_callback;
-	struct ferryi_lease *_Atomic lease;
-};
-
-static void on_state(void *ctx, struct ferryi_session *session, enum ferryi_session_state state)
+static void client_open(struct ferryt_client *client, const struct ferryt_peer *peer, uint64_t connect_ms,
+			uint64_t request_ms)
 {
-	struct client *client = ctx;
-	struct ferryi_lease *lease = atomic_load(&client->lease);
-
-	if (lease != NULL)
-		atomic_store(&client->peer_failed_first, ferryi_peer_is_failed(ferryi_lease_peer(lease)));
-	atomic_store(&client->last_state, (int)state);
-	if (atomic_load(&client->close_in_callback))
-		ferryi_session_close(&session);
-	ferryt_gate_open(&client->states);
+	assert_int_equal(ferryt_client_open(client, peer->token, connect_ms, request_ms), 0);
 }
 
-static void client_open(struct client *client, const struct ferryt_peer *peer, uint64_t connect_ms, uint64_t request_ms)
+static int open_session(struct ferryt_client *client, const struct ferryt_peer *peer,
+			struct ferryi_session **session)
 {
-	struct ferryi_control_attr attr = {
-		.token = peer->token,
-		.connect_ms = connect_ms,
-		.request_ms = request_ms,
-		.on_state = on_state,
-		.ctx = client,
-	};
-
-	memset(client, 0, sizeof(*client));
-	ferryt_gate_init(&client->states);
-	assert_int_equal(ferryi_control_open(&attr, &client->control), 0);
-}
-
-static int open_session(struct client *client, const struct ferryt_peer *peer, struct ferryi_session **session)
-{
-	int rc = ferryi_session_open(client->control, peer->url, session);
-
-	if (rc < 0)
-		print_message("    %s\n", ferryi_control_last_error());
-	return rc;
+	return ferryt_client_session(client, peer->url, session);
 }
 
 /* Opening fails with this code, and the line is one line. */
 static void expect_refused(struct ferryt_terms terms, ferryt_script script, int err)
 {
-	struct ferryt_peer peer = { .terms = terms };
+	struct ferryt_peer peer = {.terms = terms};
 	struct ferryi_session *session = NULL;
-	struct client client;
+	struct ferryt_client client;
 
 	ferryt_peer_start(&peer, script, NULL);
 	client_open(&client, &peer, FERRYT_WAIT_MS, FERRYT_WAIT_MS);
@@ -103,12 +68,12 @@ static void say_garbage(struct ferryt_peer *peer, void *ctx)
 static void session_open__garbage__protocol_error(void **state)
 {
 	(void)state;
-	expect_refused((struct ferryt_terms){ 0 }, say_garbage, -EPROTO);
+	expect_refused((struct ferryt_terms){0}, say_garbage, -EPROTO);
 }
 
 static void say_huge(struct ferryt_peer *peer, void *ctx)
 {
-	static const uint8_t head[] = { 'F', 'F', 'R', 'Y', 0x7f, 0xff, 0xff, 0xff };
+	static const uint8_t head[] = {'F', 'F', 'R', 'Y', 0x7f, 0xff, 0xff, 0xff};
 
 	(void)ctx;
 	ferryt_peer_raw(peer, head, sizeof(head));
@@ -118,12 +83,12 @@ static void say_huge(struct ferryt_peer *peer, void *ctx)
 static void session_open__huge_frame__protocol_error(void **state)
 {
 	(void)state;
-	expect_refused((struct ferryt_terms){ 0 }, say_huge, -EPROTO);
+	expect_refused((struct ferryt_terms){0}, say_huge, -EPROTO);
 }
 
 static void say_half(struct ferryt_peer *peer, void *ctx)
 {
-	static const uint8_t half[] = { 'F', 'F', 'R', 'Y', 0, 0, 0, 40, 1, 2, 3 };
+	static const uint8_t half[] = {'F', 'F', 'R', 'Y', 0, 0, 0, 40, 1, 2, 3};
 
 	(void)ctx;
 	ferryt_peer_raw(peer, half, sizeof(half));
@@ -132,12 +97,12 @@ static void say_half(struct ferryt_peer *peer, void *ctx)
 static void session_open__truncated_frame__protocol_error(void **state)
 {
 	(void)state;
-	expect_refused((struct ferryt_terms){ 0 }, say_half, -EPROTO);
+	expect_refused((struct ferryt_terms){0}, say_half, -EPROTO);
 }
 
 static void say_invalid(struct ferryt_peer *peer, void *ctx)
 {
-	static const uint8_t invalid[] = { 'F', 'F', 'R', 'Y', 0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff };
+	static const uint8_t invalid[] = {'F', 'F', 'R', 'Y', 0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff};
 
 	(void)ctx;
 	ferryt_peer_raw(peer, invalid, sizeof(invalid));
@@ -147,7 +112,7 @@ static void say_invalid(struct ferryt_peer *peer, void *ctx)
 static void session_open__invalid_payload__protocol_error(void **state)
 {
 	(void)state;
-	expect_refused((struct ferryt_terms){ 0 }, say_invalid, -EPROTO);
+	expect_refused((struct ferryt_terms){0}, say_invalid, -EPROTO);
 }
 
 static void hang_up(struct ferryt_peer *peer, void *ctx)
@@ -159,7 +124,7 @@ static void hang_up(struct ferryt_peer *peer, void *ctx)
 static void session_open__closed_at_once__protocol_error(void **state)
 {
 	(void)state;
-	expect_refused((struct ferryt_terms){ 0 }, hang_up, -EPROTO);
+	expect_refused((struct ferryt_terms){0}, hang_up, -EPROTO);
 }
 
 static void answer_other_request(struct ferryt_peer *peer, void *ctx)
@@ -175,7 +140,7 @@ static void answer_other_request(struct ferryt_peer *peer, void *ctx)
 static void session_open__wrong_request_id__protocol_error(void **state)
 {
 	(void)state;
-	expect_refused((struct ferryt_terms){ 0 }, answer_other_request, -EPROTO);
+	expect_refused((struct ferryt_terms){0}, answer_other_request, -EPROTO);
 }
 
 static void answer_other_body(struct ferryt_peer *peer, void *ctx)
@@ -191,7 +156,7 @@ static void answer_other_body(struct ferryt_peer *peer, void *ctx)
 static void session_open__wrong_body__protocol_error(void **state)
 {
 	(void)state;
-	expect_refused((struct ferryt_terms){ 0 }, answer_other_body, -EPROTO);
+	expect_refused((struct ferryt_terms){0}, answer_other_body, -EPROTO);
 }
 
 static void welcome(struct ferryt_peer *peer, void *ctx)
@@ -204,20 +169,20 @@ static void welcome(struct ferryt_peer *peer, void *ctx)
 static void session_open__server_cannot_prove_token__refused(void **state)
 {
 	(void)state;
-	expect_refused((struct ferryt_terms){ .wrong_mac = true }, welcome, -EACCES);
+	expect_refused((struct ferryt_terms){.wrong_mac = true}, welcome, -EACCES);
 }
 
 static void session_open__server_wants_no_token_but_one_is_named__refused(void **state)
 {
 	(void)state;
 	/* Else whoever answers first gets the pages. */
-	expect_refused((struct ferryt_terms){ .no_auth = true, .wrong_mac = true }, welcome, -EACCES);
+	expect_refused((struct ferryt_terms){.no_auth = true, .wrong_mac = true}, welcome, -EACCES);
 }
 
 static void session_open__newer_version__not_supported(void **state)
 {
 	(void)state;
-	expect_refused((struct ferryt_terms){ .version = 99 }, welcome, -EPROTONOSUPPORT);
+	expect_refused((struct ferryt_terms){.version = 99}, welcome, -EPROTONOSUPPORT);
 }
 
 static void refuse_version(struct ferryt_peer *peer, void *ctx)
@@ -232,7 +197,7 @@ static void refuse_version(struct ferryt_peer *peer, void *ctx)
 static void session_open__version_refused__not_supported(void **state)
 {
 	(void)state;
-	expect_refused((struct ferryt_terms){ 0 }, refuse_version, -EPROTONOSUPPORT);
+	expect_refused((struct ferryt_terms){0}, refuse_version, -EPROTONOSUPPORT);
 }
 
 static void refuse_all(struct ferryt_peer *peer, void *ctx)
@@ -241,13 +206,14 @@ static void refuse_all(struct ferryt_peer *peer, void *ctx)
 
 	(void)ctx;
 	if (ferryt_peer_expect(peer, FARFERRY__ENVELOPE__BODY_HELLO, &id))
-		ferryt_peer_error(peer, 0, FARFERRY__CODE__CODE_LIMIT, "too many sessions: raise --max-sessions");
+		ferryt_peer_error(peer, 0, FARFERRY__CODE__CODE_LIMIT,
+				  "too many sessions: raise --max-sessions");
 }
 
 static void session_open__error_notice__code_and_sentence_kept(void **state)
 {
 	(void)state;
-	expect_refused((struct ferryt_terms){ 0 }, refuse_all, -EDQUOT);
+	expect_refused((struct ferryt_terms){0}, refuse_all, -EDQUOT);
 	assert_non_null(strstr(ferryi_control_last_error(), "raise --max-sessions"));
 }
 
@@ -259,9 +225,9 @@ static void keep_silent(struct ferryt_peer *peer, void *ctx)
 
 static void session_open__silent_server__times_out(void **state)
 {
-	struct ferryt_peer peer = { 0 };
+	struct ferryt_peer peer = {0};
 	struct ferryi_session *session = NULL;
-	struct client client;
+	struct ferryt_client client;
 
 	(void)state;
 	ferryt_peer_start(&peer, keep_silent, NULL);
@@ -276,9 +242,9 @@ static void session_open__silent_server__times_out(void **state)
 
 static void session_open__nothing_listens__refused_at_once(void **state)
 {
-	struct ferryt_peer peer = { 0 };
+	struct ferryt_peer peer = {0};
 	struct ferryi_session *session = NULL;
-	struct client client;
+	struct ferryt_client client;
 
 	(void)state;
 	ferryt_peer_start(&peer, keep_silent, NULL);
@@ -291,9 +257,9 @@ static void session_open__nothing_listens__refused_at_once(void **state)
 
 static void session_open__bad_url__invalid(void **state)
 {
-	struct ferryt_peer peer = { 0 };
+	struct ferryt_peer peer = {0};
 	struct ferryi_session *session = NULL;
-	struct client client;
+	struct ferryt_client client;
 
 	(void)state;
 	client_open(&client, &peer, 1000, 1000);
@@ -305,9 +271,9 @@ static void session_open__bad_url__invalid(void **state)
 
 static void session_open__name_unknown__unreachable_or_out_of_time(void **state)
 {
-	struct ferryt_peer peer = { 0 };
+	struct ferryt_peer peer = {0};
 	struct ferryi_session *session = NULL;
-	struct client client;
+	struct ferryt_client client;
 
 	(void)state;
 	client_open(&client, &peer, 1000, 1000);
@@ -321,9 +287,9 @@ static void session_open__name_unknown__unreachable_or_out_of_time(void **state)
 
 static void session_open__name__resolved(void **state)
 {
-	struct ferryt_peer peer = { 0 };
+	struct ferryt_peer peer = {0};
 	struct ferryi_session *session = NULL;
-	struct client client;
+	struct ferryt_client client;
 	char url[64];
 
 	(void)state;
@@ -342,11 +308,11 @@ static void session_open__name__resolved(void **state)
 /* Opens a session that the script then breaks, and waits for the news. */
 static void expect_lost(struct ferryt_terms terms, ferryt_script script, enum ferryi_lost_reason reason)
 {
-	struct ferryt_peer peer = { .terms = terms };
+	struct ferryt_peer peer = {.terms = terms};
 	struct ferryi_session *session;
 	struct ferryi_pool_info pool;
 	struct ferryt_gate go;
-	struct client client;
+	struct ferryt_client client;
 
 	ferryt_gate_init(&go);
 	ferryt_peer_start(&peer, script, &go);
@@ -376,7 +342,7 @@ static void welcome_then_close(struct ferryt_peer *peer, void *ctx)
 static void session__server_closes__lost_closed(void **state)
 {
 	(void)state;
-	expect_lost((struct ferryt_terms){ 0 }, welcome_then_close, FERRYI_LOST_CLOSED);
+	expect_lost((struct ferryt_terms){0}, welcome_then_close, FERRYI_LOST_CLOSED);
 }
 
 static void welcome_then_garbage(struct ferryt_peer *peer, void *ctx)
@@ -391,7 +357,7 @@ static void welcome_then_garbage(struct ferryt_peer *peer, void *ctx)
 static void session__garbage__lost_protocol(void **state)
 {
 	(void)state;
-	expect_lost((struct ferryt_terms){ 0 }, welcome_then_garbage, FERRYI_LOST_PROTOCOL);
+	expect_lost((struct ferryt_terms){0}, welcome_then_garbage, FERRYI_LOST_PROTOCOL);
 }
 
 static void welcome_then_unasked(struct ferryt_peer *peer, void *ctx)
@@ -406,7 +372,7 @@ static void welcome_then_unasked(struct ferryt_peer *peer, void *ctx)
 static void session__reply_to_nothing__lost_protocol(void **state)
 {
 	(void)state;
-	expect_lost((struct ferryt_terms){ 0 }, welcome_then_unasked, FERRYI_LOST_PROTOCOL);
+	expect_lost((struct ferryt_terms){0}, welcome_then_unasked, FERRYI_LOST_PROTOCOL);
 }
 
 static void welcome_then_silence(struct ferryt_peer *peer, void *ctx)
@@ -421,7 +387,7 @@ static void session__no_keepalive_reply__lost_keepalive(void **state)
 	uint64_t start = ferryi_now_ns();
 
 	(void)state;
-	expect_lost((struct ferryt_terms){ .keepalive_ms = 700, .timeout_ms = 2000 }, welcome_then_silence,
+	expect_lost((struct ferryt_terms){.keepalive_ms = 700, .timeout_ms = 2000}, welcome_then_silence,
 		    FERRYI_LOST_KEEPALIVE);
 	assert_true(ferryi_now_ns() - start >= 2000 * FERRYI_NS_PER_MS);
 }
@@ -445,10 +411,10 @@ static void count_keepalives(struct ferryt_peer *peer, void *ctx)
 
 static void session__keepalives_answered__stays_live(void **state)
 {
-	struct ferryt_peer peer = { .terms = { .keepalive_ms = 100, .timeout_ms = 3000 } };
+	struct ferryt_peer peer = {.terms = {.keepalive_ms = 100, .timeout_ms = 3000}};
 	struct ferryi_session *session;
 	struct ferryt_gate seen;
-	struct client client;
+	struct ferryt_client client;
 
 	(void)state;
 	ferryt_gate_init(&seen);
@@ -465,10 +431,10 @@ static void session__keepalives_answered__stays_live(void **state)
 
 static void on_state__closes_session__allowed(void **state)
 {
-	struct ferryt_peer peer = { 0 };
+	struct ferryt_peer peer = {0};
 	struct ferryi_session *session;
 	struct ferryt_gate go;
-	struct client client;
+	struct ferryt_client client;
 
 	(void)state;
 	ferryt_gate_init(&go);
@@ -484,9 +450,9 @@ static void on_state__closes_session__allowed(void **state)
 
 static void control_close__sessions_open__closes_them(void **state)
 {
-	struct ferryt_peer peers[2] = { { .fd = -1 }, { .fd = -1 } };
+	struct ferryt_peer peers[2] = {{.fd = -1}, {.fd = -1}};
 	struct ferryi_session *session;
-	struct client client;
+	struct ferryt_client client;
 
 	(void)state;
 	for (int i = 0; i < 2; i++)
@@ -510,10 +476,10 @@ static void welcome_until_gone(struct ferryt_peer *peer, void *ctx)
 
 static void session__forked_child_lives_on__connection_still_ends(void **state)
 {
-	struct ferryt_peer peer = { 0 };
+	struct ferryt_peer peer = {0};
 	struct ferryi_session *session;
 	struct ferryt_gate gone;
-	struct client client;
+	struct ferryt_client client;
 	int hold[2], status;
 	char byte;
 
@@ -544,7 +510,7 @@ static void session__forked_child_lives_on__connection_still_ends(void **state)
 
 /* The script of one lease: grants, then what the step says, once the gate opens. */
 struct lease_script {
-	struct ferryt_gate go;   /* opened by the test */
+	struct ferryt_gate go;	 /* opened by the test */
 	struct ferryt_gate back; /* opened by the script: the lease, or part of it, was given back */
 	uint64_t grant_len;
 	uint64_t key_error;
@@ -581,7 +547,7 @@ static void serve_lease(struct ferryt_peer *peer, void *ctx)
 
 struct lease_case {
 	struct ferryt_peer peer;
-	struct client client;
+	struct ferryt_client client;
 	struct lease_script script;
 	struct ferryi_session *session;
 	struct ferryi_lease *lease;
@@ -604,25 +570,6 @@ static void lease_teardown(struct lease_case *c)
 	ferryt_peer_stop(&c->peer);
 }
 
-static int run_op(struct ferryi_channel *channel, struct ferryi_op *op)
-{
-	struct ferryi_op *done = NULL;
-	uint64_t deadline_ns = ferryi_deadline_ms(FERRYT_WAIT_MS);
-
-	if (ferryi_channel_submit(channel, &op, 1) < 0)
-		return -ENOTCONN;
-	while (ferryi_now_ns() < deadline_ns) {
-		int n = ferryi_channel_poll(channel, &done, 1);
-
-		if (n == 1)
-			return op->status;
-		if (n < 0)
-			return n;
-		ferryi_cpu_relax();
-	}
-	return -ETIMEDOUT;
-}
-
 static void revoke_lease(struct ferryt_peer *peer)
 {
 	ferryt_peer_revoke(peer, 7);
@@ -630,7 +577,7 @@ static void revoke_lease(struct ferryt_peer *peer)
 
 static void lease__revoked__session_lost_and_data_fails(void **state)
 {
-	struct lease_case c = { .script = { .grant_len = 4 * MIB, .then = revoke_lease } };
+	struct lease_case c = {.script = {.grant_len = 4 * MIB, .then = revoke_lease}};
 	struct ferryi_channel *channel;
 	static uint8_t buf[4096];
 
@@ -639,22 +586,21 @@ static void lease__revoked__session_lost_and_data_fails(void **state)
 	assert_int_equal(ferryi_lease_open(c.session, NULL, 4 * MIB, &c.lease), 0);
 	atomic_store(&c.client.lease, c.lease);
 	assert_int_equal(ferryi_lease_extent_count(c.lease), 1);
-	assert_int_equal(ferryi_channel_open(ferryi_lease_peer(c.lease), 4, ferryi_deadline_ms(FERRYT_WAIT_MS), &channel), 0);
-	assert_int_equal(ferryi_channel_register(channel, buf, sizeof(buf)), 0);
-	struct ferryi_op op = { .kind = FERRYI_OP_WRITE,
-				.local = buf,
-				.len_bytes = sizeof(buf),
-				.remote = ferryi_lease_extent(c.lease, 0)->remote,
-				.remote_off = MIB };
+	assert_int_equal(ferryt_client_channel(c.lease, buf, sizeof(buf), &channel), 0);
+	struct ferryi_op op = {.kind = FERRYI_OP_WRITE,
+			       .local = buf,
+			       .len_bytes = sizeof(buf),
+			       .remote = ferryi_lease_extent(c.lease, 0)->remote,
+			       .remote_off = MIB};
 
 	memset(buf, 0xa5, sizeof(buf));
-	assert_int_equal(run_op(channel, &op), 0);
+	assert_int_equal(ferryt_client_op(channel, &op), 0);
 	assert_int_equal(c.peer.memory[MIB + 17], 0xa5);
 	ferryt_gate_open(&c.script.go);
 	assert_true(ferryt_gate_wait(&c.client.states, 1));
 	assert_true(c.client.peer_failed_first);
 	assert_int_equal(ferryi_session_lost_reason(c.session), FERRYI_LOST_REVOKED);
-	assert_int_equal(run_op(channel, &op), -ENOTCONN);
+	assert_int_equal(ferryt_client_op(channel, &op), -ENOTCONN);
 	ferryi_channel_close(&channel);
 	ferryi_lease_close(&c.lease);
 	lease_teardown(&c);
@@ -668,7 +614,7 @@ static void revoke_other(struct ferryt_peer *peer)
 
 static void session__closed_lease_revoked__stays_live(void **state)
 {
-	struct lease_case c = { .script = { .grant_len = 2 * MIB, .then = revoke_other } };
+	struct lease_case c = {.script = {.grant_len = 2 * MIB, .then = revoke_other}};
 
 	(void)state;
 	lease_setup(&c, FERRYT_WAIT_MS);
@@ -682,7 +628,7 @@ static void session__closed_lease_revoked__stays_live(void **state)
 
 static void lease_open__draining__shut_down(void **state)
 {
-	struct lease_case c = { .script = { .grant_len = 2 * MIB, .then = ferryt_peer_drain } };
+	struct lease_case c = {.script = {.grant_len = 2 * MIB, .then = ferryt_peer_drain}};
 	struct ferryi_lease *second = NULL;
 	unsigned first, count;
 
@@ -703,7 +649,7 @@ static void lease_open__draining__shut_down(void **state)
 
 static void lease_open__grant_too_small__refused_and_given_back(void **state)
 {
-	struct lease_case c = { .script = { .grant_len = 2 * MIB } };
+	struct lease_case c = {.script = {.grant_len = 2 * MIB}};
 
 	(void)state;
 	lease_setup(&c, FERRYT_WAIT_MS);
@@ -716,7 +662,7 @@ static void lease_open__grant_too_small__refused_and_given_back(void **state)
 
 static void lease_open__granted_too_late__times_out_and_given_back(void **state)
 {
-	struct lease_case c = { .script = { .grant_len = 2 * MIB, .wait_before_grant = true } };
+	struct lease_case c = {.script = {.grant_len = 2 * MIB, .wait_before_grant = true}};
 
 	(void)state;
 	lease_setup(&c, 200);
@@ -730,7 +676,7 @@ static void lease_open__granted_too_late__times_out_and_given_back(void **state)
 
 static void lease_open__misaligned__invalid(void **state)
 {
-	struct lease_case c = { .script = { .grant_len = 0 } };
+	struct lease_case c = {.script = {.grant_len = 0}};
 	unsigned first, count;
 
 	(void)state;
@@ -750,7 +696,7 @@ static void lease_open__misaligned__invalid(void **state)
 
 static void lease_open__fabric_not_offered__says_what_is(void **state)
 {
-	struct lease_case c = { .script = { .grant_len = 0 } };
+	struct lease_case c = {.script = {.grant_len = 0}};
 	struct ferryi_session *session;
 	char url[64];
 
@@ -767,7 +713,7 @@ static void lease_open__fabric_not_offered__says_what_is(void **state)
 
 static void session_close__lease_open__lease_ends_cleanly(void **state)
 {
-	struct lease_case c = { .script = { .grant_len = 2 * MIB } };
+	struct lease_case c = {.script = {.grant_len = 2 * MIB}};
 	unsigned first, count;
 
 	(void)state;

@@ -17,19 +17,20 @@
 #define SERVER_ID "0123456789abcdef0123456789abcdef"
 
 /* The machinery itself: its failure is no result of a test. */
-#define MUST(cond)                                                                                                     \
-	do {                                                                                                           \
-		if (!(cond)) {                                                                                         \
-			fprintf(stderr, "%s:%d: %s (errno %d)\n", __FILE__, __LINE__, #cond, errno);                    \
-			abort();                                                                                       \
-		}                                                                                                      \
+#define MUST(cond)                                                                                   \
+	do {                                                                                         \
+		if (!(cond)) {                                                                       \
+			fprintf(stderr, "%s:%d: %s (errno %d)\n", __FILE__, __LINE__, #cond, errno); \
+			abort();                                                                     \
+		}                                                                                    \
 	} while (0)
 
 /* True when fd is ready; false when the test stops. */
 static bool wait_in(const struct ferryt_peer *peer, int fd)
 {
 	for (;;) {
-		struct pollfd pfds[] = { { .fd = fd, .events = POLLIN }, { .fd = peer->stop_fd, .events = POLLIN } };
+		struct pollfd pfds[] = {{.fd = fd, .events = POLLIN},
+					{.fd = peer->stop_fd, .events = POLLIN}};
 		int n = poll(pfds, 2, FERRYT_WAIT_MS);
 
 		if (n < 0 && errno == EINTR)
@@ -55,7 +56,7 @@ static void *peer_main(void *arg)
 
 void ferryt_peer_start(struct ferryt_peer *peer, ferryt_script script, void *ctx)
 {
-	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t len = sizeof(addr);
 
 	if (peer->terms.version == 0)
@@ -75,8 +76,8 @@ void ferryt_peer_start(struct ferryt_peer *peer, ferryt_script script, void *ctx
 	MUST(peer->stop_fd >= 0 && peer->listen_fd >= 0);
 	MUST(bind(peer->listen_fd, (struct sockaddr *)&addr, len) == 0 && listen(peer->listen_fd, 8) == 0);
 	MUST(getsockname(peer->listen_fd, (struct sockaddr *)&addr, &len) == 0);
-	snprintf(peer->url, sizeof(peer->url), "ferry://127.0.0.1:%u?fabric=%s", (unsigned)ntohs(addr.sin_port),
-		 peer->terms.fabrics[0]);
+	snprintf(peer->url, sizeof(peer->url), "ferry://127.0.0.1:%u?fabric=%s",
+		 (unsigned)ntohs(addr.sin_port), peer->terms.fabrics[0]);
 	MUST(pthread_create(&peer->thread, NULL, peer_main, peer) == 0);
 }
 
@@ -100,8 +101,9 @@ void ferryt_peer_stop(struct ferryt_peer *peer)
 
 void ferryt_peer_lend(struct ferryt_peer *peer, const char *row, size_t len)
 {
-	struct ferryi_listener_attr attr = { .row = ferryi_fabric_find(row), .host = "127.0.0.1", .label = "test" };
-	struct ferryi_memory memory = { .len_bytes = len };
+	struct ferryi_listener_attr attr = {
+		.row = ferryi_fabric_find(row), .host = "127.0.0.1", .label = "test"};
+	struct ferryi_memory memory = {.len_bytes = len};
 
 	peer->terms.fabrics[0] = row;
 	peer->memory_len = len;
@@ -113,7 +115,8 @@ void ferryt_peer_lend(struct ferryt_peer *peer, const char *row, size_t len)
 	memset(peer->data_token, 0x3c, sizeof(peer->data_token));
 	MUST(attr.row != NULL && ferryi_listener_open(&attr, &peer->listener) == 0);
 	MUST(ferryi_tenant_open(peer->listener, peer->data_token, "test", &peer->tenant) == 0);
-	MUST(ferryi_region_open(peer->tenant, &memory, FERRYI_ACCESS_READ | FERRYI_ACCESS_WRITE, &peer->region) == 0);
+	MUST(ferryi_region_open(peer->tenant, &memory, FERRYI_ACCESS_READ | FERRYI_ACCESS_WRITE,
+				&peer->region) == 0);
 }
 
 /* ---- scripts ---- */
@@ -187,8 +190,8 @@ bool ferryt_peer_expect(struct ferryt_peer *peer, Farferry__Envelope__BodyCase b
 	bool is_it = envelope->body_case == body;
 
 	if (!is_it)
-		fprintf(stderr, "got \"%s\" where \"%s\" was expected\n", ferryi_body_name(envelope->body_case),
-			ferryi_body_name(body));
+		fprintf(stderr, "got \"%s\" where \"%s\" was expected\n",
+			ferryi_body_name(envelope->body_case), ferryi_body_name(body));
 	*request_id = envelope->request_id;
 	ferryi_envelope_free(&envelope);
 	return is_it;
@@ -288,7 +291,7 @@ void ferryt_peer_grant(struct ferryt_peer *peer, uint64_t request_id, uint64_t l
 	body.epoch = 3;
 	body.fabric = (char *)peer->terms.fabrics[0];
 	body.fabric_addr = addr;
-	body.data_token = (ProtobufCBinaryData){ .len = sizeof(peer->data_token), .data = peer->data_token };
+	body.data_token = (ProtobufCBinaryData){.len = sizeof(peer->data_token), .data = peer->data_token};
 	body.extents = &extents;
 	body.n_extents = len > 0 ? 1 : 0;
 	body.pool_size_bytes = peer->memory_len;
@@ -304,14 +307,14 @@ bool ferryt_peer_welcome(struct ferryt_peer *peer)
 	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
 	Farferry__HelloReply hello = FARFERRY__HELLO_REPLY__INIT;
 	Farferry__AuthReply auth = FARFERRY__AUTH_REPLY__INIT;
-	uint8_t nonce[FERRYI_NONCE_LEN] = { 1, 2, 3 }, mac[FERRYI_MAC_LEN];
+	uint8_t nonce[FERRYI_NONCE_LEN] = {1, 2, 3}, mac[FERRYI_MAC_LEN];
 	char host[256];
 
 	if (!ferryt_peer_expect(peer, FARFERRY__ENVELOPE__BODY_HELLO, &envelope.request_id))
 		return false;
 	ferryi_host_identity(host, sizeof(host));
 	hello.version = terms->version;
-	hello.server_nonce = (ProtobufCBinaryData){ .len = sizeof(nonce), .data = nonce };
+	hello.server_nonce = (ProtobufCBinaryData){.len = sizeof(nonce), .data = nonce};
 	hello.server_id = (char *)SERVER_ID;
 	hello.host = host;
 	hello.auth_required = !terms->no_auth;
@@ -329,7 +332,7 @@ bool ferryt_peer_welcome(struct ferryt_peer *peer)
 		mac[0] ^= 1;
 	envelope.request_id = got->request_id;
 	ferryi_envelope_free(&got);
-	auth.mac = (ProtobufCBinaryData){ .len = sizeof(mac), .data = mac };
+	auth.mac = (ProtobufCBinaryData){.len = sizeof(mac), .data = mac};
 	auth.session_id = 1;
 	auth.epoch = 1;
 	auth.keepalive_ms = terms->keepalive_ms;
@@ -352,41 +355,4 @@ void ferryt_peer_idle(struct ferryt_peer *peer, bool answer)
 			answer_keepalive(peer, envelope);
 		ferryi_envelope_free(&envelope);
 	}
-}
-
-/* ---- gates ---- */
-
-void ferryt_gate_init(struct ferryt_gate *gate)
-{
-	pthread_condattr_t attr;
-
-	pthread_mutex_init(&gate->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&gate->moved, &attr);
-	pthread_condattr_destroy(&attr);
-	gate->count = 0;
-}
-
-void ferryt_gate_open(struct ferryt_gate *gate)
-{
-	pthread_mutex_lock(&gate->lock);
-	gate->count++;
-	pthread_cond_broadcast(&gate->moved);
-	pthread_mutex_unlock(&gate->lock);
-}
-
-bool ferryt_gate_wait(struct ferryt_gate *gate, unsigned count)
-{
-	uint64_t until = ferryi_deadline_ms(FERRYT_WAIT_MS);
-	struct timespec ts = { .tv_sec = (time_t)(until / FERRYI_NS_PER_S), .tv_nsec = (long)(until % FERRYI_NS_PER_S) };
-	int rc = 0;
-
-	pthread_mutex_lock(&gate->lock);
-	while (gate->count < count && rc == 0)
-		rc = pthread_cond_timedwait(&gate->moved, &gate->lock, &ts);
-	bool there = gate->count >= count;
-
-	pthread_mutex_unlock(&gate->lock);
-	return there;
 }

@@ -10,10 +10,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "control_client.h"
 #include "fabric.h"
 #include "proto.h"
-
-#define FERRYT_WAIT_MS 60000 /* bound of every wait that is expected to end at once */
 
 struct ferryt_peer;
 
@@ -72,17 +71,5 @@ void ferryt_peer_grant(struct ferryt_peer *peer, uint64_t request_id, uint64_t l
 bool ferryt_peer_welcome(struct ferryt_peer *peer);
 /* Answers keep-alives (if so told) until the client goes. */
 void ferryt_peer_idle(struct ferryt_peer *peer, bool answer);
-
-/* A gate that one side opens and the other waits at. */
-struct ferryt_gate {
-	pthread_mutex_t lock;
-	pthread_cond_t moved;
-	unsigned count;
-};
-
-void ferryt_gate_init(struct ferryt_gate *gate);
-void ferryt_gate_open(struct ferryt_gate *gate);
-/* True once it was opened at least `count` times; false after FERRYT_WAIT_MS. */
-bool ferryt_gate_wait(struct ferryt_gate *gate, unsigned count);
 
 #endif
