@@ -36,6 +36,9 @@ mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock -w 300 9 || { echo "kernel.sh: $cache/lock is held for more than 300 s" >&2; exit 1; }
 
+# What a killed run left behind.
+find "$cache" -maxdepth 2 \( -name 'run.*' -o -name 'fetch.*' -o -name 'initrd.*' \) -type d -mmin +1440 -exec rm -rf {} + 2>/dev/null || true
+
 # A kernel that is there already is good enough: no network is needed then.
 dest=$cache/$flavour
 if [ ! -e "$dest/complete" ]; then

@@ -30,23 +30,34 @@ command -v qemu-system-x86_64 >/dev/null || { echo "skipped: qemu-system-x86_64 
 "$here/kernel.sh" >/dev/null || exit $?
 
 wire=$(mktemp -d "${TMPDIR:-/tmp}/ferry-wire.XXXXXX")
-server=
+server='' client=''
+# Each VM is told to end, and waited for.
 cleanup() {
-	if [ -n "$server" ]; then
-		kill "$server" 2>/dev/null || true
-		wait "$server" 2>/dev/null || true
-	fi
+	local vm
+	for vm in $server $client; do
+		kill "$vm" 2>/dev/null || true
+		wait "$vm" 2>/dev/null || true
+	done
 	rm -rf "$wire"
 }
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# vm SELF PEER ADDR COMMAND: goes down with this script, however that ends.
+vm() {
+	exec setpriv --pdeathsig TERM "$here/vm.sh" --timeout "$limit" ${args[@]+"${args[@]}"} --wire "$wire" "$1" "$2" "$3" -- "${@:4}"
+}
+
 export FERRY_TWO_VMS=1 FERRY_SERVER_ADDR=10.77.0.1
-setpriv --pdeathsig TERM "$here/vm.sh" --timeout "$limit" ${args[@]+"${args[@]}"} --wire "$wire" s c 10.77.0.1 -- "$here/agent.sh" >"$wire/server.log" 2>&1 &
+vm s c 10.77.0.1 "$here/agent.sh" >"$wire/server.log" 2>&1 &
 server=$!
+vm c s 10.77.0.2 "$@" &
+client=$!
+# In the background and by wait, so that a signal to this script acts at once.
 status=0
-"$here/vm.sh" --timeout "$limit" ${args[@]+"${args[@]}"} --wire "$wire" c s 10.77.0.2 -- "$@" || status=$?
+wait "$client" || status=$?
+client=
 if [ "$status" != 0 ] && [ "$status" != 77 ]; then
 	sed 's/^/server host: /' "$wire/server.log"
 fi
