@@ -123,8 +123,11 @@ skip_reasons() {
 	[ -e "$last" ] || return 0
 	awk -v where="$1" '
 		FNR == NR { if (/\*\*\*Skipped/) { name = $0; sub(/^.*Test +#[0-9]+: */, "", name); sub(/ .*/, "", name); is_skipped[name] = 1 } next }
-		/^[0-9]+\/[0-9]+ Testing: / { test = $3; why = part_why = quiet = ""; n = 0; split("", seen) }
+		/^[0-9]+\/[0-9]+ Testing: / { test = $3; why = part_why = quiet = last = ""; n = 0; split("", seen) }
 		/^(# )?(SKIP|SKIPPED|[Ss]kipped?)[:,] / { why = $0; sub(/^(# )?[A-Za-z]+[:,] */, "", why); part_why = why }
+		/^<end of output>/ { ended = 1 }
+		/^Output:/ { ended = 0 }
+		!ended && /[^-[:space:]]/ && !/^Output:/ { last = $0 }
 		/^\[ RUN / { part_why = "" }
 		/^\[  SKIPPED \] [a-z]/ && !/test\(s\)/ && !($4 in seen) {
 			seen[$4] = 1
@@ -132,7 +135,7 @@ skip_reasons() {
 			else { quiet = quiet " " $4; n++ }
 		}
 		/^"?.* end time: / && test != "" {
-			if (test in is_skipped) printf "%s (%s): %s\n", test, where, why == "" ? "no reason printed" : why
+			if (test in is_skipped) printf "%s (%s): %s\n", test, where, why == "" ? last : why
 			else if (n > 0) printf "%s (%s), %d parts that do not apply to it:%s\n", test, where, n, quiet
 			test = ""
 		}
