@@ -30,6 +30,10 @@
 extern "C" {
 #endif
 
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
 #define FERRY_VERSION_MAJOR 0
 #define FERRY_VERSION_MINOR 1
 #define FERRY_VERSION_PATCH 0
@@ -303,6 +307,10 @@ struct ferry_pool *ferry_pool_at(struct ferry *ferry, unsigned index);
 struct ferry_page *ferry_pfn_to_page(struct ferry *ferry, uint64_t pfn);
 uint64_t ferry_page_to_pfn(struct ferry *ferry, const struct ferry_page *page);
 bool ferry_pfn_valid(struct ferry *ferry, uint64_t pfn);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,112 @@
+/*
+ * Device memory of this process: PFN space, sections, page descriptors, pools.
+ * Documentation/mm/memory-model.rst, SPARSEMEM with vmemmap: descriptors form
+ * one virtually contiguous array indexed by PFN; sections of 128 MiB in a
+ * two-level table populated on demand; 2 MiB sub-sections are the unit of
+ * lease and of validity (ZONE_DEVICE's memremap_pages).
+ *
+ * A page's remote place is (extent, index): ferryi_subsection says which
+ * extent of which pool backs 512 consecutive PFNs.
+ */
+#ifndef FERRYI_DEVICE_H
+#define FERRYI_DEVICE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "arena.h"
+#include "arith.h"
+#include "control.h"
+#include "lock.h"
+
+#define FERRYI_PFN_BITS              34u /* 64 TiB of pools: MAX_PHYSMEM_BITS 46 */
+#define FERRYI_PAGES_PER_SUBSECTION  512u
+#define FERRYI_SUBSECTIONS_PER_SECTION 64u
+#define FERRYI_PAGES_PER_SECTION     (FERRYI_PAGES_PER_SUBSECTION * FERRYI_SUBSECTIONS_PER_SECTION)
+#define FERRYI_MAX_POOLS_ATTACHED    16u
+
+struct ferry_pool;
+
+/* Descriptor of one device page: struct page. Zeroed when its sub-section is populated. */
+struct ferry_page {
+	uint64_t hash;    /* XXH3 of the page's content in the pool; owned by whoever owns the page word */
+	uint64_t drvdata; /* the device driver's */
+	uint64_t va;      /* process address whose data it holds, or 0 */
+	_Atomic uint32_t refs;
+	uint32_t flags;
+};
+_Static_assert(sizeof(struct ferry_page) == 32, "at most 64 bytes a page; 32 keep bookkeeping under 1 %");
+
+/* What backs 512 PFNs. Immutable from population until the pool is detached. */
+struct ferryi_subsection {
+	struct ferry_pool *pool; /* NULL: not valid */
+	struct ferryi_remote remote;
+	uint64_t remote_off;     /* bytes from the extent's start */
+};
+
+struct ferryi_memory_model;
+
+/* PFN space of the process; tables from the arena. -ENOMEM. */
+int ferryi_memory_model_open(struct ferryi_arena *arena, struct ferryi_memory_model **out);
+void ferryi_memory_model_close(struct ferryi_memory_model **model);
+
+/* Lock-free; NULL when no valid sub-section covers pfn. Fault path. */
+const struct ferryi_subsection *ferryi_subsection_of(const struct ferryi_memory_model *model, uint64_t pfn);
+struct ferry_page *ferryi_pfn_to_page(const struct ferryi_memory_model *model, uint64_t pfn);
+/* ASSUMPTION: page came from ferryi_pfn_to_page. */
+uint64_t ferryi_page_to_pfn(const struct ferryi_memory_model *model, const struct ferry_page *page);
+
+/* Reserves a window of `nr` sub-sections in PFN space, section aligned; -ENOMEM. Start-up and attach only. */
+int ferryi_pfn_window_alloc(struct ferryi_memory_model *model, uint64_t nr_subsections, uint64_t *pfn_first);
+void ferryi_pfn_window_free(struct ferryi_memory_model *model, uint64_t pfn_first, uint64_t nr_subsections);
+/* Makes one sub-section valid (memory hot-add) or invalid (hot-remove). -ENOMEM. */
+int ferryi_subsection_populate(struct ferryi_memory_model *model, uint64_t pfn, const struct ferryi_subsection *info);
+void ferryi_subsection_depopulate(struct ferryi_memory_model *model, uint64_t pfn);
+/* Bytes of RAM that tables and descriptors of valid sub-sections can take at most. */
+uint64_t ferryi_memory_model_bytes(const struct ferryi_memory_model *model);
+
+/* ---- pools ---- */
+
+struct ferryi_pool_attr {
+	struct ferryi_lease *lease; /* becomes the pool's */
+	unsigned index;             /* 0 .. FERRYI_MAX_POOLS_ATTACHED - 1, unique in the process */
+	const void *owner;
+	void *data;
+};
+
+int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *arena, const struct ferryi_pool_attr *attr,
+		     struct ferry_pool **out);
+/* ASSUMPTION: no sub-section in use, no channel of its peer open. Closes the lease. */
+void ferryi_pool_close(struct ferry_pool **pool);
+
+/*
+ * Takes `want` free sub-sections, neighbours where possible: their numbers
+ * (PFN / 512). With `may_grow`, leases more when too few are free (blocks on
+ * the server); without, never blocks. All or nothing: 0, -ENOMEM (pool full),
+ * -ESHUTDOWN, -ENOTCONN, -ETIMEDOUT.
+ */
+int ferryi_pool_take(struct ferry_pool *pool, unsigned want, bool may_grow, uint32_t *subsections);
+/* Leases ahead so that `want` sub-sections are free. Blocks on the server; errors as take. */
+int ferryi_pool_reserve(struct ferry_pool *pool, unsigned want);
+void ferryi_pool_give(struct ferry_pool *pool, uint32_t subsection);
+
+unsigned ferryi_pool_index(const struct ferry_pool *pool);
+struct ferryi_lease *ferryi_pool_lease(const struct ferry_pool *pool);
+const void *ferryi_pool_owner(const struct ferry_pool *pool);
+uint64_t ferryi_pool_pfn_first(const struct ferry_pool *pool);
+uint64_t ferryi_pool_pfn_last(const struct ferry_pool *pool);
+uint64_t ferryi_pool_leased_bytes(struct ferry_pool *pool);
+uint64_t ferryi_pool_used_bytes(struct ferry_pool *pool);
+
+/* References as of get_dev_pagemap(); the opener holds one. try_get fails once the count has reached 0. */
+bool ferryi_pool_try_get(struct ferry_pool *pool);
+void ferryi_pool_put_ref(struct ferry_pool *pool);
+unsigned ferryi_pool_refs(const struct ferry_pool *pool);
+
+/* Set once, by the control thread, when the pool's server is gone. Any thread, lock-free. */
+void ferryi_pool_set_lost(struct ferry_pool *pool, enum ferryi_lost_reason reason);
+enum ferryi_lost_reason ferryi_pool_lost(const struct ferry_pool *pool);
+
+#endif

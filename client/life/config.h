@@ -1,0 +1,21 @@
+/* ferry_open's configuration: defaults, environment, the caller's struct, in that order. Start-up code. */
+#ifndef FERRYI_LIFE_CONFIG_H
+#define FERRYI_LIFE_CONFIG_H
+
+#include <stdint.h>
+
+#include "ferry.h"
+
+struct ferryi_config {
+	const char *servers, *pool, *token_file;
+	uint64_t local_bytes, embedded_bytes;
+	uint64_t fault_timeout_ms, request_timeout_ms;
+	uint64_t fault_threads, evict_threads, readahead_pages;
+	int log_level; /* enum ferryi_log_level */
+};
+
+/* cfg NULL: from the environment. 0 or -EINVAL with one line in err. fini frees what init took. */
+int ferryi_config_init(struct ferryi_config *config, const struct ferry_config *cfg, char *err, size_t err_len);
+void ferryi_config_fini(struct ferryi_config *config);
+
+#endif

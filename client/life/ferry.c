@@ -1,0 +1,216 @@
+/*
+ * ferry_open and ferry_close: puts the rooms together, and takes them apart in
+ * reverse. One struct ferry a process.
+ */
+#include "life.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "error.h"
+#include "log.h"
+#include "param.h"
+
+#define ARENA_WANT  ((size_t)256 << 30) /* address space only: page words of 128 TiB, at 8 bytes a page */
+#define ARENA_LEAST ((size_t)1 << 30)
+#define EMBEDDED_START_MS 10000
+
+static struct ferryi_mutex open_lock = FERRYI_MUTEX_INIT(FERRYI_RANK_FERRY);
+static _Atomic(struct ferry *) the_ferry;
+
+struct ferry *ferryi_the_ferry(void)
+{
+	return atomic_load_explicit(&the_ferry, memory_order_acquire);
+}
+
+int ferryi_ferry_check(const struct ferry *ferry, const char *call)
+{
+	if (!ferry || ferry != ferryi_the_ferry() || ferry->magic != FERRYI_FERRY_MAGIC)
+		return ferryi_control_fail(-EINVAL, "%s: not an open struct ferry", call);
+	return 0;
+}
+
+const char *ferry_version(void)
+{
+	return FERRYI_VERSION;
+}
+
+const char *ferry_last_error(void)
+{
+	return ferryi_control_last_error();
+}
+
+static int start_control(struct ferry *ferry)
+{
+	struct ferryi_control_attr attr = {
+		.token_file = ferry->config.token_file,
+		.connect_ms = ferry->config.request_timeout_ms,
+		.request_ms = ferry->config.request_timeout_ms,
+		.on_state = ferryi_on_session_state,
+		.ctx = ferry,
+	};
+
+	if (!ferry->config.servers || !ferry->config.servers[0]) {
+		int rc = ferryi_embedded_start(ferry->config.embedded_bytes, ferryi_deadline_ms(EMBEDDED_START_MS),
+					       &ferry->embedded);
+
+		if (rc)
+			return rc;
+		attr.token = ferryi_embedded_token(ferry->embedded);
+		attr.token_file = NULL;
+	}
+	return ferryi_control_open(&attr, &ferry->control);
+}
+
+static int attach_url(struct ferry *ferry, const char *url)
+{
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .pool = ferry->config.pool };
+	struct ferryi_session *session;
+	struct ferry_pool *pool;
+	int rc = ferryi_session_for(ferry, url, &session);
+
+	return rc ? rc : ferryi_attach(ferry, session, &attr, &pool);
+}
+
+static int attach_servers(struct ferry *ferry)
+{
+	char list[4096], *save = NULL;
+	int rc = 0;
+
+	if (ferry->embedded)
+		return attach_url(ferry, ferryi_embedded_url(ferry->embedded));
+	if (strlen(ferry->config.servers) >= sizeof(list))
+		return ferryi_control_fail(-EINVAL, "servers: the list is longer than %zu characters", sizeof(list) - 1);
+	strcpy(list, ferry->config.servers);
+	for (char *url = strtok_r(list, ", ", &save); url && !rc; url = strtok_r(NULL, ", ", &save))
+		rc = attach_url(ferry, url);
+	if (!rc && !ferry->nr_sessions)
+		rc = ferryi_control_fail(-EINVAL, "servers: \"%s\" names no server", ferry->config.servers);
+	return rc;
+}
+
+/* Everything but the pager, which must be closed or never opened. */
+static void dismantle(struct ferry *ferry)
+{
+	struct ferryi_arena *arena = ferry->arena;
+
+	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
+		struct ferry_pool *pool = atomic_exchange(&ferry->pools[i], NULL);
+
+		ferryi_pool_close(&pool);
+	}
+	for (unsigned i = 0; i < ferry->nr_sessions; i++)
+		ferryi_session_close(&ferry->sessions[i]);
+	ferryi_control_close(&ferry->control);
+	ferryi_embedded_stop(&ferry->embedded);
+	ferryi_memory_model_close(&ferry->model);
+	ferryi_config_fini(&ferry->config);
+	ferryi_mutex_fini(&ferry->lock);
+	ferry->magic = 0;
+	ferryi_arena_close(&arena); /* holds struct ferry too */
+}
+
+static int build(const struct ferry_config *cfg, struct ferry **out)
+{
+	char err[FERRYI_PARAM_ERR_LEN];
+	struct ferryi_config config;
+	struct ferryi_arena *arena;
+	int rc = ferryi_config_init(&config, cfg, err, sizeof(err));
+
+	if (rc)
+		return ferryi_control_fail(rc, "%s", err);
+	ferryi_log_set_level((enum ferryi_log_level)config.log_level);
+	ferryi_fabric_setup();
+	if (ferryi_arena_open(ARENA_WANT, ARENA_LEAST, &arena)) {
+		ferryi_config_fini(&config);
+		return ferryi_control_fail(-ENOMEM, "cannot reserve %zu GiB of address space: raise RLIMIT_AS (ulimit -v)",
+					   ARENA_LEAST >> 30);
+	}
+	struct ferry *ferry = ferryi_arena_alloc(arena, sizeof(*ferry));
+
+	if (!ferry) {
+		ferryi_config_fini(&config);
+		ferryi_arena_close(&arena);
+		return ferryi_control_fail(-ENOMEM, "no memory for the library's own tables");
+	}
+	ferry->magic = FERRYI_FERRY_MAGIC;
+	ferry->arena = arena;
+	ferry->config = config;
+	ferryi_mutex_init(&ferry->lock, FERRYI_RANK_FERRY);
+
+	struct ferryi_pager_attr pager_attr = {
+		.arena = arena,
+		.budget_bytes = config.local_bytes,
+		.fault_timeout_ms = (uint32_t)config.fault_timeout_ms,
+		.fault_threads = (uint32_t)config.fault_threads,
+		.evict_threads = (uint32_t)config.evict_threads,
+		.readahead_pages = (uint32_t)config.readahead_pages,
+	};
+
+	rc = ferryi_memory_model_open(arena, &ferry->model);
+	if (rc) {
+		ferryi_control_fail(rc, "cannot reserve address space for page descriptors: raise RLIMIT_AS (ulimit -v)");
+		goto err_ferry;
+	}
+	pager_attr.model = ferry->model;
+	rc = ferryi_pager_open(&pager_attr, &ferry->pager);
+	if (rc)
+		goto err_ferry;
+	rc = start_control(ferry);
+	if (!rc)
+		rc = attach_servers(ferry);
+	if (rc)
+		goto err_pager;
+	*out = ferry;
+	return 0;
+
+err_pager:
+	ferryi_pager_close(&ferry->pager); /* nothing is managed yet: cannot fail */
+err_ferry:
+	dismantle(ferry);
+	return rc;
+}
+
+int ferry_open(const struct ferry_config *cfg, struct ferry **out)
+{
+	struct ferry *ferry;
+	int rc;
+
+	if (!out)
+		return ferryi_control_fail(-EINVAL, "open: out is NULL");
+	ferryi_mutex_lock(&open_lock);
+	if (ferryi_the_ferry()) {
+		rc = ferryi_control_fail(-EBUSY, "open: this process has an open struct ferry already");
+	} else {
+		rc = build(cfg, &ferry);
+		if (!rc) {
+			atomic_store_explicit(&the_ferry, ferry, memory_order_release);
+			*out = ferry;
+		}
+	}
+	ferryi_mutex_unlock(&open_lock);
+	return rc;
+}
+
+int ferry_close(struct ferry *ferry)
+{
+	ferryi_mutex_lock(&open_lock);
+	int rc = ferryi_ferry_check(ferry, "close");
+
+	if (!rc)
+		rc = ferryi_pager_close(&ferry->pager);
+	if (!rc) {
+		atomic_store_explicit(&the_ferry, NULL, memory_order_release);
+		dismantle(ferry);
+	}
+	ferryi_mutex_unlock(&open_lock);
+	return rc;
+}
+
+uint64_t ferry_caps(struct ferry *ferry)
+{
+	return ferryi_ferry_check(ferry, "caps") ? 0 : ferryi_pager_caps(ferry->pager);
+}

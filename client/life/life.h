@@ -1,0 +1,50 @@
+/* struct ferry, for the files of this room. */
+#ifndef FERRYI_LIFE_H
+#define FERRYI_LIFE_H
+
+#include "config.h"
+#include "control.h"
+#include "device.h"
+#include "ferry.h"
+#include "lock.h"
+#include "pager.h"
+
+#define FERRYI_FERRY_MAGIC 0x59525245u /* "ERRY" */
+#define FERRYI_MAX_SERVERS 16u
+
+struct ferry {
+	/* immutable after open */
+	uint32_t magic;
+	struct ferryi_config config;
+	struct ferryi_arena *arena;
+	struct ferryi_memory_model *model;
+	struct ferryi_pager *pager;
+	struct ferryi_control *control;
+	struct ferryi_embedded *embedded;
+
+	/* protected by lock */
+	struct ferryi_mutex lock;
+	unsigned nr_sessions;
+	struct ferryi_session *sessions[FERRYI_MAX_SERVERS];
+	char urls[FERRYI_MAX_SERVERS][320]; /* of each session, to find it again */
+	bool busy[FERRYI_MAX_POOLS_ATTACHED]; /* index taken */
+
+	/* atomic: read by the control thread, which must not wait for lock */
+	_Atomic(struct ferry_pool *) pools[FERRYI_MAX_POOLS_ATTACHED];
+};
+
+/* The process's own, or NULL. Async-signal-safe. */
+struct ferry *ferryi_the_ferry(void);
+
+/* -EINVAL with a line unless ferry is open and this process is not a forked child. */
+int ferryi_ferry_check(const struct ferry *ferry, const char *call);
+
+/* pools.c */
+/* A session with the server: the one there is, or a new one. */
+int ferryi_session_for(struct ferry *ferry, const char *url, struct ferryi_session **out);
+int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const struct ferry_pool_attr *attr,
+		  struct ferry_pool **out);
+/* Control thread: a session is lost. */
+void ferryi_on_session_state(void *ctx, struct ferryi_session *session, enum ferryi_session_state state);
+
+#endif

@@ -1,0 +1,18 @@
+/* What the pager counts; ferry_stats reads them. Relaxed atomics, any thread. */
+#ifndef FERRYI_PAGER_COUNTERS_H
+#define FERRYI_PAGER_COUNTERS_H
+
+#include "counter.h"
+#include "hist.h"
+
+struct ferryi_counters {
+	ferryi_counter_t c_faults, c_faults_major, c_faults_zero, c_faults_rescued, c_faults_poisoned;
+	ferryi_counter_t c_pages_in, c_pages_readahead, c_readahead_hits;
+	ferryi_counter_t c_pages_evicted, c_pages_written, c_pages_dropped;
+	ferryi_counter_t c_bytes_in, c_bytes_out;
+	ferryi_counter_t c_budget_waits, c_channels_reopened;
+	ferryi_counter_t g_pinned_pages, g_away_pages;
+	struct ferryi_hist fault, fault_major;
+};
+
+#endif

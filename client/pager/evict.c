@@ -1,0 +1,516 @@
+/* See evict.h: pick, move, decide, write, end. */
+#include "evict.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <xxhash.h>
+
+#include "clock.h"
+#include "log.h"
+#include "pager_priv.h"
+#include "uffd.h"
+
+#define POLL_BATCH  32u
+#define MARK_TRIES  1000u
+#define SCAN_BLOCKS 4096u /* resident blocks that one pick looks at, at most: two turns of an 8 GiB budget's clock */
+
+int ferryi_evictor_init(struct ferryi_evictor *ev, struct ferryi_pager *pager, uint8_t *staging, uint32_t first_slot,
+			int wake_fd)
+{
+	uint8_t *bounce = ferryi_arena_alloc(pager->arena, FERRYI_EVICT_BUF_BYTES);
+
+	if (!bounce)
+		return -ENOMEM;
+	ev->pager = pager;
+	for (unsigned i = 0; i < FERRYI_EVICT_BATCHES; i++) {
+		struct ferryi_evict_batch *batch = &ev->batch[i];
+
+		batch->staging = staging + (size_t)i * FERRYI_EVICT_BATCH * FERRYI_PAGE_SIZE;
+		batch->bounce = bounce + (size_t)i * FERRYI_EVICT_BATCH * FERRYI_PAGE_SIZE;
+		batch->first_slot = first_slot + i * FERRYI_EVICT_BATCH;
+	}
+	return ferryi_lines_init(&ev->lines, pager->keeper, bounce, FERRYI_EVICT_BUF_BYTES, FERRYI_EVICT_SLOTS, wake_fd);
+}
+
+static ferryi_page_word *word_of(const struct ferryi_evict_page *page)
+{
+	return &page->object->words[page->index];
+}
+
+static void resident_sub(struct ferryi_object *object, size_t index)
+{
+	atomic_fetch_sub_explicit(&object->blocks[index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1, memory_order_relaxed);
+}
+
+/* ---- picking ---- */
+
+/* Can pages of this block leave at all now? Binds it when it has to and memory is at hand. */
+static bool block_can_leave(struct ferryi_evictor *ev, struct ferryi_object *object, size_t index)
+{
+	struct ferryi_block *block = &object->blocks[index / FERRYI_PAGES_PER_BLOCK];
+	struct ferryi_remote remote;
+	uint64_t off;
+
+	if (!atomic_load_explicit(&block->subsection, memory_order_relaxed)) {
+		int rc = ferryi_bind_block_now(ev->pager, block);
+
+		if (rc) {
+			ev->error = rc;
+			return false;
+		}
+	}
+	struct ferry_pool *pool = ferryi_locate(ev->pager, ferryi_object_pfn(object, index), &remote, &off);
+
+	if (!pool || ferryi_pool_lost(pool) || !ferryi_lines_channel(&ev->lines, ferryi_pool_index(pool))) {
+		ev->error = -ENOTCONN;
+		return false;
+	}
+	return true;
+}
+
+/* Takes the page if it is resident, unpinned and (clock) not referenced since the hand passed last. */
+static bool isolate(struct ferryi_evict_batch *batch, struct ferryi_object *object, size_t index,
+		    uintptr_t va, bool second_chance)
+{
+	uint64_t old = ferryi_page_load(&object->words[index]);
+
+	if (ferryi_page_state(old) != FERRYI_PAGE_RESIDENT || ferryi_page_pins(old))
+		return false;
+	if (second_chance && (old & FERRYI_PAGE_REFERENCED)) {
+		ferryi_page_cas(&object->words[index], &old, old & ~FERRYI_PAGE_REFERENCED);
+		return false;
+	}
+	if (!ferryi_page_cas(&object->words[index], &old,
+			     ferryi_page_with(old & ~FERRYI_PAGE_REFERENCED, FERRYI_PAGE_ISOLATING)))
+		return false;
+	resident_sub(object, index);
+	batch->page[batch->nr_pages++] =
+		(struct ferryi_evict_page){ .object = object, .index = index, .va = va, .flags = old };
+	return true;
+}
+
+/* Looks at [va, end) of one area; returns the address where it stopped. */
+static uintptr_t pick_area(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, const struct ferryi_area *area,
+			   uintptr_t va, uintptr_t end, bool clock, unsigned *blocks_left)
+{
+	while (va < end && batch->nr_pages < FERRYI_EVICT_BATCH && *blocks_left) {
+		size_t index = area->first_page + ((va - area->start) >> FERRYI_PAGE_SHIFT);
+		size_t to_block_end = FERRYI_PAGES_PER_BLOCK - index % FERRYI_PAGES_PER_BLOCK;
+		uintptr_t stop = va + to_block_end * FERRYI_PAGE_SIZE;
+		struct ferryi_block *block = &area->object->blocks[index / FERRYI_PAGES_PER_BLOCK];
+
+		if (stop > end)
+			stop = end;
+		if (!atomic_load_explicit(&block->nr_resident, memory_order_relaxed) ||
+		    !block_can_leave(ev, area->object, index)) {
+			va = stop;
+			continue;
+		}
+		(*blocks_left)--;
+		for (; va < stop && batch->nr_pages < FERRYI_EVICT_BATCH; va += FERRYI_PAGE_SIZE, index++)
+			isolate(batch, area->object, index, va, clock);
+	}
+	return va;
+}
+
+/* Two turns of the clock at most: the first may only take reference bits away. */
+static void pick_by_clock(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
+{
+	struct ferryi_area_table *table = &ev->pager->areas;
+	unsigned blocks_left = SCAN_BLOCKS, turns = 0;
+
+	ferryi_areas_read_lock(table);
+	while (table->nr_areas && turns < 3 && batch->nr_pages < FERRYI_EVICT_BATCH && blocks_left) {
+		unsigned i = 0;
+
+		while (i < table->nr_areas && table->areas[i].end <= ev->hand)
+			i++;
+		if (i == table->nr_areas) {
+			ev->hand = 0;
+			turns++;
+			continue;
+		}
+		const struct ferryi_area *area = &table->areas[i];
+		uintptr_t from = ev->hand > area->start ? ev->hand : area->start;
+
+		ev->hand = pick_area(ev, batch, area, from, area->end, true, &blocks_left);
+	}
+	ferryi_areas_read_unlock(table);
+}
+
+static void pick_range(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, uintptr_t *start, uintptr_t end)
+{
+	struct ferryi_area_table *table = &ev->pager->areas;
+	unsigned blocks_left = SCAN_BLOCKS;
+
+	ferryi_areas_read_lock(table);
+	for (unsigned i = 0; i < table->nr_areas && batch->nr_pages < FERRYI_EVICT_BATCH; i++) {
+		const struct ferryi_area *area = &table->areas[i];
+
+		if (area->end <= *start || area->start >= end)
+			continue;
+		uintptr_t from = *start > area->start ? *start : area->start;
+
+		*start = pick_area(ev, batch, area, from, area->end < end ? area->end : end, false, &blocks_left);
+		if (*start < area->end && *start < end)
+			break;
+	}
+	if (!batch->nr_pages && blocks_left)
+		*start = end;
+	ferryi_areas_read_unlock(table);
+}
+
+/* ---- moving ---- */
+
+/* The page stays where it is (pinned, shared, not writable): give it back, with a second chance. */
+static void keep_page(struct ferryi_evict_page *page)
+{
+	uint64_t back = page->flags | FERRYI_PAGE_REFERENCED;
+
+	atomic_fetch_add_explicit(&page->object->blocks[page->index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1,
+				  memory_order_relaxed);
+	atomic_store_explicit(word_of(page), back, memory_order_release);
+}
+
+static void forget_page(struct ferryi_evictor *ev, struct ferryi_evict_page *page)
+{
+	atomic_store_explicit(word_of(page), FERRYI_PAGE_ABSENT, memory_order_release);
+	ferryi_budget_uncharge(&ev->pager->budget, 1);
+}
+
+/* Marks the holes that pages [first, first + nr) left. The address space may be changing: bounded tries. */
+static void mark_holes(struct ferryi_evictor *ev, uintptr_t va, unsigned nr)
+{
+	for (unsigned tries = 0; tries < MARK_TRIES; tries++) {
+		if (ferryi_uffd_mark(ev->pager->uffd, (void *)va, (size_t)nr * FERRYI_PAGE_SIZE, true) != -EAGAIN)
+			return;
+		ferryi_cpu_relax();
+	}
+}
+
+/* Moves a run of pages with neighbouring addresses; those that will not move are given back. */
+static void move_run(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned first, unsigned nr)
+{
+	while (nr) {
+		struct ferryi_evict_page *page = &batch->page[first];
+		uint8_t *slot = batch->staging + (size_t)first * FERRYI_PAGE_SIZE;
+		long rc = ferryi_uffd_move(ev->pager->staging_uffd, slot, (void *)page->va, (size_t)nr * FERRYI_PAGE_SIZE);
+		unsigned moved = rc > 0 ? (unsigned)((size_t)rc / FERRYI_PAGE_SIZE) : 0;
+
+		if (moved) {
+			mark_holes(ev, page->va, moved);
+			for (unsigned i = 0; i < moved; i++)
+				page[i].staged = true;
+			batch->nr_staged += moved;
+		} else {
+			if (rc == -ENOENT)
+				forget_page(ev, page); /* the application dropped it */
+			else
+				keep_page(page);
+			if (rc != -ENOENT)
+				ev->error = (int)rc;
+			moved = 1;
+		}
+		first += moved;
+		nr -= moved;
+	}
+}
+
+static void move_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
+{
+	for (unsigned first = 0, n; first < batch->nr_pages; first += n) {
+		for (n = 1; first + n < batch->nr_pages; n++) {
+			if (batch->page[first + n].va != batch->page[first].va + (uintptr_t)n * FERRYI_PAGE_SIZE)
+				break;
+		}
+		move_run(ev, batch, first, n);
+	}
+	/* From here on a fault takes the page from its slot. */
+	for (unsigned i = 0; i < batch->nr_pages; i++) {
+		struct ferryi_evict_page *page = &batch->page[i];
+		uint64_t old = ferryi_page_load(word_of(page));
+		uint64_t slot = (uint64_t)(batch->first_slot + i) << FERRYI_PAGE_ARG_SHIFT;
+
+		while (page->staged &&
+		       !ferryi_page_cas(word_of(page), &old, slot | (old & FERRYI_PAGE_DROPPED) | FERRYI_PAGE_STAGED))
+			;
+	}
+	if (atomic_load(&ev->pager->budget_waiters))
+		ferryi_pager_wake_handlers(ev->pager);
+}
+
+/* ---- ending ---- */
+
+/* Takes the page from STAGED to `to`, or leaves it to the fetcher that is rescuing it. */
+static bool end_page(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned i, uint64_t to)
+{
+	struct ferryi_evict_page *page = &batch->page[i];
+	uint32_t slot = batch->first_slot + i;
+	uint64_t old = ferryi_page_load(word_of(page));
+
+	page->staged = false;
+	for (;;) {
+		bool ours = ferryi_page_arg(old) == slot;
+
+		if (ours && ferryi_page_state(old) == FERRYI_PAGE_STAGED) {
+			bool dropped = old & FERRYI_PAGE_DROPPED;
+
+			if (ferryi_page_cas(word_of(page), &old, dropped ? (uint64_t)FERRYI_PAGE_ABSENT : to)) {
+				if (!dropped && ferryi_page_state(to) == FERRYI_PAGE_AWAY)
+					ferryi_count(&ev->pager->counters.g_away_pages, 1);
+				return true;
+			}
+		} else if (ours && ferryi_page_state(old) == FERRYI_PAGE_RESCUING) {
+			ferryi_cpu_relax(); /* bounded by one UFFDIO_COPY */
+			old = ferryi_page_load(word_of(page));
+		} else {
+			return false;
+		}
+	}
+}
+
+static void end_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
+{
+	if (batch->nr_staged) {
+		madvise(batch->staging, (size_t)batch->nr_pages * FERRYI_PAGE_SIZE, MADV_DONTNEED);
+		ferryi_budget_uncharge(&ev->pager->budget, batch->nr_staged);
+	}
+	batch->in_use = false;
+	if (atomic_load(&ev->pager->budget_waiters))
+		ferryi_pager_wake_handlers(ev->pager);
+}
+
+/* The pool did not take it: the page goes back to the application, dirty. */
+static void put_back(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned i)
+{
+	struct ferryi_evict_page *page = &batch->page[i];
+	uint64_t old = ferryi_page_load(word_of(page));
+	long rc;
+
+	page->staged = false;
+	for (;;) {
+		if (ferryi_page_arg(old) != batch->first_slot + i)
+			return; /* rescued */
+		if (ferryi_page_state(old) == FERRYI_PAGE_RESCUING) {
+			ferryi_cpu_relax();
+			old = ferryi_page_load(word_of(page));
+		} else if (ferryi_page_state(old) != FERRYI_PAGE_STAGED) {
+			return;
+		} else if (old & FERRYI_PAGE_DROPPED) {
+			if (ferryi_page_cas(word_of(page), &old, FERRYI_PAGE_ABSENT))
+				return;
+		} else if (ferryi_page_cas(word_of(page), &old, ferryi_page_with(old, FERRYI_PAGE_RESCUING))) {
+			break;
+		}
+	}
+	ferryi_budget_charge_slack(&ev->pager->budget, 1);
+	do {
+		rc = ferryi_uffd_copy(ev->pager->uffd, (void *)page->va, ferryi_slot_addr(ev->pager, batch->first_slot + i),
+				      FERRYI_PAGE_SIZE);
+	} while (rc == -EAGAIN); /* ends when the fault threads have read the event */
+	if (rc > 0 || rc == -EEXIST) {
+		atomic_fetch_add_explicit(&page->object->blocks[page->index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1,
+					  memory_order_relaxed);
+		atomic_store_explicit(word_of(page), FERRYI_PAGE_RESIDENT | FERRYI_PAGE_DIRTY | FERRYI_PAGE_REFERENCED,
+				      memory_order_release);
+	} else { /* the range is gone, and its data with it */
+		forget_page(ev, page);
+	}
+}
+
+static void complete_write(struct ferryi_evictor *ev, struct ferryi_evict_write *write)
+{
+	struct ferryi_evict_batch *batch = write->batch;
+	struct ferryi_counters *c = &ev->pager->counters;
+	unsigned written = 0;
+
+	for (unsigned i = write->first; i < write->first + write->nr; i++) {
+		struct ferryi_evict_page *page = &batch->page[i];
+
+		if (write->op.status) {
+			put_back(ev, batch, i);
+			continue;
+		}
+		struct ferry_page *desc = ferryi_pfn_to_page(ev->pager->model, ferryi_object_pfn(page->object, page->index));
+
+		desc->hash = page->hash;
+		desc->va = page->va;
+		if (end_page(ev, batch, i, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED))
+			written++;
+	}
+	if (write->op.status)
+		ev->error = write->op.status;
+	ferryi_count(&c->c_pages_evicted, written);
+	ferryi_count(&c->c_pages_written, written);
+	ferryi_count(&c->c_bytes_out, write->op.status ? 0 : write->op.len_bytes);
+	if (--batch->nr_outstanding == 0)
+		end_batch(ev, batch);
+}
+
+/* ---- deciding and writing ---- */
+
+static bool is_zero(const uint8_t *page)
+{
+	return page[0] == 0 && memcmp(page, page + 1, FERRYI_PAGE_SIZE - 1) == 0;
+}
+
+/* true: nothing to write. The page's hash is taken either way. */
+static bool end_if_clean(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned i)
+{
+	struct ferryi_evict_page *page = &batch->page[i];
+	const uint8_t *data = batch->staging + (size_t)i * FERRYI_PAGE_SIZE;
+	uint64_t to;
+
+	page->hash = XXH3_64bits(data, FERRYI_PAGE_SIZE);
+	if (page->flags & FERRYI_PAGE_COPIED) {
+		struct ferry_page *desc = ferryi_pfn_to_page(ev->pager->model, ferryi_object_pfn(page->object, page->index));
+
+		if (desc->hash != page->hash)
+			return false;
+		to = FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED;
+	} else if (page->hash == ev->pager->zero_hash && is_zero(data)) {
+		to = FERRYI_PAGE_ABSENT;
+	} else {
+		return false;
+	}
+	if (end_page(ev, batch, i, to)) {
+		ferryi_count(&ev->pager->counters.c_pages_evicted, 1);
+		ferryi_count(&ev->pager->counters.c_pages_dropped, 1);
+	}
+	return true;
+}
+
+static bool follows(const struct ferryi_evict_page *a, const struct ferryi_evict_page *b)
+{
+	return a->object == b->object && a->index + 1 == b->index && b->index % FERRYI_PAGES_PER_BLOCK != 0;
+}
+
+/* Writes dirty pages [first, first + nr), neighbours in one block, from the bounce buffer. */
+static void start_write(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned first, unsigned nr)
+{
+	struct ferryi_evict_write *write = &batch->write[first];
+	struct ferryi_evict_page *page = &batch->page[first];
+	struct ferryi_op *op = &write->op;
+	size_t off = (size_t)first * FERRYI_PAGE_SIZE, len = (size_t)nr * FERRYI_PAGE_SIZE;
+	struct ferry_pool *pool = ferryi_locate(ev->pager, ferryi_object_pfn(page->object, page->index), &op->remote,
+						&op->remote_off);
+	struct ferryi_channel *channel = ferryi_lines_channel(&ev->lines, ferryi_pool_index(pool));
+
+	memcpy(batch->bounce + off, batch->staging + off, len);
+	write->batch = batch;
+	write->first = first;
+	write->nr = nr;
+	op->kind = FERRYI_OP_WRITE;
+	op->local = batch->bounce + off;
+	op->len_bytes = len;
+	op->deadline_ns = ferryi_deadline_ms(ev->pager->attr.fault_timeout_ms);
+	batch->nr_outstanding++;
+	if (!channel || ferryi_channel_submit(channel, &op, 1) != 1) {
+		op->status = -ENOTCONN;
+		complete_write(ev, write);
+	}
+}
+
+static unsigned run_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
+{
+	unsigned moved;
+
+	move_batch(ev, batch);
+	moved = batch->nr_staged;
+	batch->nr_outstanding = 1; /* ours: the batch must not end before every write has begun */
+	for (unsigned i = 0, n; i < batch->nr_pages; i += n) {
+		n = 1;
+		if (!batch->page[i].staged || end_if_clean(ev, batch, i))
+			continue;
+		/* A dirty page; take its dirty neighbours along. */
+		bool last_clean = false;
+
+		while (i + n < batch->nr_pages && batch->page[i + n].staged &&
+		       follows(&batch->page[i + n - 1], &batch->page[i + n])) {
+			last_clean = end_if_clean(ev, batch, i + n);
+			if (last_clean)
+				break;
+			n++;
+		}
+		start_write(ev, batch, i, n);
+		n += last_clean;
+	}
+	if (--batch->nr_outstanding == 0)
+		end_batch(ev, batch);
+	return moved;
+}
+
+static struct ferryi_evict_batch *free_batch(struct ferryi_evictor *ev)
+{
+	for (;;) {
+		for (unsigned i = 0; i < FERRYI_EVICT_BATCHES; i++) {
+			struct ferryi_evict_batch *batch = &ev->batch[i];
+
+			if (!batch->in_use) {
+				batch->nr_pages = batch->nr_staged = 0;
+				batch->in_use = true;
+				return batch;
+			}
+		}
+		if (!ferryi_evict_poll(ev)) /* every write has a deadline */
+			ferryi_cpu_relax();
+	}
+}
+
+unsigned ferryi_evict_some(struct ferryi_evictor *ev)
+{
+	struct ferryi_evict_batch *batch = free_batch(ev);
+
+	ev->error = 0;
+	pick_by_clock(ev, batch);
+	return run_batch(ev, batch);
+}
+
+unsigned ferryi_evict_range(struct ferryi_evictor *ev, uintptr_t *start, uintptr_t end)
+{
+	struct ferryi_evict_batch *batch = free_batch(ev);
+
+	pick_range(ev, batch, start, end);
+	return run_batch(ev, batch);
+}
+
+unsigned ferryi_evict_poll(struct ferryi_evictor *ev)
+{
+	struct ferryi_op *ops[POLL_BATCH];
+	unsigned done = 0;
+
+	for (unsigned p = 0; p < FERRYI_MAX_POOLS_ATTACHED; p++) {
+		struct ferryi_channel *channel = ev->lines.link[p].channel;
+
+		if (!channel)
+			continue;
+		int n = ferryi_channel_poll(channel, ops, POLL_BATCH);
+
+		for (int i = 0; i < n; i++)
+			complete_write(ev, (struct ferryi_evict_write *)ops[i]);
+		if (n > 0)
+			done += (unsigned)n;
+		else if (n < 0)
+			ferryi_lines_broken(&ev->lines, p);
+	}
+	ferryi_lines_tend(&ev->lines);
+	return done;
+}
+
+bool ferryi_evict_is_idle(const struct ferryi_evictor *ev)
+{
+	for (unsigned i = 0; i < FERRYI_EVICT_BATCHES; i++) {
+		if (ev->batch[i].in_use)
+			return false;
+	}
+	return true;
+}
+
+void ferryi_evict_drain(struct ferryi_evictor *ev)
+{
+	while (!ferryi_evict_is_idle(ev)) {
+		if (!ferryi_evict_poll(ev))
+			ferryi_cpu_relax();
+	}
+}

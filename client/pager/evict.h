@@ -1,0 +1,90 @@
+/*
+ * Moving pages out. An evictor belongs to one thread (an eviction thread, or
+ * whoever holds the service lock). It takes batches of cold pages by a clock
+ * with second chance over the areas, moves them atomically into its staging
+ * slots (UFFDIO_MOVE), drops those whose content equals the pool's copy, writes
+ * the others from a registered bounce buffer, and gives the RAM back.
+ *
+ * Clean or dirty is decided by content: XXH3 of the staged page against the
+ * hash taken when the pool's copy was written. UFFDIO_MOVE loses the
+ * write-protect bit, so no dirty bit survives the move; a hash does, and costs
+ * the application no fault.
+ *
+ * Same written list as the fault path (fetch.h), plus: the area table's read
+ * lock while picking, madvise on staging, memcpy into the bounce buffer.
+ * Binding a block of a NORESERVE range may lease more memory; that is done
+ * between batches, by eviction threads only.
+ */
+#ifndef FERRYI_PAGER_EVICT_H
+#define FERRYI_PAGER_EVICT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "area.h"
+#include "link.h"
+
+struct ferryi_pager;
+
+#define FERRYI_EVICT_BATCH   128u /* pages */
+#define FERRYI_EVICT_BATCHES 2u   /* one on the wire while the next is picked */
+#define FERRYI_EVICT_SLOTS   (FERRYI_EVICT_BATCH * FERRYI_EVICT_BATCHES)
+#define FERRYI_EVICT_BUF_BYTES ((size_t)FERRYI_EVICT_SLOTS * FERRYI_PAGE_SIZE)
+
+struct ferryi_evict_page {
+	struct ferryi_object *object;
+	size_t index;
+	uintptr_t va;   /* when it was picked; to move, mark and put back */
+	uint64_t hash;
+	uint64_t flags; /* of the page word when it was picked */
+	bool staged;
+};
+
+struct ferryi_evict_batch;
+
+/* One write of neighbouring pages [first, first + nr) of the batch. */
+struct ferryi_evict_write {
+	struct ferryi_op op; /* must be first */
+	struct ferryi_evict_batch *batch;
+	unsigned first, nr;
+	unsigned pool_index;
+};
+
+struct ferryi_evict_batch {
+	unsigned nr_pages;
+	unsigned nr_staged;      /* slots that hold RAM: uncharged when the batch ends */
+	unsigned nr_outstanding; /* writes under way */
+	bool in_use;
+	uint8_t *staging, *bounce; /* FERRYI_EVICT_BATCH pages each */
+	uint32_t first_slot;
+	struct ferryi_evict_page page[FERRYI_EVICT_BATCH];
+	struct ferryi_evict_write write[FERRYI_EVICT_BATCH];
+};
+
+/* All members: owner thread only. */
+struct ferryi_evictor {
+	struct ferryi_pager *pager;
+	struct ferryi_lines lines;
+	uintptr_t hand; /* next address of the clock */
+	int error;      /* why pages could not leave last: negative errno */
+	struct ferryi_evict_batch batch[FERRYI_EVICT_BATCHES];
+};
+
+/* staging: FERRYI_EVICT_SLOTS armed, empty pages; first_slot: their number in the pager's staging area. */
+int ferryi_evictor_init(struct ferryi_evictor *evictor, struct ferryi_pager *pager, uint8_t *staging, uint32_t first_slot,
+			int wake_fd);
+
+/*
+ * Picks one batch by the clock and starts it; how many pages it moved out (0:
+ * nothing can leave now, evictor->error says why).
+ */
+unsigned ferryi_evict_some(struct ferryi_evictor *evictor);
+/* The pages of [start, end) that can leave, whatever the clock says; from *start on, which moves. Same return. */
+unsigned ferryi_evict_range(struct ferryi_evictor *evictor, uintptr_t *start, uintptr_t end);
+/* Ends writes that have completed; how many batches ended. */
+unsigned ferryi_evict_poll(struct ferryi_evictor *evictor);
+/* Waits for every batch; bounded by the writes' deadlines. */
+void ferryi_evict_drain(struct ferryi_evictor *evictor);
+bool ferryi_evict_is_idle(const struct ferryi_evictor *evictor);
+
+#endif

@@ -1,0 +1,99 @@
+/*
+ * Eviction threads: asleep until fewer pages than the low mark are free, then
+ * evicting until the high mark is reached. `asleep` against need_memory:
+ *
+ *   fault thread                          eviction thread
+ *   -----------------------------------   --------------------------------------
+ *   charge (free < low)                   asleep = true (seq_cst)
+ *   asleep? (seq_cst) -> write eventfd    free < low? -> do not sleep
+ *                                         poll(eventfd); asleep = false
+ *
+ * Either the thread sees the charge, or the charger sees it asleep.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "log.h"
+#include "pager_priv.h"
+
+#define STUCK_MS      5    /* nothing could leave: look again */
+#define CHECK_MS      1000 /* asleep: links may want tending */
+#define RESERVE_AHEAD 8u   /* sub-sections leased ahead for NORESERVE blocks */
+
+static bool has_work(struct ferryi_pager *pager)
+{
+	uint64_t high = atomic_load_explicit(&pager->budget.high, memory_order_relaxed);
+
+	return !atomic_load(&pager->evict_paused) && ferryi_budget_free(&pager->budget) < high;
+}
+
+static void sleep_until_needed(struct ferryi_evict_thread *t, int timeout_ms)
+{
+	struct pollfd pfd = { .fd = t->wake_fd, .events = POLLIN };
+	uint64_t count;
+
+	atomic_store(&t->asleep, true);
+	if (timeout_ms == CHECK_MS && !atomic_load(&t->pager->evict_paused) && ferryi_budget_is_low(&t->pager->budget))
+		timeout_ms = 0;
+	if (poll(&pfd, 1, timeout_ms) > 0 && read(t->wake_fd, &count, sizeof(count)) < 0)
+		count = 0; /* EAGAIN: nothing was there after all */
+	atomic_store(&t->asleep, false);
+}
+
+/* Late-bound blocks need leased memory at hand before a batch is picked; this may block on the server. */
+static void reserve_ahead(struct ferryi_pager *pager)
+{
+	if (!atomic_load(&pager->nr_noreserve))
+		return;
+	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
+		struct ferry_pool *pool = atomic_load(&pager->pools[i]);
+
+		if (pool && !ferryi_pool_lost(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0)
+			return;
+	}
+}
+
+static int evict_round(struct ferryi_evict_thread *t)
+{
+	reserve_ahead(t->pager);
+	while (has_work(t->pager) && !atomic_load_explicit(&t->pager->stopping, memory_order_relaxed)) {
+		if (!ferryi_evict_some(&t->evictor)) {
+			ferryi_evict_drain(&t->evictor);
+			return STUCK_MS;
+		}
+		ferryi_evict_poll(&t->evictor);
+	}
+	ferryi_evict_drain(&t->evictor);
+	return CHECK_MS;
+}
+
+void *ferryi_evict_thread_main(void *arg)
+{
+	struct ferryi_evict_thread *t = arg;
+
+	pthread_setname_np(pthread_self(), "ferry-evict");
+	while (!atomic_load(&t->pager->stopping)) {
+		int timeout_ms = CHECK_MS;
+
+		if (has_work(t->pager))
+			timeout_ms = evict_round(t);
+		ferryi_evict_poll(&t->evictor);
+		sleep_until_needed(t, timeout_ms);
+	}
+	ferryi_evict_drain(&t->evictor);
+	return NULL;
+}
+
+void ferryi_pager_need_memory(struct ferryi_pager *pager)
+{
+	uint64_t one = 1;
+
+	for (unsigned i = 0; i < pager->nr_evict_threads; i++) {
+		struct ferryi_evict_thread *t = &pager->evict_threads[i];
+
+		if (atomic_load(&t->asleep) && write(t->wake_fd, &one, sizeof(one)) < 0)
+			continue; /* EAGAIN: woken already */
+	}
+}

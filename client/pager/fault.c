@@ -1,0 +1,151 @@
+/*
+ * Fault threads: read events from the userfaultfd, hand faults to the fetcher,
+ * apply the application's own changes. Spins while reads are under way, then
+ * sleeps on the descriptors.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "log.h"
+#include "pager_priv.h"
+#include "uapi.h"
+#include "uffd.h"
+
+#define EVENT_BATCH 16u
+#define SPIN_NS     (50 * FERRYI_NS_PER_US) /* a read that takes longer is worth a sleep */
+
+static void on_pagefault(struct ferryi_handler *h, const struct uffd_msg *msg, uint64_t now)
+{
+	struct ferryi_fault fault = {
+		.va = (uintptr_t)msg->arg.pagefault.address & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1),
+		.write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
+		.start_ns = now,
+		.deadline_ns = now + h->pager->attr.fault_timeout_ms * FERRYI_NS_PER_MS,
+	};
+
+	if (msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) {
+		/* Only holes are marked: a mark on a present page is left over from a lost race. */
+		ferryi_uffd_mark(h->pager->uffd, (void *)fault.va, FERRYI_PAGE_SIZE, false);
+		ferryi_uffd_wake(h->pager->uffd, (void *)fault.va, FERRYI_PAGE_SIZE);
+		return;
+	}
+	ferryi_fetch_fault(&h->fetcher, &fault);
+}
+
+static void on_change_locked(struct ferryi_pager *pager, const struct uffd_msg *msg)
+{
+	switch (msg->event) {
+	case UFFD_EVENT_REMOVE:
+		ferryi_event_remove_locked(pager, (uintptr_t)msg->arg.remove.start, (uintptr_t)msg->arg.remove.end);
+		break;
+	case UFFD_EVENT_UNMAP:
+		ferryi_event_unmap_locked(pager, (uintptr_t)msg->arg.remove.start, (uintptr_t)msg->arg.remove.end);
+		break;
+	case UFFD_EVENT_REMAP:
+		ferryi_event_remap_locked(pager, (uintptr_t)msg->arg.remap.from, (uintptr_t)msg->arg.remap.to,
+					  msg->arg.remap.len);
+		break;
+	default:
+		break;
+	}
+}
+
+/*
+ * Changes are applied before anybody can read a later event, so that a fault
+ * which follows a MADV_DONTNEED is never served with the data it dropped.
+ */
+static unsigned read_events(struct ferryi_handler *h)
+{
+	struct uffd_msg msgs[EVENT_BATCH];
+	struct ferryi_pager *pager = h->pager;
+
+	if (!ferryi_mutex_trylock(&pager->events_lock))
+		return 0;
+	ssize_t len = read(pager->uffd, msgs, sizeof(msgs));
+	unsigned n = len > 0 ? (unsigned)((size_t)len / sizeof(msgs[0])) : 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (msgs[i].event != UFFD_EVENT_PAGEFAULT)
+			on_change_locked(pager, &msgs[i]);
+	}
+	ferryi_mutex_unlock(&pager->events_lock);
+
+	uint64_t now = n ? ferryi_now_ns() : 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
+			on_pagefault(h, &msgs[i], now);
+	}
+	return n;
+}
+
+/* Sleeps until an event, a completion, a wake-up, or a millisecond while something waits. */
+static void rest(struct ferryi_handler *h)
+{
+	struct pollfd pfd[2 + FERRYI_MAX_POOLS_ATTACHED] = {
+		{ .fd = h->pager->uffd, .events = POLLIN },
+		{ .fd = h->wake_fd, .events = POLLIN },
+	};
+	nfds_t n = 2;
+	int timeout_ms = ferryi_fetch_is_idle(&h->fetcher) ? -1 : h->fetcher.nr_waiting ? 1 : 10;
+
+	if (h->fetcher.nr_outstanding) {
+		for (unsigned p = 0; p < FERRYI_MAX_POOLS_ATTACHED; p++) {
+			struct ferryi_channel *channel = h->fetcher.lines.link[p].channel;
+
+			if (!channel || !ferryi_channel_outstanding(channel))
+				continue;
+			if (ferryi_channel_arm(channel))
+				return; /* something is there, or there is nothing to sleep on */
+			pfd[n++] = (struct pollfd){ .fd = ferryi_channel_wait_fd(channel), .events = POLLIN };
+		}
+	}
+	if (poll(pfd, n, timeout_ms) > 0 && (pfd[1].revents & POLLIN)) {
+		uint64_t count;
+
+		if (read(h->wake_fd, &count, sizeof(count)) < 0)
+			return; /* EAGAIN: another round took it */
+	}
+}
+
+void *ferryi_handler_main(void *arg)
+{
+	struct ferryi_handler *h = arg;
+	uint64_t busy_until = 0;
+
+	pthread_setname_np(pthread_self(), "ferry-fault");
+	while (!atomic_load_explicit(&h->pager->stopping, memory_order_relaxed) || !ferryi_fetch_is_idle(&h->fetcher)) {
+		unsigned done = ferryi_fetch_poll(&h->fetcher);
+
+		done += read_events(h);
+		if (done) {
+			busy_until = 0;
+			continue;
+		}
+		if (h->fetcher.nr_outstanding) {
+			uint64_t now = ferryi_now_ns();
+
+			if (!busy_until)
+				busy_until = now + SPIN_NS;
+			if (now < busy_until) {
+				ferryi_cpu_relax();
+				continue;
+			}
+		}
+		rest(h);
+	}
+	return NULL;
+}
+
+void ferryi_pager_wake_handlers(struct ferryi_pager *pager)
+{
+	uint64_t one = 1;
+
+	for (unsigned i = 0; i < pager->nr_handlers; i++) {
+		if (write(pager->handlers[i].wake_fd, &one, sizeof(one)) < 0)
+			continue; /* EAGAIN: it is awake */
+	}
+}

@@ -1,0 +1,87 @@
+/*
+ * Bringing pages in: the answer to a fault, and read-ahead. A fetcher belongs
+ * to one thread (a fault thread, or whoever holds the service lock) and keeps
+ * many reads under way. Everything here is the fault path; it may call:
+ *
+ *   page words (atomics), area look-up under the read lock, budget counters,
+ *   memory-model look-up by PFN, ferryi_lines_channel/_broken,
+ *   ferryi_channel_submit/_poll, ioctls on the userfaultfds, madvise on the
+ *   scratch page, write(2) to an eventfd, the clock, ferryi_log on failures.
+ *
+ * It may not: allocate, touch managed memory, wait for control I/O, take any
+ * lock but the area table's read lock, sleep without a deadline.
+ */
+#ifndef FERRYI_PAGER_FETCH_H
+#define FERRYI_PAGER_FETCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "area.h"
+#include "link.h"
+#include "stream.h"
+
+struct ferryi_pager;
+
+#define FERRYI_FETCH_SMALL      64u /* demand reads under way: one page each */
+#define FERRYI_FETCH_CHUNKS     32u /* read-ahead chunks under way */
+#define FERRYI_FETCH_CHUNK_PAGES 16u /* 64 KiB: its copy overlaps the next one's transfer */
+#define FERRYI_FETCH_BUF_BYTES \
+	((size_t)(FERRYI_FETCH_SMALL + FERRYI_FETCH_CHUNKS * FERRYI_FETCH_CHUNK_PAGES) * FERRYI_PAGE_SIZE)
+#define FERRYI_FETCH_WAITING    1024u /* faults that cannot go on yet */
+
+/* A fault (or a request of ours) for one page. */
+struct ferryi_fault {
+	uintptr_t va;
+	bool write;
+	bool forced;         /* ours: bring it in, no thread is waiting on it */
+	uint64_t start_ns;
+	uint64_t deadline_ns;
+	int last_error;      /* why it had to wait last: negative errno */
+};
+
+/* One contiguous read under way. */
+struct ferryi_fetch {
+	struct ferryi_op op; /* must be first: completions give it back */
+	struct ferryi_fault fault; /* demand: what waits for it */
+	struct ferryi_object *object;
+	size_t index;
+	uint32_t nr_pages;
+	uint32_t nr_copied; /* pages done already, when a copy had to be interrupted */
+	unsigned pool_index;
+	bool demand;
+	bool landed;        /* data is in the slot, the copy waits for the address space to settle */
+	struct ferryi_fetch *next; /* free list, or landed list */
+};
+
+/* All members: owner thread only. */
+struct ferryi_fetcher {
+	struct ferryi_pager *pager;
+	struct ferryi_lines lines;
+	struct ferryi_streams streams;
+	uint8_t *buf;
+	uint8_t *scratch; /* one page in the staging area: where unwanted pages are moved to and dropped */
+	struct ferryi_fetch small[FERRYI_FETCH_SMALL];
+	struct ferryi_fetch chunk[FERRYI_FETCH_CHUNKS];
+	struct ferryi_fetch *free_small, *free_chunks, *landed;
+	unsigned nr_waiting;
+	unsigned nr_outstanding; /* reads under way or landed */
+	struct ferryi_fault waiting[FERRYI_FETCH_WAITING];
+};
+
+/* Start-up. scratch: an armed, empty page of the staging area. */
+int ferryi_fetcher_init(struct ferryi_fetcher *fetcher, struct ferryi_pager *pager, void *scratch, int wake_fd);
+
+/* Takes a fault on. It ends with the page in place, or poisoned, and its threads woken. */
+void ferryi_fetch_fault(struct ferryi_fetcher *fetcher, const struct ferryi_fault *fault);
+/*
+ * Starts reading what is away in [start, end), as far as budget and slots allow;
+ * where it stopped (end: all of it). Poll and call again for the rest.
+ */
+uintptr_t ferryi_fetch_ahead(struct ferryi_fetcher *fetcher, uintptr_t start, uintptr_t end, uint64_t deadline_ns);
+/* Ends what has completed, tries again what waits. Returns how much was done. */
+unsigned ferryi_fetch_poll(struct ferryi_fetcher *fetcher);
+/* Nothing under way, nothing waiting. */
+bool ferryi_fetch_is_idle(const struct ferryi_fetcher *fetcher);
+
+#endif

@@ -1,0 +1,127 @@
+/*
+ * The page word: one atomic 64-bit word per managed page holds its whole state.
+ * It is also the page's lock: whoever moves it into a transient state (FETCHING,
+ * ISOLATING, STAGED, RESCUING) owns the page until he moves it out again.
+ *
+ *   state      where the data is              who may leave it, and to what
+ *   ---------  -----------------------------  -------------------------------------------------
+ *   ABSENT     nowhere: hole, reads as zero   any fetcher: RESIDENT (zero fill)
+ *   RESIDENT   application's page in RAM      any evictor: ISOLATING
+ *   ISOLATING  being moved out                its evictor: STAGED, RESIDENT (not movable), ABSENT (was dropped)
+ *   STAGED     staging slot; write under way  its evictor: AWAY (write done), RESIDENT (put back)
+ *                                             any fetcher: RESCUING
+ *   RESCUING   staging slot, being put back   its fetcher: RESIDENT
+ *   AWAY       pool only; marked hole         any fetcher: FETCHING
+ *   FETCHING   pool; read under way           its fetcher: RESIDENT, AWAY (failed), POISONED
+ *   POISONED   lost; touching raises SIGBUS   MADV_DONTNEED, munmap: ABSENT
+ *
+ * All moves are compare-and-swap on the word. An application's MADV_DONTNEED
+ * (EVENT_REMOVE) moves AWAY and POISONED to ABSENT at once; in a transient
+ * state it sets DROPPED, and the owner honours that when it leaves the state.
+ *
+ * Rescue against the end of a write-back:
+ *
+ *   fetcher (fault on STAGED)              evictor (write of the slot is done)
+ *   ------------------------------------   --------------------------------------
+ *   cas STAGED(slot) -> RESCUING(slot)     cas STAGED(slot) -> AWAY
+ *   UFFDIO_COPY from slot                    if it lost: wait while RESCUING(slot),
+ *   word = RESIDENT | DIRTY  (release)       bounded by one UFFDIO_COPY
+ *                                          slot is free again   (acquire)
+ *
+ * Only one cas wins; the slot is reused only after the loser has seen the end.
+ */
+#ifndef FERRYI_PAGER_PAGE_H
+#define FERRYI_PAGER_PAGE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum ferryi_page_state {
+	FERRYI_PAGE_ABSENT = 0, /* must be 0: fresh tables are zeroed */
+	FERRYI_PAGE_RESIDENT,
+	FERRYI_PAGE_ISOLATING,
+	FERRYI_PAGE_STAGED,
+	FERRYI_PAGE_RESCUING,
+	FERRYI_PAGE_AWAY,
+	FERRYI_PAGE_FETCHING,
+	FERRYI_PAGE_POISONED,
+};
+
+#define FERRYI_PAGE_STATE_MASK 0xfULL
+#define FERRYI_PAGE_REFERENCED (1ULL << 4) /* second chance */
+#define FERRYI_PAGE_DIRTY      (1ULL << 5) /* certainly differs from the pool's copy, or there is none */
+#define FERRYI_PAGE_COPIED     (1ULL << 6) /* the pool holds a copy whose hash is in struct ferry_page */
+#define FERRYI_PAGE_DROPPED    (1ULL << 7) /* dropped by the application during a transient state */
+#define FERRYI_PAGE_PIN_SHIFT  16
+#define FERRYI_PAGE_PIN_ONE    (1ULL << FERRYI_PAGE_PIN_SHIFT)
+#define FERRYI_PAGE_PIN_MASK   (0xffffULL << FERRYI_PAGE_PIN_SHIFT)
+#define FERRYI_PAGE_ARG_SHIFT  32 /* STAGED, RESCUING: slot number; POISONED: reason and errno */
+
+typedef _Atomic uint64_t ferryi_page_word;
+
+static inline enum ferryi_page_state ferryi_page_state(uint64_t word)
+{
+	return (enum ferryi_page_state)(word & FERRYI_PAGE_STATE_MASK);
+}
+
+static inline uint64_t ferryi_page_with(uint64_t word, enum ferryi_page_state state)
+{
+	return (word & ~FERRYI_PAGE_STATE_MASK) | (uint64_t)state;
+}
+
+static inline uint32_t ferryi_page_arg(uint64_t word)
+{
+	return (uint32_t)(word >> FERRYI_PAGE_ARG_SHIFT);
+}
+
+static inline unsigned ferryi_page_pins(uint64_t word)
+{
+	return (unsigned)((word & FERRYI_PAGE_PIN_MASK) >> FERRYI_PAGE_PIN_SHIFT);
+}
+
+static inline bool ferryi_page_is_transient(uint64_t word)
+{
+	switch (ferryi_page_state(word)) {
+	case FERRYI_PAGE_ISOLATING:
+	case FERRYI_PAGE_STAGED:
+	case FERRYI_PAGE_RESCUING:
+	case FERRYI_PAGE_FETCHING:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static inline uint64_t ferryi_page_load(ferryi_page_word *word)
+{
+	return atomic_load_explicit(word, memory_order_acquire);
+}
+
+static inline bool ferryi_page_cas(ferryi_page_word *word, uint64_t *expected, uint64_t desired)
+{
+	return atomic_compare_exchange_strong_explicit(word, expected, desired, memory_order_acq_rel,
+						       memory_order_acquire);
+}
+
+/*
+ * The owner of a transient state leaves it for `desired`, or for ABSENT when the
+ * application has dropped the page meanwhile; true if it had.
+ */
+static inline bool ferryi_page_release(ferryi_page_word *word, uint64_t desired)
+{
+	uint64_t old = ferryi_page_load(word);
+
+	while (!ferryi_page_cas(word, &old, old & FERRYI_PAGE_DROPPED ? (uint64_t)FERRYI_PAGE_ABSENT : desired))
+		;
+	return old & FERRYI_PAGE_DROPPED;
+}
+
+/* POISONED's argument: reason in the low byte, errno above it. */
+static inline uint64_t ferryi_page_poisoned(unsigned reason, int err)
+{
+	return ((uint64_t)(reason | ((unsigned)(err < 0 ? -err : err) << 8)) << FERRYI_PAGE_ARG_SHIFT) |
+	       FERRYI_PAGE_POISONED;
+}
+
+#endif

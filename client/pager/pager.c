@@ -1,0 +1,350 @@
+/* Life of the pager: descriptors, staging, threads, pools. */
+#include "pager.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "clock.h"
+#include "error.h"
+#include "log.h"
+#include "pager_priv.h"
+#include "thread.h"
+#include "uapi.h"
+#include "uffd.h"
+
+#define NEEDED_FEATURES                                                                                                \
+	(FERRYI_UFFD_FEATURE_EVENT_REMAP | FERRYI_UFFD_FEATURE_EVENT_REMOVE | FERRYI_UFFD_FEATURE_EVENT_UNMAP |        \
+	 FERRYI_UFFD_FEATURE_THREAD_ID | FERRYI_UFFD_FEATURE_WP_UNPOPULATED | FERRYI_UFFD_FEATURE_POISON |             \
+	 FERRYI_UFFD_FEATURE_MOVE)
+#define STAGING_FEATURES (FERRYI_UFFD_FEATURE_WP_UNPOPULATED | FERRYI_UFFD_FEATURE_MOVE)
+#define ZERO_PAGES       128u /* a window of first touches is filled by one ioctl */
+
+static int open_descriptors(struct ferryi_pager *pager)
+{
+	bool kernel_faults, ignored;
+	uint64_t offered = 0;
+	int rc = ferryi_uffd_probe(&offered);
+
+	if (rc == -EPERM)
+		return ferryi_control_fail(rc, "no right to userfaultfd: allow it with the udev rule for /dev/userfaultfd, or "
+					       "sysctl vm.unprivileged_userfaultfd=1, or run as root");
+	if (rc == -EOPNOTSUPP || (!rc && (offered & NEEDED_FEATURES) != NEEDED_FEATURES))
+		return ferryi_control_fail(-EOPNOTSUPP, "this kernel's userfaultfd lacks UFFDIO_MOVE or another needed feature: "
+							"Linux 6.8 or later is needed (ferry doctor lists them)");
+	if (rc)
+		return ferryi_control_fail(rc, "userfaultfd: %s", ferryi_strerror(rc));
+	pager->uffd = ferryi_uffd_open(NEEDED_FEATURES, &kernel_faults);
+	if (pager->uffd < 0)
+		return ferryi_control_fail(pager->uffd, "userfaultfd: %s", ferryi_strerror(pager->uffd));
+	pager->staging_uffd = ferryi_uffd_open(STAGING_FEATURES, &ignored);
+	if (pager->staging_uffd < 0)
+		return ferryi_control_fail(pager->staging_uffd, "userfaultfd: %s", ferryi_strerror(pager->staging_uffd));
+	pager->features = offered;
+	pager->caps = FERRY_CAP_MOVE | FERRY_CAP_POISON | (kernel_faults ? FERRY_CAP_KERNEL_FAULT : 0) |
+		      (offered & FERRYI_UFFD_FEATURE_WP_ASYNC ? FERRY_CAP_WP_ASYNC | FERRY_CAP_PAGEMAP_SCAN : 0) |
+		      (kernel_faults && (offered & FERRYI_UFFD_FEATURE_EVENT_FORK) ? FERRY_CAP_EVENT_FORK : 0);
+	return 0;
+}
+
+/* Slots of every evictor, then one scratch page of every fetcher; nothing of it is resident but pages under way. */
+static int open_staging(struct ferryi_pager *pager)
+{
+	size_t pages = (size_t)(pager->nr_evict_threads + 1) * FERRYI_EVICT_SLOTS + pager->nr_handlers + 1;
+
+	pager->staging_bytes = pages * FERRYI_PAGE_SIZE;
+	pager->staging = ferryi_arena_alloc(pager->arena, pager->staging_bytes);
+	pager->zeros = ferryi_arena_alloc(pager->arena, ZERO_PAGES * FERRYI_PAGE_SIZE);
+	if (!pager->staging || !pager->zeros)
+		return -ENOMEM;
+	madvise(pager->staging, pager->staging_bytes, MADV_NOHUGEPAGE);
+	pager->zero_hash = XXH3_64bits(pager->zeros, FERRYI_PAGE_SIZE);
+	return ferryi_uffd_register(pager->staging_uffd, pager->staging, pager->staging_bytes, false);
+}
+
+static int start_handlers(struct ferryi_pager *pager, uint8_t *scratch)
+{
+	for (unsigned i = 0; i < pager->nr_handlers; i++) {
+		struct ferryi_handler *h = &pager->handlers[i];
+
+		h->pager = pager;
+		h->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (h->wake_fd < 0)
+			return -errno;
+		int rc = ferryi_fetcher_init(&h->fetcher, pager, scratch + i * FERRYI_PAGE_SIZE, h->wake_fd);
+
+		if (!rc)
+			rc = ferryi_thread_start(&h->thread, ferryi_handler_main, h);
+		if (rc)
+			return rc;
+		h->started = true;
+	}
+	return 0;
+}
+
+static int start_evictors(struct ferryi_pager *pager)
+{
+	for (unsigned i = 0; i < pager->nr_evict_threads; i++) {
+		struct ferryi_evict_thread *t = &pager->evict_threads[i];
+		uint32_t slot = i * FERRYI_EVICT_SLOTS;
+
+		t->pager = pager;
+		t->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (t->wake_fd < 0)
+			return -errno;
+		int rc = ferryi_evictor_init(&t->evictor, pager, ferryi_slot_addr(pager, slot), slot, t->wake_fd);
+
+		if (!rc)
+			rc = ferryi_thread_start(&t->thread, ferryi_evict_thread_main, t);
+		if (rc)
+			return rc;
+		t->started = true;
+	}
+	return 0;
+}
+
+static void reap(void *ctx)
+{
+	ferryi_zombies_reap(ctx);
+}
+
+static int start(struct ferryi_pager *pager)
+{
+	uint32_t service_slot = pager->nr_evict_threads * FERRYI_EVICT_SLOTS;
+	uint8_t *scratch = ferryi_slot_addr(pager, service_slot + FERRYI_EVICT_SLOTS);
+	int rc = ferryi_keeper_start(pager->arena, reap, pager, &pager->counters, &pager->keeper);
+
+	if (!rc)
+		rc = ferryi_fetcher_init(pager->service_fetcher, pager,
+					 scratch + pager->nr_handlers * FERRYI_PAGE_SIZE, -1);
+	if (!rc)
+		rc = ferryi_evictor_init(pager->service_evictor, pager, ferryi_slot_addr(pager, service_slot), service_slot,
+					 -1);
+	if (!rc)
+		rc = start_handlers(pager, scratch);
+	return rc ? rc : start_evictors(pager);
+}
+
+static void stop_threads(struct ferryi_pager *pager)
+{
+	uint64_t one = 1;
+
+	atomic_store(&pager->stopping, true);
+	for (unsigned i = 0; i < pager->nr_evict_threads; i++) {
+		struct ferryi_evict_thread *t = &pager->evict_threads[i];
+
+		if (!t->started)
+			continue;
+		if (write(t->wake_fd, &one, sizeof(one)) < 0)
+			ferryi_debug("evict thread %u: awake already", i);
+		pthread_join(t->thread, NULL);
+		t->started = false;
+	}
+	ferryi_pager_wake_handlers(pager);
+	for (unsigned i = 0; i < pager->nr_handlers; i++) {
+		if (pager->handlers[i].started)
+			pthread_join(pager->handlers[i].thread, NULL);
+		pager->handlers[i].started = false;
+	}
+}
+
+/* Whatever open got so far; memory is the arena's and goes with it. */
+static void destroy(struct ferryi_pager *pager)
+{
+	stop_threads(pager);
+	ferryi_keeper_stop(&pager->keeper);
+	for (unsigned i = 0; i < pager->nr_handlers; i++) {
+		if (pager->handlers[i].wake_fd >= 0)
+			close(pager->handlers[i].wake_fd);
+	}
+	for (unsigned i = 0; i < pager->nr_evict_threads; i++) {
+		if (pager->evict_threads[i].wake_fd >= 0)
+			close(pager->evict_threads[i].wake_fd);
+	}
+	if (pager->fork_guard_fd >= 0)
+		ferryi_fork_guard_close(pager);
+	if (pager->staging_uffd >= 0)
+		close(pager->staging_uffd);
+	if (pager->uffd >= 0)
+		close(pager->uffd);
+	ferryi_areas_fini(&pager->areas);
+	ferryi_mutex_fini(&pager->service_lock);
+	ferryi_mutex_fini(&pager->events_lock);
+	ferryi_mutex_fini(&pager->zombies_lock);
+}
+
+static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
+{
+	struct ferryi_pager *pager = ferryi_arena_alloc(attr->arena, sizeof(*pager));
+
+	if (!pager)
+		return NULL;
+	pager->attr = *attr;
+	pager->arena = attr->arena;
+	pager->model = attr->model;
+	pager->uffd = pager->staging_uffd = pager->fork_guard_fd = -1;
+	ferryi_mutex_init(&pager->service_lock, FERRYI_RANK_SERVICE);
+	ferryi_mutex_init(&pager->events_lock, FERRYI_RANK_EVENTS);
+	ferryi_mutex_init(&pager->zombies_lock, FERRYI_RANK_LEAF);
+	pager->handlers = ferryi_arena_alloc(attr->arena, attr->fault_threads * sizeof(*pager->handlers));
+	pager->evict_threads = ferryi_arena_alloc(attr->arena, attr->evict_threads * sizeof(*pager->evict_threads));
+	pager->service_fetcher = ferryi_arena_alloc(attr->arena, sizeof(*pager->service_fetcher));
+	pager->service_evictor = ferryi_arena_alloc(attr->arena, sizeof(*pager->service_evictor));
+	if (!pager->handlers || !pager->evict_threads || !pager->service_fetcher || !pager->service_evictor)
+		return NULL;
+	pager->nr_handlers = attr->fault_threads;
+	pager->nr_evict_threads = attr->evict_threads;
+	for (unsigned i = 0; i < pager->nr_handlers; i++)
+		pager->handlers[i].wake_fd = -1;
+	for (unsigned i = 0; i < pager->nr_evict_threads; i++)
+		pager->evict_threads[i].wake_fd = -1;
+	return pager;
+}
+
+int ferryi_pager_open(const struct ferryi_pager_attr *attr, struct ferryi_pager **out)
+{
+	uint64_t slots = (uint64_t)(attr->evict_threads + 1) * FERRYI_EVICT_SLOTS;
+	int rc;
+
+	if ((attr->budget_bytes >> FERRYI_PAGE_SHIFT) < 2 * slots)
+		return ferryi_control_fail(-EINVAL, "a budget of %llu bytes is too small for %u eviction threads: at least %llu",
+					   (unsigned long long)attr->budget_bytes, attr->evict_threads,
+					   (unsigned long long)(2 * slots << FERRYI_PAGE_SHIFT));
+	struct ferryi_pager *pager = allocate(attr);
+
+	if (!pager)
+		return ferryi_control_fail(-ENOMEM, "no address space left for the pager's tables");
+	/* A staged page that is rescued is in RAM twice for a moment: as many as there are slots. */
+	ferryi_budget_init(&pager->budget, attr->budget_bytes >> FERRYI_PAGE_SHIFT, slots);
+	rc = ferryi_areas_init(&pager->areas, pager->arena);
+	if (!rc)
+		rc = open_descriptors(pager);
+	if (!rc)
+		rc = ferryi_fork_guard_open(pager);
+	if (!rc)
+		rc = open_staging(pager);
+	if (!rc)
+		rc = start(pager);
+	if (rc) {
+		destroy(pager);
+		return rc;
+	}
+	*out = pager;
+	return 0;
+}
+
+void ferryi_home_begin(struct ferryi_pager *pager)
+{
+	atomic_fetch_add(&pager->evict_paused, 1);
+	atomic_fetch_add(&pager->budget.unlimited, 1);
+}
+
+void ferryi_home_end(struct ferryi_pager *pager)
+{
+	atomic_fetch_sub(&pager->budget.unlimited, 1);
+	atomic_fetch_sub(&pager->evict_paused, 1);
+	ferryi_pager_need_memory(pager);
+}
+
+int ferryi_pager_close(struct ferryi_pager **pager_p)
+{
+	struct ferryi_pager *pager = *pager_p;
+
+	if (ferryi_counter_read(&pager->counters.g_pinned_pages))
+		return ferryi_control_fail(-EBUSY, "close: pages are pinned; unpin them first");
+	int rc = ferryi_pager_release_all(pager);
+
+	if (rc)
+		return ferryi_control_fail(rc, "close: a page cannot be had back (its server is gone, or it is poisoned); "
+					       "everything stays as it was");
+	*pager_p = NULL;
+	destroy(pager);
+	return 0;
+}
+
+uint64_t ferryi_pager_caps(const struct ferryi_pager *pager)
+{
+	return pager->caps;
+}
+
+/* ---- pools ---- */
+
+/* Every thread's lines, then the service's; NULL past the end. */
+static struct ferryi_lines *lines_at(struct ferryi_pager *pager, unsigned i)
+{
+	if (i < pager->nr_handlers)
+		return &pager->handlers[i].fetcher.lines;
+	i -= pager->nr_handlers;
+	if (i < pager->nr_evict_threads)
+		return &pager->evict_threads[i].evictor.lines;
+	i -= pager->nr_evict_threads;
+	return i == 0 ? &pager->service_fetcher->lines : i == 1 ? &pager->service_evictor->lines : NULL;
+}
+
+static int close_lines(struct ferryi_pager *pager, unsigned index)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+	unsigned nr_threads = pager->nr_handlers + pager->nr_evict_threads;
+	struct ferryi_lines *lines;
+	int rc = 0;
+
+	for (unsigned i = 0; (lines = lines_at(pager, i)); i++) {
+		bool service = i >= nr_threads;
+
+		if (service)
+			ferryi_mutex_lock(&pager->service_lock);
+		int one = ferryi_lines_close_pool(lines, index, service, deadline_ns);
+
+		if (service)
+			ferryi_mutex_unlock(&pager->service_lock);
+		rc = rc ? rc : one;
+	}
+	return rc;
+}
+
+int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+	unsigned index = ferryi_pool_index(pool);
+	struct ferryi_lines *lines;
+	int rc = 0;
+
+	for (unsigned i = 0; (lines = lines_at(pager, i)); i++)
+		ferryi_lines_want(lines, pool);
+	for (unsigned i = 0; !rc && (lines = lines_at(pager, i)); i++)
+		rc = ferryi_lines_wait(lines, index, deadline_ns);
+	if (rc) {
+		close_lines(pager, index);
+		return ferryi_control_fail(rc, "%s: the data connection cannot be opened (%s)",
+					   ferryi_session_name(ferryi_lease_session(ferryi_pool_lease(pool))),
+					   ferryi_strerror(rc));
+	}
+	atomic_store(&pager->pools[index], pool);
+	return 0;
+}
+
+int ferryi_pager_remove_pool(struct ferryi_pager *pager, struct ferry_pool *pool)
+{
+	unsigned index = ferryi_pool_index(pool);
+
+	atomic_store(&pager->pools[index], NULL); /* no block is bound to it from now on */
+	if (ferryi_pool_used_bytes(pool)) {
+		atomic_store(&pager->pools[index], pool);
+		return ferryi_control_fail(-EBUSY, "detach: pages of this process live in the pool");
+	}
+	int rc = close_lines(pager, index);
+
+	if (rc)
+		ferryi_control_fail(rc, "detach: a connection did not close in time");
+	return rc;
+}
+
+void ferryi_pager_pool_lost(struct ferryi_pager *pager)
+{
+	ferryi_keeper_kick(pager->keeper);
+	ferryi_pager_wake_handlers(pager);
+}

@@ -1,0 +1,59 @@
+/*
+ * The pager: faults, eviction, the budget, and the ranges that are managed.
+ * The only room that speaks userfaultfd. client/life calls it for the public
+ * API; ferry.h documents what each call promises, here is what it assumes.
+ *
+ * Threads: fault threads (fault.c), eviction threads (evict_thread.c), the
+ * keeper (link.c). API calls run in the caller's thread and may block, bounded
+ * by attr.fault_timeout_ms or the control deadlines.
+ */
+#ifndef FERRYI_PAGER_H
+#define FERRYI_PAGER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "device.h"
+#include "ferry.h"
+
+struct ferryi_pager;
+
+struct ferryi_pager_attr {
+	struct ferryi_arena *arena;
+	struct ferryi_memory_model *model;
+	uint64_t budget_bytes;
+	uint32_t fault_timeout_ms;
+	uint32_t fault_threads, evict_threads;
+	uint32_t readahead_pages;
+};
+
+/* -EPERM, -EOPNOTSUPP, -ENOMEM, -EMFILE. */
+int ferryi_pager_open(const struct ferryi_pager_attr *attr, struct ferryi_pager **out);
+/* All managed pages come home, then the threads stop. -EIO, -EBUSY: as it was. Nulls *pager on success. */
+int ferryi_pager_close(struct ferryi_pager **pager);
+
+uint64_t ferryi_pager_caps(const struct ferryi_pager *pager);
+
+/* Connects every thread to the pool and lets eviction use it. -ETIMEDOUT, -ENOTCONN: undone. */
+int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool);
+/* -EBUSY while a block is bound to it. On success no channel to it is open. */
+int ferryi_pager_remove_pool(struct ferryi_pager *pager, struct ferry_pool *pool);
+/* A pool's server is gone (ferryi_pool_set_lost was called): faults that wait for it end now. Any thread. */
+void ferryi_pager_pool_lost(struct ferryi_pager *pager);
+
+/* As the public calls of the same names; ranges are validated by the caller to be page aligned and not empty. */
+int ferryi_pager_map(struct ferryi_pager *pager, void *hint, size_t len, int prot, unsigned flags, void **out);
+int ferryi_pager_unmap(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
+int ferryi_pager_adopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, unsigned flags);
+int ferryi_pager_unadopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
+int ferryi_pager_advise(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, enum ferry_advice advice);
+int ferryi_pager_pin(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
+int ferryi_pager_unpin(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
+int ferryi_pager_flush(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
+int ferryi_pager_set_budget(struct ferryi_pager *pager, uint64_t bytes);
+void ferryi_pager_stats(struct ferryi_pager *pager, struct ferry_stats *stats);
+
+/* Async-signal-safe. */
+void ferryi_pager_fault_query(struct ferryi_pager *pager, uintptr_t va, struct ferry_fault_info *info);
+
+#endif

@@ -1,0 +1,142 @@
+/*
+ * The pager's own struct, for the files of this room. Members are grouped by
+ * what protects them.
+ */
+#ifndef FERRYI_PAGER_PRIV_H
+#define FERRYI_PAGER_PRIV_H
+
+#include <pthread.h>
+
+#include "area.h"
+#include "budget.h"
+#include "counters.h"
+#include "evict.h"
+#include "fetch.h"
+#include "link.h"
+#include "pager.h"
+
+#define FERRYI_MAX_THREADS 16u
+#define FERRYI_MAX_ZOMBIES 1024u
+
+struct ferryi_handler {
+	struct ferryi_pager *pager;
+	pthread_t thread;
+	bool started;
+	int wake_fd;
+	struct ferryi_fetcher fetcher;
+};
+
+struct ferryi_evict_thread {
+	struct ferryi_pager *pager;
+	pthread_t thread;
+	bool started;
+	int wake_fd;
+	_Atomic bool asleep; /* partner: ferryi_pager_need_memory */
+	struct ferryi_evictor evictor;
+};
+
+struct ferryi_pager {
+	/* immutable after open */
+	struct ferryi_pager_attr attr;
+	struct ferryi_arena *arena;
+	struct ferryi_memory_model *model;
+	struct ferryi_keeper *keeper;
+	int uffd;         /* the application's ranges, with events */
+	int staging_uffd; /* staging: no events, so that our own madvise cannot wait for us */
+	int fork_guard_fd; /* empty memfd: what a forked child gets in place of managed memory */
+	uint64_t caps;
+	uint64_t features;
+	uint8_t *zeros;   /* FERRYI_FETCH_CHUNK_PAGES pages */
+	uint64_t zero_hash;
+	uint8_t *staging;
+	size_t staging_bytes;
+	unsigned nr_handlers, nr_evict_threads;
+	struct ferryi_handler *handlers;
+	struct ferryi_evict_thread *evict_threads;
+
+	/* own locks */
+	struct ferryi_area_table areas;
+
+	/* atomic */
+	struct ferryi_budget budget;
+	struct ferryi_counters counters;
+	_Atomic bool stopping;
+	_Atomic unsigned evict_paused; /* close and unadopt, counted: nothing leaves */
+	_Atomic unsigned budget_waiters;
+	_Atomic bool forked;          /* this is a child of fork */
+	_Atomic(struct ferry_pool *) pools[FERRYI_MAX_POOLS_ATTACHED]; /* NULL holes; changed under the ferry lock */
+	_Atomic uint32_t nr_noreserve; /* objects that bind blocks late */
+
+	/* protected by service_lock: the service fetcher and evictor */
+	struct ferryi_mutex service_lock;
+	struct ferryi_fetcher *service_fetcher;
+	struct ferryi_evictor *service_evictor;
+
+	/* protected by events_lock: reading the userfaultfd, until its non-fault events have been applied */
+	struct ferryi_mutex events_lock;
+
+	/* protected by zombies_lock: cut areas whose pages have to settle; reaped by the keeper or by munmap */
+	struct ferryi_mutex zombies_lock;
+	unsigned nr_zombies;
+	unsigned nr_reaping; /* taken out, being worked on */
+	struct ferryi_area zombies[FERRYI_MAX_ZOMBIES];
+};
+
+/* fault.c: the fault threads */
+void *ferryi_handler_main(void *arg);
+/* Wakes every fault thread (memory became free, a pool was lost). Async-signal-safe. */
+void ferryi_pager_wake_handlers(struct ferryi_pager *pager);
+
+/* evict_thread.c */
+void *ferryi_evict_thread_main(void *arg);
+/* Fault path: fewer pages than the low mark are free. */
+void ferryi_pager_need_memory(struct ferryi_pager *pager);
+
+/* event.c: the application's own changes, as the kernel reports them. ASSUMPTION: events_lock held. */
+void ferryi_event_remove_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
+void ferryi_event_unmap_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
+void ferryi_event_remap_locked(struct ferryi_pager *pager, uintptr_t from, uintptr_t to, uint64_t len);
+
+/* zombie.c */
+/* Takes an area that was cut from the table. ASSUMPTION: the area table's write lock is held. */
+void ferryi_zombies_add(struct ferryi_pager *pager, const struct ferryi_area *area);
+/* Frees those whose pages have settled; how many are left. Not the fault path. */
+unsigned ferryi_zombies_reap(struct ferryi_pager *pager);
+
+/* range.c: every page home, every range given up (ferry_close). 0, -EIO. */
+int ferryi_pager_release_all(struct ferryi_pager *pager);
+/* pager.c: between these nothing leaves and the budget does not apply; they nest */
+void ferryi_home_begin(struct ferryi_pager *pager);
+void ferryi_home_end(struct ferryi_pager *pager);
+
+/* fork.c */
+int ferryi_fork_guard_open(struct ferryi_pager *pager);
+void ferryi_fork_guard_close(struct ferryi_pager *pager);
+
+/* bind.c: blocks of objects to sub-sections of pools */
+/* All blocks of pages [first, first + n). May block. 0, -ENOMEM, -ENOTCONN, -ENXIO (no pool at all). */
+int ferryi_bind_pages(struct ferryi_pager *pager, struct ferryi_object *object, size_t first, size_t n);
+/* One block from memory leased already; never blocks. */
+int ferryi_bind_block_now(struct ferryi_pager *pager, struct ferryi_block *block);
+/* Gives back the blocks that lie wholly in [first, first + n), or all (whole). ASSUMPTION: pages settled. */
+void ferryi_unbind_pages(struct ferryi_pager *pager, struct ferryi_object *object, size_t first, size_t n, bool whole);
+
+/* Pool by the PFN of a page, with its remote place; NULL when it is not valid. Fault path. */
+static inline struct ferry_pool *ferryi_locate(struct ferryi_pager *pager, uint64_t pfn, struct ferryi_remote *remote,
+					       uint64_t *off)
+{
+	const struct ferryi_subsection *sub = ferryi_subsection_of(pager->model, pfn);
+
+	if (!sub)
+		return NULL;
+	*remote = sub->remote;
+	*off = sub->remote_off + (pfn % FERRYI_PAGES_PER_SUBSECTION) * FERRYI_PAGE_SIZE;
+	return sub->pool;
+}
+
+static inline uint8_t *ferryi_slot_addr(const struct ferryi_pager *pager, uint32_t slot)
+{
+	return pager->staging + (size_t)slot * FERRYI_PAGE_SIZE;
+}
+
+#endif

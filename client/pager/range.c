@@ -1,0 +1,333 @@
+/* Ranges: mapped, adopted, given up. In the caller's thread. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "error.h"
+#include "log.h"
+#include "maps.h"
+#include "service.h"
+#include "uffd.h"
+
+#define PAUSE_MS      1
+#define PAGEMAP_BATCH 256u
+
+static unsigned long long in_mib(uint64_t bytes)
+{
+	return (unsigned long long)(bytes >> 20);
+}
+
+/* Tables and pool memory for a new object. */
+static int create_object(struct ferryi_pager *pager, size_t nr_pages, unsigned flags, struct ferryi_object **out)
+{
+	struct ferryi_object *object = ferryi_object_create(&pager->areas, nr_pages);
+
+	if (!object)
+		return ferryi_control_fail(-ENOMEM, "no address space left for the tables of %llu MiB",
+					   in_mib((uint64_t)nr_pages << FERRYI_PAGE_SHIFT));
+	int rc = flags & FERRY_MAP_NORESERVE ? 0 : ferryi_bind_pages(pager, object, 0, nr_pages);
+
+	if (rc) {
+		ferryi_unbind_pages(pager, object, 0, nr_pages, true);
+		ferryi_object_destroy(&pager->areas, &object);
+		return rc; /* the control room has left its line: how much is free, or why not */
+	}
+	if (flags & FERRY_MAP_NORESERVE)
+		atomic_fetch_add(&pager->nr_noreserve, 1);
+	*out = object;
+	return 0;
+}
+
+static int insert_area(struct ferryi_pager *pager, const struct ferryi_area *area)
+{
+	int rc = -EINVAL;
+
+	ferryi_areas_write_lock(&pager->areas);
+	if (!ferryi_areas_overlap_locked(&pager->areas, area->start, area->end))
+		rc = ferryi_areas_insert_locked(&pager->areas, area);
+	ferryi_areas_write_unlock(&pager->areas);
+	if (rc == -EINVAL)
+		return ferryi_control_fail(rc, "%#lx-%#lx overlaps a managed range", (unsigned long)area->start,
+					   (unsigned long)area->end);
+	if (rc)
+		return ferryi_control_fail(-ENOMEM, "more than %u separate managed ranges", FERRYI_MAX_AREAS);
+	return 0;
+}
+
+/* Takes [start, end) out of the table; its pages are buried by the time that this returns, or by the keeper. */
+static void retire_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, bool unmap)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+	struct ferryi_area piece;
+
+	ferryi_areas_write_lock(&pager->areas);
+	while (ferryi_areas_cut_first_locked(&pager->areas, start, end, &piece) == 1)
+		ferryi_zombies_add(pager, &piece);
+	/* Under the lock, so that no page word is buried before its page is gone. */
+	if (unmap)
+		munmap((void *)start, end - start);
+	ferryi_areas_write_unlock(&pager->areas);
+	while (ferryi_zombies_reap(pager) && ferryi_now_ns() < deadline_ns)
+		poll(NULL, 0, PAUSE_MS);
+}
+
+int ferryi_pager_map(struct ferryi_pager *pager, void *hint, size_t len, int prot, unsigned flags, void **out)
+{
+	struct ferryi_object *object;
+	int rc = create_object(pager, len >> FERRYI_PAGE_SHIFT, flags, &object);
+
+	if (rc)
+		return rc;
+	void *addr = mmap(hint, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (addr == MAP_FAILED) {
+		rc = ferryi_control_fail(-errno, "mmap of %llu MiB: %s", in_mib(len), ferryi_strerror(errno));
+		goto err_object;
+	}
+	madvise(addr, len, MADV_DONTFORK);
+	madvise(addr, len, MADV_NOHUGEPAGE);
+
+	struct ferryi_area area = { .start = (uintptr_t)addr,
+				    .end = (uintptr_t)addr + len,
+				    .object = object,
+				    .flags = FERRYI_AREA_OWN_MAPPING };
+
+	rc = insert_area(pager, &area);
+	if (rc)
+		goto err_map;
+	rc = ferryi_uffd_register(pager->uffd, addr, len, true);
+	if (rc) {
+		ferryi_control_fail(rc, "userfaultfd: cannot register %llu MiB: %s", in_mib(len), ferryi_strerror(rc));
+		retire_range(pager, area.start, area.end, true); /* and the object with it */
+		return rc;
+	}
+	*out = addr;
+	return 0;
+
+err_map:
+	munmap(addr, len);
+err_object:
+	ferryi_unbind_pages(pager, object, 0, object->nr_pages, true);
+	ferryi_object_destroy(&pager->areas, &object);
+	return rc;
+}
+
+int ferryi_pager_unmap(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
+{
+	ferryi_areas_read_lock(&pager->areas);
+	bool covered = ferryi_areas_cover_locked(&pager->areas, start, end);
+
+	ferryi_areas_read_unlock(&pager->areas);
+	if (!covered)
+		return ferryi_control_fail(-EINVAL, "munmap: the range is not all managed");
+	if (ferryi_service_any_pinned(pager, start, end))
+		return ferryi_control_fail(-EBUSY, "munmap: pages are pinned; unpin them first");
+	retire_range(pager, start, end, true);
+	return 0;
+}
+
+/* ---- adopt ---- */
+
+static int charge_waiting(struct ferryi_pager *pager, uint64_t deadline_ns)
+{
+	while (!ferryi_budget_charge(&pager->budget, 1)) {
+		if (ferryi_now_ns() >= deadline_ns)
+			return ferryi_control_fail(-ENOMEM, "adopt: resident pages did not fit the budget in time");
+		ferryi_pager_need_memory(pager);
+		poll(NULL, 0, PAUSE_MS);
+	}
+	if (ferryi_budget_is_low(&pager->budget))
+		ferryi_pager_need_memory(pager);
+	return 0;
+}
+
+/* Pages that are in RAM (or in swap) are RESIDENT from now on, and charged one by one as room is made. */
+static int count_resident(struct ferryi_pager *pager, struct ferryi_object *object, uintptr_t start, int pagemap)
+{
+	uint64_t entry[PAGEMAP_BATCH];
+	int rc = 0;
+
+	for (size_t i = 0; i < object->nr_pages && !rc; i += PAGEMAP_BATCH) {
+		size_t n = object->nr_pages - i < PAGEMAP_BATCH ? object->nr_pages - i : PAGEMAP_BATCH;
+		off_t off = (off_t)((start >> FERRYI_PAGE_SHIFT) + i) * 8;
+
+		if (pread(pagemap, entry, n * 8, off) != (ssize_t)(n * 8))
+			return ferryi_control_fail(-EIO, "adopt: cannot read /proc/self/pagemap");
+		for (size_t k = 0; k < n && !rc; k++) {
+			uint64_t absent = FERRYI_PAGE_ABSENT;
+
+			if (!(entry[k] >> 62)) /* bits 63 present, 62 swapped */
+				continue;
+			rc = charge_waiting(pager, ferryi_deadline_ms(pager->attr.fault_timeout_ms));
+			if (rc)
+				break;
+			atomic_fetch_add(&object->blocks[(i + k) / FERRYI_PAGES_PER_BLOCK].nr_resident, 1);
+			if (!ferryi_page_cas(&object->words[i + k], &absent, FERRYI_PAGE_RESIDENT | FERRYI_PAGE_DIRTY)) {
+				/* a fault came first and has counted it */
+				atomic_fetch_sub(&object->blocks[(i + k) / FERRYI_PAGES_PER_BLOCK].nr_resident, 1);
+				ferryi_budget_uncharge(&pager->budget, 1);
+			}
+		}
+	}
+	return rc;
+}
+
+int ferryi_pager_adopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, unsigned flags)
+{
+	struct ferryi_object *object;
+	uintptr_t at = start;
+	int rc = ferryi_maps_check(start, end, &at);
+
+	switch (rc) {
+	case 0:
+		break;
+	case -EFAULT:
+		return ferryi_control_fail(rc, "adopt: %#lx is not mapped", (unsigned long)at);
+	case -EOPNOTSUPP:
+		return ferryi_control_fail(rc, "adopt: %#lx is a file, shared or special mapping; only private anonymous "
+					       "memory can be managed", (unsigned long)at);
+	case -EACCES:
+		return ferryi_control_fail(rc, "adopt: %#lx is not readable and writable", (unsigned long)at);
+	default:
+		return ferryi_control_fail(rc, "adopt: cannot read /proc/self/maps: %s", ferryi_strerror(rc));
+	}
+	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+	if (pagemap < 0)
+		return ferryi_control_fail(-errno, "adopt: cannot open /proc/self/pagemap: %s", ferryi_strerror(errno));
+	rc = create_object(pager, (end - start) >> FERRYI_PAGE_SHIFT, flags, &object);
+	if (rc)
+		goto out_pagemap;
+
+	struct ferryi_area area = { .start = start, .end = end, .object = object };
+
+	rc = insert_area(pager, &area);
+	if (rc) {
+		ferryi_unbind_pages(pager, object, 0, object->nr_pages, true);
+		ferryi_object_destroy(&pager->areas, &object);
+		goto out_pagemap;
+	}
+	rc = ferryi_uffd_register(pager->uffd, (void *)start, end - start, true);
+	if (rc) {
+		retire_range(pager, start, end, false);
+		rc = ferryi_control_fail(rc == -EBUSY ? rc : -EOPNOTSUPP,
+					 rc == -EBUSY ? "adopt: the range belongs to another userfaultfd (%s)" :
+							"adopt: userfaultfd cannot take the range (%s)",
+					 ferryi_strerror(rc));
+		goto out_pagemap;
+	}
+	madvise((void *)start, end - start, MADV_DONTFORK);
+	rc = count_resident(pager, object, start, pagemap);
+	if (rc)
+		ferryi_pager_unadopt(pager, start, end);
+out_pagemap:
+	close(pagemap);
+	return rc;
+}
+
+/* ---- giving up ---- */
+
+/* ASSUMPTION: write lock held, so that nothing starts to leave. Every page is in RAM, or never was. */
+static bool is_home_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
+{
+	struct ferryi_page_ref ref;
+
+	for (uintptr_t va = start; va < end; va += FERRYI_PAGE_SIZE) {
+		if (!ferryi_areas_find_locked(&pager->areas, va, &ref))
+			continue;
+		enum ferryi_page_state state = ferryi_page_state(ferryi_page_load(ferryi_ref_word(&ref)));
+
+		if (state != FERRYI_PAGE_RESIDENT && state != FERRYI_PAGE_ABSENT)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Brings [start, end) home with eviction stopped and the budget lifted, then
+ * stops managing it, in one step as seen by eviction and faults.
+ */
+static int release_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+	struct ferryi_area piece;
+	int rc;
+
+	for (;;) {
+		rc = ferryi_service_bring(pager, start, end, false);
+		if (rc)
+			return rc;
+		ferryi_areas_write_lock(&pager->areas);
+		if (is_home_locked(pager, start, end))
+			break;
+		ferryi_areas_write_unlock(&pager->areas);
+		if (ferryi_now_ns() >= deadline_ns)
+			return -EIO;
+		poll(NULL, 0, PAUSE_MS);
+	}
+	ferryi_uffd_unregister(pager->uffd, (void *)start, end - start);
+	madvise((void *)start, end - start, MADV_DOFORK);
+	while (ferryi_areas_cut_first_locked(&pager->areas, start, end, &piece) == 1)
+		ferryi_zombies_add(pager, &piece);
+	ferryi_areas_write_unlock(&pager->areas);
+	while (ferryi_zombies_reap(pager) && ferryi_now_ns() < deadline_ns)
+		poll(NULL, 0, PAUSE_MS);
+	return 0;
+}
+
+int ferryi_pager_unadopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
+{
+	ferryi_areas_read_lock(&pager->areas);
+	bool covered = ferryi_areas_cover_locked(&pager->areas, start, end);
+
+	ferryi_areas_read_unlock(&pager->areas);
+	if (!covered)
+		return ferryi_control_fail(-EINVAL, "unadopt: the range is not all managed");
+	if (ferryi_service_any_pinned(pager, start, end))
+		return ferryi_control_fail(-EBUSY, "unadopt: pages are pinned; unpin them first");
+	ferryi_home_begin(pager);
+	int rc = release_range(pager, start, end);
+
+	ferryi_home_end(pager);
+	if (rc)
+		return ferryi_control_fail(rc, "unadopt: a page is lost, the range stays managed");
+	return 0;
+}
+
+int ferryi_pager_release_all(struct ferryi_pager *pager)
+{
+	int rc = 0;
+
+	ferryi_home_begin(pager);
+	while (!rc) {
+		ferryi_areas_read_lock(&pager->areas);
+		bool any = pager->areas.nr_areas > 0;
+		struct ferryi_area first = any ? pager->areas.areas[0] : (struct ferryi_area){ 0 };
+
+		ferryi_areas_read_unlock(&pager->areas);
+		if (!any)
+			break;
+		/* All at home first, then given up one by one: a lost page is found before anything has changed. */
+		for (uintptr_t va = first.start; !rc && va;) {
+			struct ferryi_area area = { 0 };
+
+			ferryi_areas_read_lock(&pager->areas);
+			for (unsigned i = 0; i < pager->areas.nr_areas && !area.end; i++) {
+				if (pager->areas.areas[i].start >= va)
+					area = pager->areas.areas[i];
+			}
+			ferryi_areas_read_unlock(&pager->areas);
+			if (area.end)
+				rc = ferryi_service_bring(pager, area.start, area.end, false);
+			va = area.end;
+		}
+		if (!rc)
+			rc = release_range(pager, first.start, first.end);
+	}
+	ferryi_home_end(pager);
+	return rc;
+}

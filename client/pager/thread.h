@@ -1,0 +1,10 @@
+/* The library's threads: all signals blocked, so that none of the application's handlers runs on them. */
+#ifndef FERRYI_PAGER_THREAD_H
+#define FERRYI_PAGER_THREAD_H
+
+#include <pthread.h>
+
+/* 0 or negative errno. */
+int ferryi_thread_start(pthread_t *thread, void *(*main)(void *arg), void *arg);
+
+#endif
