@@ -180,6 +180,7 @@ err_close:
 static int memfds_scrub(void *handle, struct ferryi_pool_extent *extent)
 {
 	struct memfds *memfds = handle;
+	struct section_reserve *section;
 	uint64_t off;
 
 	/* A second call after a failed refill finds these done already. */
@@ -197,7 +198,8 @@ static int memfds_scrub(void *handle, struct ferryi_pool_extent *extent)
 	}
 	if (!memfds->reserve)
 		return 0;
-	return allocate(reserve_of(memfds, extent, &off)->fd, 0, off, extent->memory.len_bytes);
+	section = reserve_of(memfds, extent, &off);
+	return allocate(section->fd, 0, off, extent->memory.len_bytes);
 }
 
 const struct ferryi_backing ferryi_backing_memfd = {
