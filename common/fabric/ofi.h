@@ -104,7 +104,10 @@ struct ferryi_ofi_peer {
 	struct fi_info *info;
 	struct fid_fabric *fabric;
 	unsigned reads_max; /* outstanding reads that the device takes; 0: no limit of its own */
+	bool is_emulated;   /* bytes move only while somebody reads the completion queue, here and there */
 	int event_fd;       /* epoll of the watch connection; -1: none */
+	/* atomic: channels set it; a fabric with abandoned endpoints is never closed */
+	_Atomic bool has_abandoned;
 	/* owned by the thread that calls ferryi_peer_events() */
 	struct ferryi_ofi_link watch;
 };
@@ -178,7 +181,7 @@ struct ferryi_ofi_conn {
 
 struct ferryi_ofi_tenant {
 	struct ferryi_tenant base;
-	/* immutable after open (rdm: av, ep and recvs change under the worker's lock) */
+	/* immutable after open (rdm: the CQ and its descriptor change under the worker's lock) */
 	struct fi_info *info;
 	struct fid_domain *domain;
 	struct fid_cq *cq;
@@ -216,6 +219,7 @@ void ferryi_ofi_listener_close(struct ferryi_listener *listener);
 void ferryi_ofi_listener_drop(struct ferryi_ofi_listener *listener, struct ferryi_ofi_tenant *tenant, bool watches);
 
 int ferryi_ofi_home_open(struct ferryi_ofi_listener *listener, struct ferryi_ofi_tenant *home);
+int ferryi_ofi_home_open_cq(struct ferryi_ofi_tenant *home);
 void ferryi_ofi_home_close(struct ferryi_ofi_tenant *home);
 
 int ferryi_ofi_tenant_open(struct ferryi_tenant *tenant);

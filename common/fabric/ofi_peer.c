@@ -115,6 +115,7 @@ int ferryi_ofi_peer_open(struct ferryi_peer *base, uint64_t deadline_ns)
 		peer->info->rx_attr->size = 1;
 		peer->reads_max = device_reads_max(peer->info);
 	}
+	peer->is_emulated = !strncmp(peer->info->fabric_attr->prov_name, "tcp", 3);
 	rc = fi_fabric(peer->info->fabric_attr, &peer->fabric, NULL);
 	if (rc) {
 		rc = ferryi_ofi_log(base->label, "open fabric", rc);
@@ -143,7 +144,8 @@ void ferryi_ofi_peer_close(struct ferryi_peer *base)
 	if (peer->watch.ep)
 		(void)fi_shutdown(peer->watch.ep, 0);
 	ferryi_ofi_link_close(&peer->watch);
-	FERRYI_OFI_CLOSE(peer->fabric);
+	if (!atomic_load(&peer->has_abandoned))
+		FERRYI_OFI_CLOSE(peer->fabric);
 	fi_freeinfo(peer->info);
 }
 

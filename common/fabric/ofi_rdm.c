@@ -12,6 +12,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "log.h"
@@ -60,6 +62,36 @@ static int insert_dest(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *lin
 	if (!addr)
 		return -EINVAL;
 	return fi_av_insert(link->av, addr, 1, &link->dest, 0, NULL) == 1 ? 0 : -EHOSTUNREACH;
+}
+
+/*
+ * ofi_rxm tries for ever to connect to a port on which nobody listens, and says
+ * "again" all the while. A plain connect tells at once.
+ */
+static int probe(struct ferryi_ofi_peer *peer, uint64_t deadline_ns)
+{
+	const struct sockaddr *addr = peer->info->dest_addr;
+	int error = 0, fd, rc;
+	socklen_t len = sizeof(error);
+	struct pollfd pfd;
+
+	if (!addr || !peer->is_emulated)
+		return 0;
+	fd = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return 0;
+	rc = connect(fd, addr, (socklen_t)peer->info->dest_addrlen) ? errno : 0;
+	if (rc == EINPROGRESS) {
+		pfd = (struct pollfd){ .fd = fd, .events = POLLOUT };
+		rc = ETIMEDOUT;
+		if (poll(&pfd, 1, ferryi_remaining_ms(deadline_ns)) > 0)
+			rc = getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) ? errno : error;
+	}
+	close(fd);
+	if (!rc)
+		return 0;
+	ferryi_info("%s: %s: connect: %s", peer->base.label, peer->base.addr, ferryi_strerror(rc));
+	return rc == ECONNREFUSED || rc == ETIMEDOUT ? -rc : -EHOSTUNREACH;
 }
 
 /* Reads what has happened: 0, or the error that ended it. */
@@ -136,7 +168,9 @@ int ferryi_ofi_rdm_hello(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *l
 
 	if (!talk)
 		return -ENOMEM;
-	rc = insert_dest(peer, link);
+	rc = probe(peer, deadline_ns);
+	if (!rc)
+		rc = insert_dest(peer, link);
 	if (rc)
 		goto out;
 	ferryi_ofi_hello_fill(&talk->greeting.hello, FERRYI_OFI_DATA, peer->base.token);

@@ -40,6 +40,7 @@ struct ferryi_ofi_rdm {
 	struct fi_info *info; /* ours, with the address that was bound */
 	char port[16];        /* "" where addresses are not IP */
 	bool is_emulated;     /* requests in hand keep pointers into memory until the endpoint is closed */
+	struct ferryi_ofi_worker *worker;
 	struct fid_mr *mr;
 	void *desc;
 	/* protected by the worker's lock */
@@ -149,6 +150,7 @@ int ferryi_ofi_rdm_open(struct ferryi_ofi_tenant *tenant)
 			goto err_info;
 		rdm->desc = fi_mr_desc(rdm->mr);
 	}
+	rdm->worker = worker;
 	tenant->rdm = rdm;
 	rc = open_ep(tenant);
 	if (rc)
@@ -178,7 +180,7 @@ err_free:
 
 void ferryi_ofi_rdm_close(struct ferryi_ofi_tenant *tenant)
 {
-	struct ferryi_ofi_worker *worker = tenant->source.worker;
+	struct ferryi_ofi_worker *worker = tenant->rdm->worker;
 	struct ferryi_ofi_rdm *rdm = tenant->rdm;
 
 	ferryi_ofi_worker_lock(worker);
@@ -194,16 +196,19 @@ void ferryi_ofi_rdm_close(struct ferryi_ofi_tenant *tenant)
 
 void ferryi_ofi_rdm_quiesce(struct ferryi_ofi_tenant *tenant)
 {
-	struct ferryi_ofi_worker *worker = tenant->source.worker;
+	struct ferryi_ofi_worker *worker = tenant->rdm->worker;
 	struct ferryi_ofi_rdm *rdm = tenant->rdm;
 
 	if (!rdm->is_emulated)
 		return;
 	ferryi_ofi_worker_lock(worker);
+	ferryi_ofi_worker_del_locked(&tenant->source);
 	close_ep(rdm);
-	if (open_ep(tenant))
-		/* Nobody reaches the tenant any more, which is safe; its session finds out by its own deadlines. */
-		ferryi_ofi_worker_del_locked(&tenant->source);
+	/* ofi_rxm leaves pointers to a closed endpoint in its queue's wait object, so the queue goes with it. */
+	FERRYI_OFI_CLOSE(tenant->cq);
+	/* Should this fail, nobody reaches the tenant any more: safe, and its session finds out by its deadlines. */
+	if (ferryi_ofi_home_open_cq(tenant) || open_ep(tenant) || ferryi_ofi_worker_add_locked(worker, &tenant->source))
+		ferryi_error("%s: data endpoint lost; the session has to attach again", tenant->base.label);
 	ferryi_uncount(&tenant->base.listener->stats.g_connections, rdm->nclients);
 	rdm->nclients = 0;
 	ferryi_ofi_worker_unlock(worker);

@@ -45,9 +45,23 @@ static bool drive_msg(struct ferryi_ofi_source *source)
 	return true;
 }
 
-int ferryi_ofi_home_open(struct ferryi_ofi_listener *listener, struct ferryi_ofi_tenant *home)
+int ferryi_ofi_home_open_cq(struct ferryi_ofi_tenant *home)
 {
 	struct fi_cq_attr attr = { .size = CQ_SIZE, .format = FI_CQ_FORMAT_MSG, .wait_obj = FI_WAIT_FD };
+	int rc = fi_cq_open(home->domain, &attr, &home->cq, NULL);
+
+	if (rc == -FI_ENOSYS) {
+		attr.wait_obj = FI_WAIT_NONE;
+		rc = fi_cq_open(home->domain, &attr, &home->cq, NULL);
+	}
+	if (rc)
+		return ferryi_ofi_log(home->base.listener->label, "open completion queue", rc);
+	home->source.fd = attr.wait_obj == FI_WAIT_FD ? ferryi_ofi_wait_fd(&home->cq->fid) : -1;
+	return 0;
+}
+
+int ferryi_ofi_home_open(struct ferryi_ofi_listener *listener, struct ferryi_ofi_tenant *home)
+{
 	struct ferryi_ofi_worker *worker = ferryi_ofi_worker_pick(listener->workers, listener->nworkers);
 	int rc;
 
@@ -56,21 +70,11 @@ int ferryi_ofi_home_open(struct ferryi_ofi_listener *listener, struct ferryi_ofi
 	home->source.fd = -1;
 	home->source.drive = listener->kind->ep_type == FI_EP_RDM ? ferryi_ofi_rdm_drive : drive_msg;
 	rc = fi_domain(listener->fabric, home->info, &home->domain, NULL);
-	if (rc) {
-		rc = ferryi_ofi_log(listener->base.label, "open domain", rc);
-		return rc;
-	}
-	rc = fi_cq_open(home->domain, &attr, &home->cq, NULL);
-	if (rc == -FI_ENOSYS) {
-		attr.wait_obj = FI_WAIT_NONE;
-		rc = fi_cq_open(home->domain, &attr, &home->cq, NULL);
-	}
-	if (rc) {
-		rc = ferryi_ofi_log(listener->base.label, "open completion queue", rc);
+	if (rc)
+		return ferryi_ofi_log(listener->base.label, "open domain", rc);
+	rc = ferryi_ofi_home_open_cq(home);
+	if (rc)
 		goto err_domain;
-	}
-	if (attr.wait_obj == FI_WAIT_FD)
-		home->source.fd = ferryi_ofi_wait_fd(&home->cq->fid);
 	if (worker && listener->kind->ep_type == FI_EP_MSG) {
 		ferryi_ofi_worker_lock(worker);
 		rc = ferryi_ofi_worker_add_locked(worker, &home->source);

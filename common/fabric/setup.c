@@ -8,10 +8,15 @@
  * own. Both settings are read once, by the first libfabric call of a process:
  * an application that made that call earlier keeps what it chose, and the
  * listener's self-test finds out whether that is safe to serve.
+ *
+ * Merely being linked with libfabric can cost a process its signals: see below.
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <rdma/fabric.h>
+#include <signal.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +35,30 @@ static const struct {
 };
 
 #define NSETTINGS (sizeof(settings) / sizeof(settings[0]))
+
+/*
+ * Distributions link libfabric with the PSM library of long-gone adapters
+ * (libinfinipath), whose constructor takes these signals in every process that
+ * loads it, prints a backtrace and exits with status 1: a SIGTERM is no longer
+ * a SIGTERM, nor a SIGBUS a SIGBUS. Give them back, and only where the handler
+ * is that library's. Runs after its constructor and before main().
+ */
+static __attribute__((constructor)) void release_signals(void)
+{
+	static const int signals[] = { SIGINT, SIGILL, SIGABRT, SIGBUS, SIGSEGV, SIGTERM };
+
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+		struct sigaction action;
+		Dl_info where = { 0 };
+
+		if (sigaction(signals[i], NULL, &action) || action.sa_handler == SIG_DFL ||
+		    action.sa_handler == SIG_IGN)
+			continue;
+		if (dladdr((void *)(uintptr_t)action.sa_handler, &where) && where.dli_fname &&
+		    strstr(where.dli_fname, "libinfinipath"))
+			signal(signals[i], SIG_DFL);
+	}
+}
 
 static void setup_once(void)
 {
