@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "connection.h"
 #include "error.h"
 #include "log.h"
 #include "loop.h"
@@ -20,7 +21,7 @@ static void on_wake(void *ctx)
 
 	for (session = TAILQ_FIRST(&control->sessions); session != NULL; session = next) {
 		next = TAILQ_NEXT(session, link);
-		ferryi_session_flush(session);
+		ferryi_connection_flush(session);
 	}
 }
 

@@ -38,13 +38,14 @@ enum ferryi_lost_reason {
 };
 
 struct ferryi_control_attr {
-	const char *token_file;  /* NULL: $FERRY_TOKEN_FILE, else none */
+	const char *token_file;  /* NULL: $FERRY_TOKEN_FILE, else where ferryd leaves its own on this machine */
 	const uint8_t *token;    /* overrides the file; borrowed during the call */
 	uint64_t connect_ms;     /* of ferryi_session_open, name resolution included */
 	uint64_t request_ms;     /* deadline of one request */
 	/*
 	 * Called once, in the control thread, with no lock held, when a session
-	 * is lost or starts draining. Its peer has been failed already.
+	 * is lost or starts draining. Its peer has been failed already. Must not
+	 * block; may close the session. Not called for sessions that this process closes.
 	 */
 	void (*on_state)(void *ctx, struct ferryi_session *session, enum ferryi_session_state state);
 	void *ctx;
@@ -59,9 +60,11 @@ const char *ferryi_control_last_error(void);
 
 /*
  * Connects, negotiates, authenticates. url: ferry://host:port[?fabric=...].
- * -EHOSTUNREACH, -ECONNREFUSED, -ETIMEDOUT, -EACCES, -EPROTONOSUPPORT, -EPROTO, -EINVAL.
+ * -EHOSTUNREACH, -ECONNREFUSED, -ETIMEDOUT, -EACCES, -EPROTONOSUPPORT, -EPROTO, -EINVAL;
+ * -ESHUTDOWN, -EDQUOT: the server takes no more sessions.
  */
 int ferryi_session_open(struct ferryi_control *control, const char *url, struct ferryi_session **out);
+/* Its leases end: their peers are failed, the handles stay good for ferryi_lease_close only. */
 void ferryi_session_close(struct ferryi_session **session);
 enum ferryi_session_state ferryi_session_state(const struct ferryi_session *session); /* any thread, lock-free */
 enum ferryi_lost_reason ferryi_session_lost_reason(const struct ferryi_session *session);

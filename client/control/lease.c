@@ -9,6 +9,7 @@
 
 #include "arith.h"
 #include "clock.h"
+#include "connection.h"
 #include "control_priv.h"
 #include "error.h"
 #include "grant.h"
@@ -23,11 +24,14 @@
 static void on_peer_event(evutil_socket_t fd, short what, void *arg)
 {
 	struct ferryi_lease *lease = arg;
+	struct ferryi_session *session = lease->session;
 
 	(void)fd;
 	(void)what;
-	if (ferryi_peer_events(lease->peer) == -ENOTCONN)
-		ferryi_session_lose(lease->session, FERRYI_LOST_CLOSED, "its data connection ended: the server is gone");
+	if (ferryi_peer_events(lease->peer) != -ENOTCONN)
+		return;
+	ferryi_lease_unwatch(lease); /* it stays readable */
+	ferryi_connection_data_ended(session);
 }
 
 static void watch_peer(void *arg)

@@ -60,6 +60,7 @@ struct ferryi_session {
 	uint64_t heard_ns; /* last valid frame from the server */
 	uint64_t sent_ns;  /* last keep-alive */
 	uint64_t due_ns;   /* when the timer should fire */
+	bool data_ended;   /* a peer's connection has; see ferryi_connection_data_ended */
 };
 
 void ferryi_session_get(struct ferryi_session *session);
@@ -70,19 +71,6 @@ void ferryi_session_put(struct ferryi_session *session);
  * thread; leases stay valid handles, of a lost session. 0 or -ETIMEDOUT. No lock held.
  */
 int ferryi_session_detach(struct ferryi_session *session);
-
-/* Control thread: moves queued frames into the connection. */
-void ferryi_session_flush(struct ferryi_session *session);
-
-/*
- * Control thread, no lock: the session is gone. First call wins; fails its
- * peers and requests, closes the connection, then tells on_state.
- */
-void ferryi_session_lose(struct ferryi_session *session, enum ferryi_lost_reason reason, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-
-/* Control thread: starts the keep-alive timer with the times the server gave. 0 or -ENOMEM. */
-int ferryi_session_keepalive(struct ferryi_session *session);
 
 /* Sets the error line of a lost session and returns -ENOTCONN. */
 int ferryi_session_fail_lost(struct ferryi_session *session);

@@ -247,6 +247,16 @@ static void embedded_start__no_ferryd__says_where_to_name_it(void **state)
 	assert_null(embedded);
 }
 
+static void embedded_start__not_named__found_in_build_tree(void **state)
+{
+	struct ferryi_embedded *embedded = NULL;
+
+	(void)state;
+	unsetenv("FERRY_FERRYD");
+	assert_int_equal(start(4 * MIB, &embedded), 0);
+	ferryi_embedded_stop(&embedded);
+}
+
 static void embedded_start__bad_size__invalid(void **state)
 {
 	struct ferryi_embedded *embedded = NULL;
@@ -318,6 +328,7 @@ int main(void)
 		cmocka_unit_test_setup(embedded__owner_killed__ends, setup),
 		cmocka_unit_test_setup(embedded__forked_child_of_owner_lives_on__stops_all_the_same, setup),
 		cmocka_unit_test_setup(embedded_start__no_ferryd__says_where_to_name_it, setup),
+		cmocka_unit_test_setup(embedded_start__not_named__found_in_build_tree, setup),
 		cmocka_unit_test_setup(embedded_start__bad_size__invalid, setup),
 		cmocka_unit_test_setup(embedded_start__ends_at_once__line_has_its_words, setup),
 		cmocka_unit_test_setup(embedded_start__never_ready__times_out_and_is_gone, setup),

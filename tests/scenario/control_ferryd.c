@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -205,6 +206,96 @@ static void lease__tcp__grows_shrinks_and_holds_data(void **state)
 {
 	(void)state;
 	check_lease_life("tcp");
+}
+
+#define GROWERS 4
+#define ROUNDS	8
+
+struct grower {
+	struct fixture *f;
+	pthread_t thread;
+	uint64_t kept; /* bytes */
+	int rc;
+};
+
+/* Grows by 2 MiB and gives every other extent back. */
+static void *grow_and_shrink(void *arg)
+{
+	struct grower *grower = arg;
+	struct ferryi_lease *lease = grower->f->lease;
+	unsigned first, count;
+
+	for (int i = 0; i < ROUNDS && grower->rc == 0; i++) {
+		grower->rc = ferryi_lease_grow(lease, 2 * MIB, &first, &count);
+		if (grower->rc == 0 && ferryi_lease_extent(lease, first)->len_bytes != 2 * MIB)
+			grower->rc = -EPROTO;
+		if (grower->rc == 0 && i % 2 == 0)
+			grower->rc = ferryi_lease_shrink(lease, first);
+		else if (grower->rc == 0)
+			grower->kept += 2 * MIB;
+	}
+	return NULL;
+}
+
+static void lease__many_threads__each_gets_its_own(void **state)
+{
+	struct grower growers[GROWERS];
+	struct ferryi_pool_info pool;
+	uint64_t kept = 0;
+	struct fixture f;
+
+	(void)state;
+	start(&f, (const char *const[]){"--pool", "name=large,size=256M,backing=memfd,reserve=no", NULL});
+	open_session(&f, "local");
+	assert_int_equal(ferryi_lease_open(f.session, "large", 0, &f.lease), 0);
+	for (int i = 0; i < GROWERS; i++) {
+		growers[i] = (struct grower){.f = &f};
+		assert_int_equal(pthread_create(&growers[i].thread, NULL, grow_and_shrink, &growers[i]), 0);
+	}
+	for (int i = 0; i < 2 * ROUNDS; i++)
+		assert_int_equal(ferryi_session_pools(f.session, &pool, 1), 2);
+	for (int i = 0; i < GROWERS; i++) {
+		pthread_join(growers[i].thread, NULL);
+		assert_int_equal(growers[i].rc, 0);
+		kept += growers[i].kept;
+	}
+	assert_int_equal(ferryi_lease_extent_count(f.lease), GROWERS * ROUNDS);
+	assert_int_equal(lease_bytes(f.lease), kept);
+	finish(&f);
+}
+
+/* Requests are under way while the server dies: all end, none hangs. */
+static void *grow_until_lost(void *arg)
+{
+	struct grower *grower = arg;
+	unsigned first, count;
+
+	do
+		grower->rc = ferryi_lease_grow(grower->f->lease, 2 * MIB, &first, &count);
+	while (grower->rc == 0 || grower->rc == -ENOMEM);
+	return NULL;
+}
+
+static void session__server_killed_in_requests__all_end(void **state)
+{
+	struct grower growers[GROWERS];
+	struct fixture f;
+
+	(void)state;
+	start(&f, NULL);
+	open_lease(&f, "local", 2 * MIB);
+	for (int i = 0; i < GROWERS; i++) {
+		growers[i] = (struct grower){.f = &f};
+		assert_int_equal(pthread_create(&growers[i].thread, NULL, grow_until_lost, &growers[i]), 0);
+	}
+	ferryt_child_signal(&f.child, SIGKILL);
+	assert_true(ferryt_gate_wait(&f.client.states, 1));
+	for (int i = 0; i < GROWERS; i++) {
+		pthread_join(growers[i].thread, NULL);
+		/* Or the grant came, and the data plane was gone when it was to be imported. */
+		assert_true(growers[i].rc < 0 && growers[i].rc != -ETIMEDOUT);
+	}
+	finish(&f);
 }
 
 static void lease_open__auto_on_one_host__local(void **state)
@@ -459,6 +550,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(lease__local__grows_shrinks_and_holds_data),
 		cmocka_unit_test(lease__tcp__grows_shrinks_and_holds_data),
+		cmocka_unit_test(lease__many_threads__each_gets_its_own),
+		cmocka_unit_test(session__server_killed_in_requests__all_end),
 		cmocka_unit_test(lease_open__auto_on_one_host__local),
 		cmocka_unit_test(lease_open__pool_unknown__says_which_there_are),
 		cmocka_unit_test(lease_open__pool_full__says_what_is_free),
