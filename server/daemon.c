@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "arith.h"
@@ -209,6 +210,19 @@ int ferryi_daemon_check(struct ferryi_config *config, char *err, size_t err_len)
 	return rc;
 }
 
+/* Memfd pools need a descriptor a section and an extent, sessions one each: take what the hard limit gives.
+ */
+static void raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur == limit.rlim_max)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit))
+		ferryi_warn("raising the limit of open files failed: %s", ferryi_strerror(errno));
+}
+
 static int open_pools(struct daemon *daemon, char *err, size_t err_len)
 {
 	struct ferryi_hub *hub = &daemon->hub;
@@ -347,6 +361,7 @@ int ferryi_daemon_run(struct ferryi_config *config, int argc, char **argv, char 
 
 	daemon = (struct daemon){.config = config, .argc = argc, .argv = argv};
 	signal(SIGPIPE, SIG_IGN);
+	raise_file_limit();
 	rc = ferryi_hub_init(&daemon.hub, &config->limits);
 	if (rc) {
 		snprintf(err, err_len, "the kernel gives no random numbers");

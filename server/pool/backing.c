@@ -3,6 +3,10 @@
 
 #include <errno.h>
 #include <numaif.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -42,8 +46,71 @@ int ferryi_backing_bind(void *base, size_t len_bytes, int numa_node)
 												   : 0;
 }
 
-int ferryi_backing_populate(void *base, size_t len_bytes)
+/* ---- many threads ---- */
+
+#define THREADS_MAX 16
+
+struct parallel {
+	int (*work)(void *ctx, size_t i);
+	void *ctx;
+	size_t n;
+	/* atomic: every thread takes its next piece from here */
+	_Atomic size_t next;
+	/* atomic: the first error; the others see it and stop */
+	_Atomic int error;
+};
+
+static void *parallel_main(void *arg)
 {
+	struct parallel *parallel = arg;
+	size_t i;
+
+	while (!atomic_load(&parallel->error) && (i = atomic_fetch_add(&parallel->next, 1)) < parallel->n) {
+		int none = 0, rc = parallel->work(parallel->ctx, i);
+
+		if (rc)
+			atomic_compare_exchange_strong(&parallel->error, &none, rc);
+	}
+	return NULL;
+}
+
+int ferryi_backing_parallel(size_t n, int (*work)(void *ctx, size_t i), void *ctx)
+{
+	struct parallel parallel = {.work = work, .ctx = ctx, .n = n};
+	pthread_t threads[THREADS_MAX];
+	sigset_t all, before;
+	cpu_set_t cpus;
+	size_t want = 1, started = 0;
+
+	if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0)
+		want = (size_t)CPU_COUNT(&cpus);
+	want = want < THREADS_MAX ? want : THREADS_MAX;
+	want = want < n ? want : n;
+	/* Signals are the main thread's. The calling thread works too, so one that cannot be started does no
+	 * harm. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	while (started + 1 < want && !pthread_create(&threads[started], NULL, parallel_main, &parallel))
+		started++;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	parallel_main(&parallel);
+	while (started)
+		pthread_join(threads[--started], NULL);
+	return atomic_load(&parallel.error);
+}
+
+struct populate {
+	char *base;
+	size_t len_bytes;
+};
+
+static int populate_section(void *ctx, size_t i)
+{
+	const struct populate *populate = ctx;
+	size_t off = i << FERRYI_SECTION_SHIFT;
+	size_t len_bytes = ferryi_min_u64(FERRYI_SECTION_SIZE, populate->len_bytes - off);
+	char *base = populate->base + off;
+
 	while (madvise(base, len_bytes, MADV_POPULATE_WRITE)) {
 		if (errno == EINTR || errno == EAGAIN)
 			continue;
@@ -51,9 +118,17 @@ int ferryi_backing_populate(void *base, size_t len_bytes)
 			return -errno;
 		/* Kernel older than 5.14: touch every page (a huge one is touched more than once, which does
 		 * no harm). */
-		for (size_t off = 0; off < len_bytes; off += FERRYI_PAGE_SIZE)
-			((volatile char *)base)[off] = 0;
+		for (size_t at = 0; at < len_bytes; at += FERRYI_PAGE_SIZE)
+			((volatile char *)base)[at] = 0;
 		return 0;
 	}
 	return 0;
+}
+
+int ferryi_backing_populate(void *base, size_t len_bytes)
+{
+	struct populate populate = {.base = base, .len_bytes = len_bytes};
+
+	return ferryi_backing_parallel((len_bytes + FERRYI_SECTION_SIZE - 1) >> FERRYI_SECTION_SHIFT,
+				       populate_section, &populate);
 }

@@ -34,7 +34,14 @@ const struct ferryi_backing *ferryi_backing_at(unsigned index);
 
 /* Binds [base, base + len) to a node (strictly); node -1: nothing. 0 or negative errno. */
 int ferryi_backing_bind(void *base, size_t len_bytes, int numa_node);
-/* Populates writable memory; 0, -ENOMEM, -EHWPOISON, ... */
+/* Populates writable memory, in several threads where it is large; 0, -ENOMEM, -EHWPOISON, ... */
 int ferryi_backing_populate(void *base, size_t len_bytes);
+
+/*
+ * Calls work(ctx, i) once for each i in [0, n), in several threads: a large
+ * pool is taken at the speed of the memory and not of one core. Returns the
+ * first error (what was not begun by then is left out), or 0.
+ */
+int ferryi_backing_parallel(size_t n, int (*work)(void *ctx, size_t i), void *ctx);
 
 #endif

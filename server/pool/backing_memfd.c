@@ -56,25 +56,20 @@ static int allocate(int fd, int mode, uint64_t off, uint64_t len_bytes)
 	return 0;
 }
 
-static int reserve_section(const struct ferryi_pool_spec *spec, struct section_reserve *section,
-			   size_t len_bytes)
+/* One section's reserve memfd; several threads do this at once, each for its own. */
+static int reserve_section(void *ctx, size_t i)
 {
+	struct memfds *memfds = ctx;
+	struct section_reserve *section = &memfds->sections[i];
 	int rc;
 
-	section->len_bytes = len_bytes;
 	section->fd = memfd_create("ferryd-reserve", MFD_CLOEXEC);
 	if (section->fd < 0)
 		return -errno;
-	rc = ftruncate(section->fd, (off_t)len_bytes) ? -errno : 0;
+	rc = ftruncate(section->fd, (off_t)section->len_bytes) ? -errno : 0;
 	if (!rc)
-		rc = bind_file(section->fd, len_bytes, spec->numa_node);
-	if (!rc)
-		rc = allocate(section->fd, 0, 0, len_bytes);
-	if (rc) {
-		close(section->fd);
-		section->fd = -1;
-	}
-	return rc;
+		rc = bind_file(section->fd, section->len_bytes, memfds->numa_node);
+	return rc ? rc : allocate(section->fd, 0, 0, section->len_bytes);
 }
 
 static void memfds_close(void *handle)
@@ -92,6 +87,7 @@ static int memfds_open(const struct ferryi_pool_spec *spec, void **handle, char 
 {
 	size_t n = spec->reserve ? (spec->size_bytes + FERRYI_SECTION_SIZE - 1) >> FERRYI_SECTION_SHIFT : 0;
 	struct memfds *memfds;
+	int rc;
 
 	memfds = calloc(1, sizeof(*memfds) + n * sizeof(memfds->sections[0]));
 	if (!memfds) {
@@ -101,22 +97,22 @@ static int memfds_open(const struct ferryi_pool_spec *spec, void **handle, char 
 	memfds->reserve = spec->reserve;
 	memfds->numa_node = spec->numa_node;
 	snprintf(memfds->name, sizeof(memfds->name), "%s", spec->name);
+	memfds->nsections = n;
 	for (size_t i = 0; i < n; i++) {
 		uint64_t off = (uint64_t)i << FERRYI_SECTION_SHIFT;
-		int rc = reserve_section(spec, &memfds->sections[i],
-					 ferryi_min_u64(FERRYI_SECTION_SIZE, spec->size_bytes - off));
 
-		if (rc) {
-			snprintf(err, err_len,
-				 "pool %s: reserving shared memory failed after %llu of %llu bytes: %s%s",
-				 spec->name, (unsigned long long)off, (unsigned long long)spec->size_bytes,
-				 ferryi_strerror(rc),
-				 rc == -EMFILE ? " (raise the limit of open files, LimitNOFILE or ulimit -n)"
-					       : "");
-			memfds_close(memfds);
-			return rc;
-		}
-		memfds->nsections = i + 1;
+		memfds->sections[i] = (struct section_reserve){
+			.fd = -1,
+			.len_bytes = ferryi_min_u64(FERRYI_SECTION_SIZE, spec->size_bytes - off),
+		};
+	}
+	rc = ferryi_backing_parallel(n, reserve_section, memfds);
+	if (rc) {
+		snprintf(err, err_len, "pool %s: reserving %llu bytes of shared memory failed: %s%s",
+			 spec->name, (unsigned long long)spec->size_bytes, ferryi_strerror(rc),
+			 rc == -EMFILE ? " (raise the limit of open files, LimitNOFILE or ulimit -n)" : "");
+		memfds_close(memfds);
+		return rc;
 	}
 	*handle = memfds;
 	return 0;

@@ -1,0 +1,286 @@
+/* The server's pools without a server: the map of what is free, what operators ask for, taking and giving
+ * back. */
+#include "unit.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "arith.h"
+#include "backing.h"
+#include "clock.h"
+#include "pool.h"
+#include "sections.h"
+
+#define MIB ((uint64_t)1 << 20)
+#define SUB FERRYI_SUBSECTION_SIZE
+
+/* ---- sections ---- */
+
+static void sections__large_request__takes_whole_sections(void **state)
+{
+	struct ferryi_sections sections;
+	size_t first = 99;
+
+	(void)state;
+	assert_int_equal(ferryi_sections_init(&sections, 3 * 64), 0);
+	assert_int_equal(ferryi_sections_take(&sections, 100, &first), 64);
+	assert_int_equal(first, 0);
+	assert_int_equal(ferryi_sections_take(&sections, 36, &first), 36);
+	assert_int_equal(first, 64);
+	assert_int_equal(sections.nfree, 3 * 64 - 100);
+	ferryi_sections_fini(&sections);
+}
+
+static void sections__short_tail__is_never_lent(void **state)
+{
+	struct ferryi_sections sections;
+	size_t first;
+
+	(void)state;
+	assert_int_equal(ferryi_sections_init(&sections, 64 + 5), 0);
+	assert_int_equal(ferryi_sections_take(&sections, 64, &first), 64);
+	assert_int_equal(ferryi_sections_take(&sections, 64, &first), 5);
+	assert_int_equal(first, 64);
+	assert_int_equal(ferryi_sections_take(&sections, 1, &first), 0);
+	assert_int_equal(sections.nfree, 0);
+	ferryi_sections_release(&sections, 64, 5);
+	assert_int_equal(sections.nfree, 5);
+	ferryi_sections_fini(&sections);
+}
+
+static void sections__fragmented__gives_longest_run(void **state)
+{
+	struct ferryi_sections sections;
+	size_t first;
+
+	(void)state;
+	assert_int_equal(ferryi_sections_init(&sections, 64), 0);
+	assert_int_equal(ferryi_sections_take(&sections, 64, &first), 64);
+	ferryi_sections_release(&sections, 3, 2);
+	ferryi_sections_release(&sections, 40, 7);
+	ferryi_sections_release(&sections, 60, 4);
+	assert_int_equal(ferryi_sections_take(&sections, 20, &first), 7);
+	assert_int_equal(first, 40);
+	assert_int_equal(ferryi_sections_take(&sections, 20, &first), 4);
+	assert_int_equal(first, 60);
+	assert_int_equal(ferryi_sections_take(&sections, 1, &first), 1);
+	assert_int_equal(first, 3);
+	ferryi_sections_fini(&sections);
+}
+
+/* ---- specs ---- */
+
+static void spec__complete__is_understood(void **state)
+{
+	struct ferryi_pool_spec spec;
+	char err[256];
+
+	(void)state;
+	assert_int_equal(
+		ferryi_pool_spec_parse(
+			&spec,
+			"name=hot-1.a_b,size=4G,type=private,numa=3,hugepages=2M,backing=anon,reserve=no",
+			err, sizeof(err)),
+		0);
+	assert_string_equal(spec.name, "hot-1.a_b");
+	assert_int_equal(spec.size_bytes, 4096 * MIB);
+	assert_int_equal(spec.numa_node, 3);
+	assert_int_equal(spec.huge_page_bytes, 2 * MIB);
+	assert_ptr_equal(spec.backing, &ferryi_backing_anon);
+	assert_false(spec.reserve);
+}
+
+static void spec__backing_left_open__follows_the_fabrics(void **state)
+{
+	struct ferryi_pool_spec spec;
+	char err[256];
+
+	(void)state;
+	assert_int_equal(ferryi_pool_spec_parse(&spec, "name=a,size=2M", err, sizeof(err)), 0);
+	assert_true(spec.reserve);
+	assert_int_equal(spec.numa_node, -1);
+	assert_int_equal(ferryi_pool_spec_resolve(&spec, false, false, err, sizeof(err)), 0);
+	assert_ptr_equal(spec.backing, &ferryi_backing_anon);
+	spec.backing = NULL;
+	assert_int_equal(ferryi_pool_spec_resolve(&spec, true, false, err, sizeof(err)), 0);
+	assert_ptr_equal(spec.backing, &ferryi_backing_memfd);
+
+	/* Huge pages: where nobody asked for the same-host fabric it gives way, else it is a contradiction.
+	 */
+	assert_int_equal(ferryi_pool_spec_parse(&spec, "name=a,size=2M,hugepages=2M", err, sizeof(err)), 0);
+	assert_int_equal(ferryi_pool_spec_resolve(&spec, true, false, err, sizeof(err)), 0);
+	assert_ptr_equal(spec.backing, &ferryi_backing_anon);
+	spec.backing = NULL;
+	assert_int_equal(ferryi_pool_spec_resolve(&spec, true, true, err, sizeof(err)), -EINVAL);
+}
+
+/* ---- pools ---- */
+
+static struct ferryi_pool *pool_open(const char *text)
+{
+	struct ferryi_pool_spec spec;
+	struct ferryi_pool *pool;
+	char err[256] = "";
+
+	assert_int_equal(ferryi_pool_spec_parse(&spec, text, err, sizeof(err)), 0);
+	assert_int_equal(ferryi_pool_spec_resolve(&spec, false, false, err, sizeof(err)), 0);
+	if (ferryi_pool_open(&spec, &pool, err, sizeof(err))) {
+		print_error("%s\n", err);
+		fail();
+	}
+	return pool;
+}
+
+static int take(struct ferryi_pool *pool, uint64_t size, unsigned max, struct ferryi_pool_extent **list,
+		unsigned *count)
+{
+	uint64_t free_bytes;
+
+	return ferryi_pool_take(pool, size, max, ferryi_deadline_ms(60000), list, count, &free_bytes);
+}
+
+static void expect_usage(struct ferryi_pool *pool, uint64_t free_bytes, uint64_t leased_bytes)
+{
+	struct ferryi_pool_usage usage;
+
+	ferryi_pool_usage(pool, &usage);
+	assert_int_equal(usage.leased_bytes, leased_bytes);
+	assert_int_equal(usage.free_bytes + usage.scrub_bytes, free_bytes);
+}
+
+/* Whatever the backing: memory is zero when it is lent, dirty or not when it came back. */
+static void lend_dirty_and_lend_again(const char *text)
+{
+	struct ferryi_pool *pool = pool_open(text);
+	struct ferryi_pool_extent *list;
+	unsigned count;
+
+	for (int round = 0; round < 3; round++) {
+		assert_int_equal(take(pool, 132 * MIB, 8, &list, &count), 0);
+		expect_usage(pool, 0, 132 * MIB);
+		/* 128 MiB and the rest: few large extents. */
+		assert_int_equal(count, 2);
+		for (struct ferryi_pool_extent *e = list; e; e = e->next) {
+			const uint64_t *words = e->memory.base;
+
+			assert_int_equal(e->memory.fd >= 0, ferryi_pool_gives_fd(pool));
+			assert_true(ferryi_is_aligned(e->pool_off, SUB));
+			for (size_t i = 0; i < e->memory.len_bytes / 8; i++) {
+				if (words[i])
+					fail_msg("round %d: word %zu is not zero", round, i);
+			}
+			memset(e->memory.base, 0xee, e->memory.len_bytes);
+		}
+		ferryi_pool_give_back(pool, list);
+		expect_usage(pool, 132 * MIB, 0);
+	}
+	ferryi_pool_close(&pool);
+	assert_null(pool);
+}
+
+static void pool__anon__is_zero_when_lent(void **state)
+{
+	(void)state;
+	lend_dirty_and_lend_again("name=a,size=132M,backing=anon");
+}
+
+static void pool__anon_not_reserved__is_zero_when_lent(void **state)
+{
+	(void)state;
+	lend_dirty_and_lend_again("name=a,size=132M,backing=anon,reserve=no");
+}
+
+static void pool__memfd__is_zero_when_lent(void **state)
+{
+	(void)state;
+	lend_dirty_and_lend_again("name=a,size=132M,backing=memfd");
+}
+
+static void pool__memfd_not_reserved__is_zero_when_lent(void **state)
+{
+	(void)state;
+	lend_dirty_and_lend_again("name=a,size=132M,backing=memfd,reserve=no");
+}
+
+static void pool__too_much_asked__gives_nothing(void **state)
+{
+	struct ferryi_pool *pool = pool_open("name=a,size=8M,backing=anon");
+	struct ferryi_pool_extent *list, *other;
+	uint64_t free_bytes;
+	unsigned count;
+
+	(void)state;
+	assert_int_equal(take(pool, 4 * MIB, 8, &list, &count), 0);
+	assert_int_equal(
+		ferryi_pool_take(pool, 6 * MIB, 8, ferryi_deadline_ms(60000), &other, &count, &free_bytes),
+		-ENOMEM);
+	assert_int_equal(free_bytes, 4 * MIB);
+	assert_null(other);
+	expect_usage(pool, 4 * MIB, 4 * MIB);
+	ferryi_pool_give_back(pool, list);
+	ferryi_pool_close(&pool);
+}
+
+static void pool__more_extents_than_allowed__gives_nothing(void **state)
+{
+	struct ferryi_pool *pool = pool_open("name=a,size=12M,backing=anon");
+	struct ferryi_pool_extent *parts[6], *list;
+	unsigned count;
+
+	(void)state;
+	for (int i = 0; i < 6; i++)
+		assert_int_equal(take(pool, 2 * MIB, 1, &parts[i], &count), 0);
+	for (int i = 0; i < 6; i += 2)
+		ferryi_pool_give_back(pool, parts[i]);
+	/* Three holes of 2 MiB each; taking waits for the scrubber where that helps. */
+	assert_int_equal(take(pool, 6 * MIB, 2, &list, &count), -E2BIG);
+	assert_null(list);
+	assert_int_equal(take(pool, 6 * MIB, 3, &list, &count), 0);
+	assert_int_equal(count, 3);
+	ferryi_pool_give_back(pool, list);
+	for (int i = 1; i < 6; i += 2)
+		ferryi_pool_give_back(pool, parts[i]);
+	ferryi_pool_close(&pool);
+}
+
+static int count_up(void *ctx, size_t i)
+{
+	_Atomic int *seen = ctx;
+
+	atomic_fetch_add(&seen[i], 1);
+	return i == 150 ? -EIO : 0;
+}
+
+static void parallel__each_piece__is_done_once_and_errors_come_back(void **state)
+{
+	_Atomic int seen[200] = {0};
+
+	(void)state;
+	assert_int_equal(ferryi_backing_parallel(100, count_up, seen), 0);
+	for (size_t i = 0; i < 200; i++)
+		assert_int_equal(seen[i], i < 100);
+	assert_int_equal(ferryi_backing_parallel(200, count_up, seen), -EIO);
+	assert_int_equal(ferryi_backing_parallel(0, count_up, seen), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sections__large_request__takes_whole_sections),
+		cmocka_unit_test(sections__short_tail__is_never_lent),
+		cmocka_unit_test(sections__fragmented__gives_longest_run),
+		cmocka_unit_test(spec__complete__is_understood),
+		cmocka_unit_test(spec__backing_left_open__follows_the_fabrics),
+		cmocka_unit_test(pool__anon__is_zero_when_lent),
+		cmocka_unit_test(pool__anon_not_reserved__is_zero_when_lent),
+		cmocka_unit_test(pool__memfd__is_zero_when_lent),
+		cmocka_unit_test(pool__memfd_not_reserved__is_zero_when_lent),
+		cmocka_unit_test(pool__too_much_asked__gives_nothing),
+		cmocka_unit_test(pool__more_extents_than_allowed__gives_nothing),
+		cmocka_unit_test(parallel__each_piece__is_done_once_and_errors_come_back),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
