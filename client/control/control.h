@@ -128,7 +128,10 @@ struct ferryi_embedded;
  * a pipe), serving one lazily populated pool of size_bytes over the local
  * fabric on loopback, with a token passed by inheritance. Found by
  * $FERRY_FERRYD, else beside the library's build or install prefix, else $PATH.
- * -ENOENT ferryd not found, -ECHILD it ended at once (the line has its words), -ETIMEDOUT.
+ * No signal handler is touched. An application that waits for any child
+ * (waitpid(-1)) may be told of this one; one that ignores SIGCHLD is fine too.
+ * -EINVAL size, -ENOENT ferryd not found, -ECHILD it ended at once (the line has its words), -ETIMEDOUT,
+ * -EPROTO no ferryd of this version.
  */
 int ferryi_embedded_start(uint64_t size_bytes, uint64_t deadline_ns, struct ferryi_embedded **out);
 void ferryi_embedded_stop(struct ferryi_embedded **embedded);

@@ -15,6 +15,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -247,8 +248,8 @@ static int open_pidfd(struct ferryi_embedded *embedded)
 	return rc;
 }
 
-/* The child's own last line, for an error line of ours. */
-static void last_words(const struct ferryi_embedded *embedded, char *buf, size_t buf_len)
+/* The child's own last line, for a line of ours; false when it said nothing. */
+static bool last_words(const struct ferryi_embedded *embedded, char *buf, size_t buf_len)
 {
 	char text[1024];
 	off_t end = lseek(embedded->words, 0, SEEK_CUR); /* the offset is shared with the child */
@@ -259,12 +260,13 @@ static void last_words(const struct ferryi_embedded *embedded, char *buf, size_t
 		n--;
 	if (n <= 0) {
 		snprintf(buf, buf_len, "it said nothing");
-		return;
+		return false;
 	}
 	text[n] = '\0';
 	const char *line = strrchr(text, '\n');
 
 	snprintf(buf, buf_len, "%s", line != NULL ? line + 1 : text);
+	return true;
 }
 
 static int wait_gone(const struct ferryi_embedded *embedded, uint64_t deadline_ns)
@@ -420,8 +422,14 @@ err:
 
 void ferryi_embedded_stop(struct ferryi_embedded **embedded_ptr)
 {
-	if (*embedded_ptr != NULL)
-		destroy(embedded_ptr, ferryi_deadline_ms(STOP_MS));
+	char words[1024];
+
+	if (*embedded_ptr == NULL)
+		return;
+	/* It logs warnings and worse only, and nobody else reads them. */
+	if (last_words(*embedded_ptr, words, sizeof(words)))
+		ferryi_warn("embedded ferryd %d: its last words: %s", (int)(*embedded_ptr)->pid, words);
+	destroy(embedded_ptr, ferryi_deadline_ms(STOP_MS));
 }
 
 const char *ferryi_embedded_url(const struct ferryi_embedded *embedded)

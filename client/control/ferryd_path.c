@@ -56,7 +56,7 @@ static bool own_dir(char buf[PATH_MAX])
 	if (dladdr((void *)&ferryi_ferryd_path, &info) != 0 && info.dli_fname != NULL &&
 	    strstr(info.dli_fname, ".so") != NULL && strchr(info.dli_fname, '/') != NULL)
 		name = info.dli_fname;
-	if (realpath(name, buf) == NULL)
+	if (realpath(name, buf) == NULL && realpath("/proc/self/exe", buf) == NULL)
 		return false;
 	char *slash = strrchr(buf, '/');
 
@@ -76,14 +76,14 @@ static bool beside_us(char *buf, size_t buf_len)
 	if (try_path(dir, "../bin/ferryd", buf, buf_len) || try_path(dir, "../../bin/ferryd", buf, buf_len))
 		return true;
 	/* A build tree: our programs and libraries lie up to three folders below its top. */
-	for (unsigned up = 0; up < 3; up++) {
+	for (unsigned up = 0; up <= 3; up++) {
 		char *slash = strrchr(dir, '/');
 
+		if (is_file(dir, "CMakeCache.txt"))
+			return try_path(dir, "server/ferryd", buf, buf_len);
 		if (slash == NULL)
 			break;
 		*slash = '\0';
-		if (is_file(dir, "CMakeCache.txt"))
-			return try_path(dir, "server/ferryd", buf, buf_len);
 	}
 	return false;
 }
