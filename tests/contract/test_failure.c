@@ -258,8 +258,8 @@ static void deadline__already_past__operation_ends(void **state)
 	op.deadline_ns = 1;
 	int status = ferryt_run(w->channel, &op);
 
-	assert_true(status == 0 || status == -ETIMEDOUT);
-	assert_int_equal(ferryi_channel_is_dead(w->channel), status == -ETIMEDOUT);
+	/* it may come through first, or even while the channel is being shut down for it */
+	assert_true(status == 0 || (status == -ETIMEDOUT && ferryi_channel_is_dead(w->channel)));
 	ferryt_world_reconnect(w);
 	assert_int_equal(ferryt_read(w->channel, &w->region, 0, w->buf, 4096), 0);
 }
