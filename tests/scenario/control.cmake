@@ -2,6 +2,9 @@
 ferry_test(scenario_control_hostile LABELS scenario
 	SOURCES control_hostile.c control_peer.c control_client.c
 	LINK ferry_control ferry_proto)
+ferry_test(scenario_control_lease LABELS scenario
+	SOURCES control_lease.c control_peer.c control_client.c
+	LINK ferry_control ferry_proto)
 ferry_test(scenario_control_ferryd LABELS scenario
 	SOURCES control_ferryd.c control_child.c control_client.c
 	LINK ferry_control ferry_proto)
