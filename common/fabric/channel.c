@@ -22,7 +22,8 @@
 /* Deadlines are looked at on every empty poll, and on every so many full ones. */
 #define POLLS_PER_DEADLINE_CHECK 64
 
-int ferryi_channel_open(struct ferryi_peer *peer, unsigned depth, uint64_t deadline_ns, struct ferryi_channel **out)
+int ferryi_channel_open(struct ferryi_peer *peer, unsigned depth, uint64_t deadline_ns,
+			struct ferryi_channel **out)
 {
 	const struct ferryi_fabric_ops *ops = peer->row->ops;
 	struct ferryi_channel *channel;
@@ -132,7 +133,8 @@ static bool channel_has_expired(struct ferryi_channel *channel)
 
 /* ---- operations ---- */
 
-static const struct ferryi_local_range *find_range(const struct ferryi_channel *channel, const void *base, size_t len)
+static const struct ferryi_local_range *find_range(const struct ferryi_channel *channel, const void *base,
+						   size_t len)
 {
 	uintptr_t start = (uintptr_t)base;
 
@@ -196,7 +198,8 @@ int ferryi_channel_submit(struct ferryi_channel *channel, struct ferryi_op *cons
 			return taken ? (int)taken : -ENOTCONN;
 		}
 		channel->noutstanding++;
-		if (op->deadline_ns && (!channel->next_deadline_ns || op->deadline_ns < channel->next_deadline_ns))
+		if (op->deadline_ns &&
+		    (!channel->next_deadline_ns || op->deadline_ns < channel->next_deadline_ns))
 			channel->next_deadline_ns = op->deadline_ns;
 	}
 	return (int)taken;
@@ -239,7 +242,7 @@ int ferryi_channel_register(struct ferryi_channel *channel, void *base, size_t l
 		return -ENOSPC;
 	if (!channel_is_alive(channel))
 		return -ENOTCONN;
-	*range = (struct ferryi_local_range){ .base = base, .len_bytes = len_bytes };
+	*range = (struct ferryi_local_range){.base = base, .len_bytes = len_bytes};
 	rc = channel->ops->channel_register(channel, range);
 	if (rc)
 		return rc;
@@ -266,7 +269,8 @@ void ferryi_channel_shutdown(struct ferryi_channel *channel)
 
 bool ferryi_channel_is_dead(const struct ferryi_channel *channel)
 {
-	return atomic_load_explicit(&channel->dead, memory_order_acquire) || ferryi_peer_is_failed(channel->peer);
+	return atomic_load_explicit(&channel->dead, memory_order_acquire) ||
+	       ferryi_peer_is_failed(channel->peer);
 }
 
 unsigned ferryi_channel_outstanding(const struct ferryi_channel *channel)

@@ -56,17 +56,19 @@ static unsigned mtu_bytes(enum ibv_mtu mtu)
 	return mtu >= IBV_MTU_256 && mtu <= IBV_MTU_4096 ? 128u << mtu : 0;
 }
 
-/* The first GID that carries an address: RoCE v2's IPv4 ones come after link-local ones, and are what people know. */
+/* The first GID that carries an address: RoCE v2's IPv4 ones come after link-local ones, and are what people
+ * know. */
 static void find_gid(struct ibv_context *context, struct ferryi_device *device, int n)
 {
-	static const uint8_t v4_prefix[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
+	static const uint8_t v4_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 	static const union ibv_gid none;
 
 	for (int i = 0; i < n && i < MAX_GIDS; i++) {
 		union ibv_gid gid;
 		bool is_v4;
 
-		if (ibv_query_gid(context, (uint8_t)device->port, i, &gid) || !memcmp(&gid, &none, sizeof(gid)))
+		if (ibv_query_gid(context, (uint8_t)device->port, i, &gid) ||
+		    !memcmp(&gid, &none, sizeof(gid)))
 			continue;
 		is_v4 = !memcmp(gid.raw, v4_prefix, sizeof(v4_prefix));
 		if (device->gid[0] && !is_v4)
@@ -82,8 +84,8 @@ static void find_netdev(struct ferryi_device *device, int n)
 	for (int i = 0; i < n && i < MAX_GIDS && !device->netdev[0]; i++) {
 		char path[256];
 
-		snprintf(path, sizeof(path), "/sys/class/infiniband/%s/ports/%u/gid_attrs/ndevs/%d", device->name,
-			 device->port, i);
+		snprintf(path, sizeof(path), "/sys/class/infiniband/%s/ports/%u/gid_attrs/ndevs/%d",
+			 device->name, device->port, i);
 		read_line(path, device->netdev, sizeof(device->netdev));
 	}
 }
@@ -178,23 +180,26 @@ static bool interface_of(const struct sockaddr *addr, char *name, size_t name_le
 	return found;
 }
 
-/* The interface that packets to `host` would leave by: a connected UDP socket sends nothing but has a source address. */
+/* The interface that packets to `host` would leave by: a connected UDP socket sends nothing but has a source
+ * address. */
 static bool route_interface(const char *host, char *name, size_t name_len)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_DGRAM }, *all = NULL;
+	struct addrinfo hints = {.ai_socktype = SOCK_DGRAM}, *all = NULL;
 	bool found = false;
 
 	if (getaddrinfo(host, "9", &hints, &all))
 		return false;
 	for (struct addrinfo *ai = all; ai && !found; ai = ai->ai_next) {
-		struct sockaddr_storage local = { 0 };
+		struct sockaddr_storage local = {0};
 		socklen_t len = sizeof(local);
 		int fd = socket(ai->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 		if (fd < 0)
 			continue;
-		/* To an address of this very host the kernel answers with that address, whose interface is the one meant. */
-		if (!connect(fd, ai->ai_addr, ai->ai_addrlen) && !getsockname(fd, (struct sockaddr *)&local, &len))
+		/* To an address of this very host the kernel answers with that address, whose interface is
+		 * the one meant. */
+		if (!connect(fd, ai->ai_addr, ai->ai_addrlen) &&
+		    !getsockname(fd, (struct sockaddr *)&local, &len))
 			found = interface_of((struct sockaddr *)&local, name, name_len);
 		close(fd);
 	}

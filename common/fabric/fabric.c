@@ -19,16 +19,16 @@
 
 /* In order of preference for `auto`. */
 static const struct ferryi_fabric_row rows[] = {
-	{ "verbs", FERRYI_FABRIC_DATA_OUTLIVES_STOP,
-	  "RDMA (InfiniBand, RoCE, soft-RoCE) through libfabric's verbs provider", &ferryi_ops_verbs },
-	{ "local", FERRYI_FABRIC_SAME_HOST | FERRYI_FABRIC_EXACT_ERRORS | FERRYI_FABRIC_DATA_OUTLIVES_STOP,
-	  "shared memory with a server on the same host, extent by extent", &ferryi_ops_local },
-	{ "tcp", FERRYI_FABRIC_TARGET_CPU, "any network, through libfabric's tcp provider; costs server CPU",
-	  &ferryi_ops_tcp },
-	{ "rdm", FERRYI_FABRIC_TARGET_CPU,
-	  "libfabric reliable datagrams: cxi, efa, psm3, opx (untested), else tcp;ofi_rxm", &ferryi_ops_rdm },
-	{ "fake", FERRYI_FABRIC_EXACT_ERRORS | FERRYI_FABRIC_TEST_ONLY,
-	  "inside one process, with fault injection", &ferryi_ops_fake },
+	{"verbs", FERRYI_FABRIC_DATA_OUTLIVES_STOP,
+	 "RDMA (InfiniBand, RoCE, soft-RoCE) through libfabric's verbs provider", &ferryi_ops_verbs},
+	{"local", FERRYI_FABRIC_SAME_HOST | FERRYI_FABRIC_EXACT_ERRORS | FERRYI_FABRIC_DATA_OUTLIVES_STOP,
+	 "shared memory with a server on the same host, extent by extent", &ferryi_ops_local},
+	{"tcp", FERRYI_FABRIC_TARGET_CPU, "any network, through libfabric's tcp provider; costs server CPU",
+	 &ferryi_ops_tcp},
+	{"rdm", FERRYI_FABRIC_TARGET_CPU,
+	 "libfabric reliable datagrams: cxi, efa, psm3, opx (untested), else tcp;ofi_rxm", &ferryi_ops_rdm},
+	{"fake", FERRYI_FABRIC_EXACT_ERRORS | FERRYI_FABRIC_TEST_ONLY,
+	 "inside one process, with fault injection", &ferryi_ops_fake},
 };
 
 #define NROWS (sizeof(rows) / sizeof(rows[0]))
@@ -62,7 +62,8 @@ uint64_t ferryi_random_key(void)
 	uint64_t key = 0;
 
 	while (key == 0 || key == UINT64_MAX) {
-		/* Eight bytes never come short once the pool is initialised; EINTR and early boot just repeat. */
+		/* Eight bytes never come short once the pool is initialised; EINTR and early boot just
+		 * repeat. */
 		if (getrandom(&key, sizeof(key), 0) != (ssize_t)sizeof(key))
 			key = 0;
 	}

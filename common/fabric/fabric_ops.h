@@ -30,10 +30,11 @@ struct ferryi_local_range {
 struct ferryi_peer {
 	/* immutable after open */
 	const struct ferryi_fabric_row *row;
-	char addr[FERRYI_FABRIC_ADDR_LEN];  /* without the "row:" prefix; an empty host already replaced by control_host */
+	char addr[FERRYI_FABRIC_ADDR_LEN]; /* without the "row:" prefix; an empty host already replaced by
+					      control_host */
 	char label[64];
 	uint8_t token[FERRYI_TOKEN_LEN];
-	int fail_fd;              /* eventfd, readable for ever once failed; a row adds it to what wait_fd watches */
+	int fail_fd; /* eventfd, readable for ever once failed; a row adds it to what wait_fd watches */
 	struct ferryi_mutex lock; /* FERRYI_RANK_PEER; for the row's lists (channels, imports) */
 	/* atomic: any thread sets it, every channel owner reads it */
 	_Atomic bool failed;
@@ -48,11 +49,11 @@ struct ferryi_channel {
 	/* atomic: is_dead() may be asked from any thread; only the owner sets it */
 	_Atomic bool dead;
 	/* owned by the channel's owner thread */
-	unsigned noutstanding;       /* posted + done but not yet returned */
+	unsigned noutstanding; /* posted + done but not yet returned */
 	unsigned nranges;
 	unsigned npolls;
 	uint64_t next_deadline_ns;   /* lower bound of the deadlines posted; 0: none */
-	uint64_t expired_at_ns;      /* time of death by deadline; 0: other cause */
+	uint64_t expired_at_ns;	     /* time of death by deadline; 0: other cause */
 	struct ferryi_op *posted;    /* doubly linked through next and priv[0], newest first */
 	struct ferryi_op *done_head; /* FIFO through next */
 	struct ferryi_op **done_tail;
@@ -106,10 +107,12 @@ struct ferryi_fabric_ops {
 	/* ---- client ---- */
 	int (*peer_open)(struct ferryi_peer *peer, uint64_t deadline_ns);
 	void (*peer_close)(struct ferryi_peer *peer);
-	int (*peer_import)(struct ferryi_peer *peer, const struct ferryi_remote *remote, uint64_t deadline_ns); /* optional */
-	void (*peer_forget)(struct ferryi_peer *peer, const struct ferryi_remote *remote);                      /* optional */
+	int (*peer_import)(struct ferryi_peer *peer, const struct ferryi_remote *remote,
+			   uint64_t deadline_ns);					   /* optional */
+	void (*peer_forget)(struct ferryi_peer *peer, const struct ferryi_remote *remote); /* optional */
 	int (*peer_event_fd)(struct ferryi_peer *peer); /* optional: -ENOTSUP */
-	int (*peer_events)(struct ferryi_peer *peer);   /* optional; -ENOTCONN makes the common code fail the peer */
+	int (*peer_events)(
+		struct ferryi_peer *peer); /* optional; -ENOTCONN makes the common code fail the peer */
 
 	/* channel->peer, ops and depth are set. */
 	int (*channel_open)(struct ferryi_channel *channel, uint64_t deadline_ns);
@@ -123,14 +126,15 @@ struct ferryi_fabric_ops {
 	 * are the row's. 0: taken (exactly one ferryi_channel_complete follows);
 	 * -EAGAIN: not now, nothing posted; other: not taken, the channel is dead.
 	 */
-	int (*channel_submit)(struct ferryi_channel *channel, struct ferryi_op *op, const struct ferryi_local_range *range);
+	int (*channel_submit)(struct ferryi_channel *channel, struct ferryi_op *op,
+			      const struct ferryi_local_range *range);
 	/*
 	 * Makes progress and calls ferryi_channel_complete for what has finished
 	 * (bounded work, no waiting). 0, or negative when the channel is dead.
 	 */
 	int (*channel_poll)(struct ferryi_channel *channel);
 	int (*channel_wait_fd)(struct ferryi_channel *channel); /* optional: -ENOTSUP */
-	int (*channel_arm)(struct ferryi_channel *channel);     /* optional: -ENOTSUP */
+	int (*channel_arm)(struct ferryi_channel *channel);	/* optional: -ENOTSUP */
 	/*
 	 * Called once, when the channel dies for whatever cause. On return nothing
 	 * writes to local memory any more. Completes what it can tell; the common
@@ -144,7 +148,8 @@ struct ferryi_fabric_ops {
 	void (*listener_close)(struct ferryi_listener *listener);
 	/* Not yet found by token. */
 	int (*tenant_open)(struct ferryi_tenant *tenant);
-	/* Closes its connections, waits until they are quiet. No longer found by token; its regions still exist. */
+	/* Closes its connections, waits until they are quiet. No longer found by token; its regions still
+	 * exist. */
 	void (*tenant_shutdown)(struct ferryi_tenant *tenant); /* optional */
 	/* No region and (after tenant_shutdown) no connection is left. */
 	void (*tenant_close)(struct ferryi_tenant *tenant);
@@ -169,7 +174,8 @@ void ferryi_channel_complete(struct ferryi_channel *channel, struct ferryi_op *o
  * that the time tells nothing. Caller holds listener->lock and keeps it for as
  * long as it uses the tenant.
  */
-struct ferryi_tenant *ferryi_listener_match_locked(struct ferryi_listener *listener, const uint8_t token[FERRYI_TOKEN_LEN]);
+struct ferryi_tenant *ferryi_listener_match_locked(struct ferryi_listener *listener,
+						   const uint8_t token[FERRYI_TOKEN_LEN]);
 
 /* 64 random bits for a key; never 0 or ~0. */
 uint64_t ferryi_random_key(void);

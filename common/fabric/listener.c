@@ -85,8 +85,8 @@ struct ferryi_tenant *ferryi_listener_match_locked(struct ferryi_listener *liste
 	return found;
 }
 
-int ferryi_tenant_open(struct ferryi_listener *listener, const uint8_t token[FERRYI_TOKEN_LEN], const char *label,
-		       struct ferryi_tenant **out)
+int ferryi_tenant_open(struct ferryi_listener *listener, const uint8_t token[FERRYI_TOKEN_LEN],
+		       const char *label, struct ferryi_tenant **out)
 {
 	struct ferryi_tenant *tenant;
 	int rc;
@@ -153,7 +153,8 @@ int ferryi_tenant_addr(struct ferryi_tenant *tenant, char *buf, size_t buf_len)
 
 /* ---- regions ---- */
 
-static int region_check(const struct ferryi_tenant *tenant, const struct ferryi_memory *memory, unsigned access)
+static int region_check(const struct ferryi_tenant *tenant, const struct ferryi_memory *memory,
+			unsigned access)
 {
 	if (!memory->base || !memory->len_bytes || (uintptr_t)memory->base > UINTPTR_MAX - memory->len_bytes)
 		return -EINVAL;

@@ -33,7 +33,7 @@ struct ferryi_ofi_kind {
 	const char *row;
 	const char *provider; /* NULL: the first of those that ofi_info.c lists for FI_EP_RDM */
 	enum fi_ep_type ep_type;
-	bool target_cpu;      /* somebody at the target must make progress */
+	bool target_cpu; /* somebody at the target must make progress */
 };
 
 const struct ferryi_ofi_kind *ferryi_ofi_kind_of(const struct ferryi_fabric_row *row);
@@ -43,8 +43,8 @@ const struct ferryi_ofi_kind *ferryi_ofi_kind_of(const struct ferryi_fabric_row 
  * everywhere) or a destination (client). 0, -ENODEV, -EHOSTUNREACH,
  * -EADDRNOTAVAIL, -ENOMEM; logged.
  */
-int ferryi_ofi_info(const struct ferryi_ofi_kind *kind, const char *provider, const char *host, const char *port,
-		    bool source, bool single_owner, struct fi_info **out);
+int ferryi_ofi_info(const struct ferryi_ofi_kind *kind, const char *provider, const char *host,
+		    const char *port, bool source, bool single_owner, struct fi_info **out);
 int ferryi_ofi_usable(const struct ferryi_ofi_kind *kind, char *why, size_t why_len);
 
 /* One line, once, where the provider's error is turned into ours; returns rc as a negative errno. */
@@ -53,11 +53,11 @@ int ferryi_ofi_log(const char *label, const char *what, ssize_t rc);
 /* FI_GETWAIT, close-on-exec; -1 where the provider has no descriptor. */
 int ferryi_ofi_wait_fd(struct fid *fid);
 /* Closes what is there and nulls it; the order of fids is the caller's. */
-#define FERRYI_OFI_CLOSE(p)                                                                                            \
-	do {                                                                                                           \
-		if (p)                                                                                                 \
-			fi_close(&(p)->fid);                                                                           \
-		(p) = NULL;                                                                                            \
+#define FERRYI_OFI_CLOSE(p)                  \
+	do {                                 \
+		if (p)                       \
+			fi_close(&(p)->fid); \
+		(p) = NULL;                  \
 	} while (0)
 
 /* Registers memory: key random where the provider leaves it to us. */
@@ -68,8 +68,9 @@ int ferryi_ofi_mr(const char *label, const struct fi_info *info, struct fid_doma
 
 enum ferryi_ofi_purpose {
 	FERRYI_OFI_DATA = 1,
-	FERRYI_OFI_WATCH = 2, /* carries no data; its end tells the client that the server (or tenant) is gone */
-	FERRYI_OFI_BYE = 3,   /* rdm only */
+	FERRYI_OFI_WATCH =
+		2, /* carries no data; its end tells the client that the server (or tenant) is gone */
+	FERRYI_OFI_BYE = 3, /* rdm only */
 };
 
 struct ferryi_ofi_hello {
@@ -105,7 +106,7 @@ struct ferryi_ofi_peer {
 	struct fid_fabric *fabric;
 	unsigned reads_max; /* outstanding reads that the device takes; 0: no limit of its own */
 	bool is_emulated;   /* bytes move only while somebody reads the completion queue, here and there */
-	int event_fd;       /* epoll of the watch connection; -1: none */
+	int event_fd;	    /* epoll of the watch connection; -1: none */
 	/* atomic: channels set it; a fabric with abandoned endpoints is never closed */
 	_Atomic bool has_abandoned;
 	/* owned by the thread that calls ferryi_peer_events() */
@@ -127,7 +128,8 @@ bool ferryi_ofi_link_trywait(struct ferryi_ofi_peer *peer, struct ferryi_ofi_lin
 
 #define FERRYI_OFI_NAME_MAX 128
 
-/* Datagram endpoints have no connection request to carry the hello, so it is a message, and so is the answer. */
+/* Datagram endpoints have no connection request to carry the hello, so it is a message, and so is the answer.
+ */
 struct ferryi_ofi_greeting {
 	struct ferryi_ofi_hello hello;
 	uint32_t name_len;
@@ -144,7 +146,8 @@ void ferryi_ofi_rdm_bye(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *li
 /* ---- ofi_worker.c: progress at the target ---- */
 
 struct ferryi_ofi_worker;
-/* fd < 0 (no wait object): the worker polls it every millisecond. drive() reads the CQ; true when more is to be done at once. */
+/* fd < 0 (no wait object): the worker polls it every millisecond. drive() reads the CQ; true when more is to
+ * be done at once. */
 struct ferryi_ofi_source {
 	struct ferryi_ofi_worker *worker; /* NULL: not watched */
 	bool (*drive)(struct ferryi_ofi_source *source);
@@ -175,7 +178,7 @@ struct ferryi_ofi_tenant;
 struct ferryi_ofi_conn {
 	struct ferryi_ofi_conn *next, **pprev; /* listener->conns; listener lock */
 	struct ferryi_ofi_tenant *tenant;      /* whose token it showed */
-	struct ferryi_ofi_tenant *home;        /* in whose domain it lives: the tenant, or the lobby for watches */
+	struct ferryi_ofi_tenant *home; /* in whose domain it lives: the tenant, or the lobby for watches */
 	struct fid_ep *ep;
 };
 
@@ -216,7 +219,8 @@ struct ferryi_ofi_listener {
 int ferryi_ofi_listener_open(struct ferryi_listener *listener);
 void ferryi_ofi_listener_close(struct ferryi_listener *listener);
 /* Closes the tenant's connections (watches too if asked); nothing of theirs touches memory afterwards. */
-void ferryi_ofi_listener_drop(struct ferryi_ofi_listener *listener, struct ferryi_ofi_tenant *tenant, bool watches);
+void ferryi_ofi_listener_drop(struct ferryi_ofi_listener *listener, struct ferryi_ofi_tenant *tenant,
+			      bool watches);
 
 int ferryi_ofi_home_open(struct ferryi_ofi_listener *listener, struct ferryi_ofi_tenant *home);
 int ferryi_ofi_home_open_cq(struct ferryi_ofi_tenant *home);
@@ -265,13 +269,13 @@ struct ferryi_ofi_channel {
 	bool is_rdm;
 	/* owned by the owner thread */
 	struct ferryi_ofi_slot *free_slot;
-	unsigned ninflight, nreads;  /* messages */
-	struct ferryi_op *partial;   /* taken, not all of it posted yet; nothing overtakes it */
+	unsigned ninflight, nreads; /* messages */
+	struct ferryi_op *partial;  /* taken, not all of it posted yet; nothing overtakes it */
 	void *partial_desc;
-	uint64_t stalled_since_ns;   /* since when `partial` made no headway; 0: it does */
-	uint64_t next_events_ns;     /* when an idle poll looks at the EQ again */
+	uint64_t stalled_since_ns; /* since when `partial` made no headway; 0: it does */
+	uint64_t next_events_ns;   /* when an idle poll looks at the EQ again */
 	unsigned nidle;
-	bool is_broken;              /* the next poll says so */
+	bool is_broken; /* the next poll says so */
 	bool is_logged;
 	struct ferryi_ofi_slot slots[FERRYI_OFI_SLOTS_MAX];
 };

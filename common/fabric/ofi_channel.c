@@ -28,15 +28,16 @@
 #define MESSAGES(op) ((op)->priv[2])
 #define FAILURE(op)  ((op)->priv[3]) /* a negative errno, stored as uint64_t */
 
-/* Longest message even where a provider has no limit: one transfer must not keep a target thread from the others. */
+/* Longest message even where a provider has no limit: one transfer must not keep a target thread from the
+ * others. */
 #define MSG_MAX ((size_t)8 << 20)
 /* Without a deadline of its own, an operation that cannot even be posted ends here. */
 #define STALL_NS (10 * FERRYI_NS_PER_S)
 /* A dying queue pair returns what it holds within about a millisecond; past this it is destroyed instead. */
 #define DRAIN_NS (250 * FERRYI_NS_PER_MS)
 /* An idle poll looks at the connection every millisecond, and at the clock once in so many polls. */
-#define EVENTS_NS          FERRYI_NS_PER_MS
-#define POLLS_PER_CLOCK    256
+#define EVENTS_NS	   FERRYI_NS_PER_MS
+#define POLLS_PER_CLOCK	   256
 #define COMPLETIONS_A_READ 16
 
 static struct ferryi_ofi_channel *of(struct ferryi_channel *channel)
@@ -48,7 +49,7 @@ static struct ferryi_ofi_channel *of(struct ferryi_channel *channel)
 
 static int open_wait_fd(struct ferryi_ofi_channel *channel)
 {
-	struct epoll_event event = { .events = EPOLLIN };
+	struct epoll_event event = {.events = EPOLLIN};
 
 	if (channel->link.cq_fd < 0)
 		return 0;
@@ -56,7 +57,8 @@ static int open_wait_fd(struct ferryi_ofi_channel *channel)
 	if (channel->wait_fd < 0)
 		return -errno;
 	if (epoll_ctl(channel->wait_fd, EPOLL_CTL_ADD, channel->link.cq_fd, &event) ||
-	    (channel->link.eq_fd >= 0 && epoll_ctl(channel->wait_fd, EPOLL_CTL_ADD, channel->link.eq_fd, &event)) ||
+	    (channel->link.eq_fd >= 0 &&
+	     epoll_ctl(channel->wait_fd, EPOLL_CTL_ADD, channel->link.eq_fd, &event)) ||
 	    epoll_ctl(channel->wait_fd, EPOLL_CTL_ADD, channel->base.peer->fail_fd, &event)) {
 		close(channel->wait_fd);
 		channel->wait_fd = -1;
@@ -86,8 +88,8 @@ int ferryi_ofi_channel_open(struct ferryi_channel *base, uint64_t deadline_ns)
 	rc = ferryi_ofi_link_open(peer, channel->nslots, &channel->link);
 	if (rc)
 		return rc;
-	rc = channel->is_rdm ? ferryi_ofi_rdm_hello(peer, &channel->link, deadline_ns) :
-			       ferryi_ofi_link_connect(peer, &channel->link, FERRYI_OFI_DATA, deadline_ns);
+	rc = channel->is_rdm ? ferryi_ofi_rdm_hello(peer, &channel->link, deadline_ns)
+			     : ferryi_ofi_link_connect(peer, &channel->link, FERRYI_OFI_DATA, deadline_ns);
 	if (!rc)
 		rc = open_wait_fd(channel);
 	if (rc)
@@ -137,8 +139,8 @@ static ssize_t post_message(struct ferryi_ofi_channel *channel, struct ferryi_op
 		return fi_read(channel->link.ep, local, len, desc, channel->link.dest, addr, op->remote.key,
 			       &slot->ctx);
 
-	struct iovec iov = { .iov_base = local, .iov_len = len };
-	struct fi_rma_iov rma_iov = { .addr = addr, .len = len, .key = op->remote.key };
+	struct iovec iov = {.iov_base = local, .iov_len = len};
+	struct fi_rma_iov rma_iov = {.addr = addr, .len = len, .key = op->remote.key};
 	struct fi_msg_rma msg = {
 		.msg_iov = &iov,
 		.desc = &desc,
@@ -149,7 +151,8 @@ static ssize_t post_message(struct ferryi_ofi_channel *channel, struct ferryi_op
 		.context = &slot->ctx,
 	};
 
-	/* Plain fi_write() on tcp completes when the bytes are on the wire, even if the target then refuses them. */
+	/* Plain fi_write() on tcp completes when the bytes are on the wire, even if the target then refuses
+	 * them. */
 	return fi_writemsg(channel->link.ep, &msg, FI_DELIVERY_COMPLETE | FI_COMPLETION);
 }
 
@@ -214,7 +217,8 @@ int ferryi_ofi_channel_submit(struct ferryi_channel *base, struct ferryi_op *op,
 	POSTED(op) = MESSAGES(op) = FAILURE(op) = 0;
 	rc = post(channel, op, range->desc);
 	if (rc == -EAGAIN || (rc && MESSAGES(op))) {
-		/* Taken: the rest follows from poll(), or poll() finds the channel broken and ends it properly. */
+		/* Taken: the rest follows from poll(), or poll() finds the channel broken and ends it
+		 * properly. */
 		channel->partial = op;
 		channel->partial_desc = range->desc;
 		rc = 0;
@@ -255,7 +259,7 @@ static int error_status(const struct ferryi_ofi_channel *channel, const struct f
 static bool read_error(struct ferryi_ofi_channel *channel)
 {
 	char data[64];
-	struct fi_cq_err_entry err = { .err_data = data, .err_data_size = sizeof(data) };
+	struct fi_cq_err_entry err = {.err_data = data, .err_data_size = sizeof(data)};
 	struct ferryi_ofi_slot *slot;
 
 	if (fi_cq_readerr(channel->link.cq, &err, 0) <= 0)
@@ -263,8 +267,9 @@ static bool read_error(struct ferryi_ofi_channel *channel)
 	if (err.err != FI_ECANCELED && !channel->is_logged) {
 		char text[96];
 
-		ferryi_warn("%s: transfer failed: %s (%s)", channel->base.peer->label, fi_strerror(err.err),
-			    fi_cq_strerror(channel->link.cq, err.prov_errno, err.err_data, text, sizeof(text)));
+		ferryi_warn(
+			"%s: transfer failed: %s (%s)", channel->base.peer->label, fi_strerror(err.err),
+			fi_cq_strerror(channel->link.cq, err.prov_errno, err.err_data, text, sizeof(text)));
 		channel->is_logged = true;
 	}
 	slot = err.op_context;
@@ -392,7 +397,7 @@ static void abandon(struct ferryi_ofi_channel *channel)
 	if (channel->wait_fd >= 0)
 		close(channel->wait_fd);
 	channel->wait_fd = -1;
-	channel->link = (struct ferryi_ofi_link){ .cq_fd = -1, .eq_fd = -1 };
+	channel->link = (struct ferryi_ofi_link){.cq_fd = -1, .eq_fd = -1};
 	atomic_store(&((struct ferryi_ofi_peer *)channel->base.peer)->has_abandoned, true);
 }
 

@@ -42,7 +42,7 @@ static int open_ep(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *link)
 	if (rc)
 		return rc;
 	if (peer->kind->ep_type == FI_EP_MSG) {
-		struct fi_eq_attr attr = { .wait_obj = FI_WAIT_FD };
+		struct fi_eq_attr attr = {.wait_obj = FI_WAIT_FD};
 
 		rc = fi_eq_open(peer->fabric, &attr, &link->eq, NULL);
 		if (rc)
@@ -50,7 +50,7 @@ static int open_ep(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *link)
 		link->eq_fd = ferryi_ofi_wait_fd(&link->eq->fid);
 		rc = fi_ep_bind(link->ep, &link->eq->fid, 0);
 	} else {
-		struct fi_av_attr attr = { .type = FI_AV_TABLE, .count = 1 };
+		struct fi_av_attr attr = {.type = FI_AV_TABLE, .count = 1};
 
 		rc = fi_av_open(link->domain, &attr, &link->av, NULL);
 		if (!rc)
@@ -67,7 +67,7 @@ int ferryi_ofi_link_open(struct ferryi_ofi_peer *peer, size_t depth, struct ferr
 {
 	int rc;
 
-	*link = (struct ferryi_ofi_link){ .cq_fd = -1, .eq_fd = -1, .dest = FI_ADDR_UNSPEC };
+	*link = (struct ferryi_ofi_link){.cq_fd = -1, .eq_fd = -1, .dest = FI_ADDR_UNSPEC};
 	rc = fi_domain(peer->fabric, peer->info, &link->domain, NULL);
 	if (!rc)
 		rc = open_cq(peer, depth, link);
@@ -94,13 +94,14 @@ void ferryi_ofi_link_close(struct ferryi_ofi_link *link)
 static int connect_error(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *link)
 {
 	char data[64] = "";
-	struct fi_eq_err_entry err = { .err_data = data, .err_data_size = sizeof(data) };
+	struct fi_eq_err_entry err = {.err_data = data, .err_data_size = sizeof(data)};
 	size_t magic_len = strlen(FERRYI_OFI_REFUSE);
 	ssize_t n = fi_eq_readerr(link->eq, &err, 0);
 
 	if (n < 0)
 		return n == -FI_EAGAIN ? -EAGAIN : ferryi_ofi_log(peer->base.label, "connect", n);
-	if (err.err_data && err.err_data_size >= magic_len && !memcmp(err.err_data, FERRYI_OFI_REFUSE, magic_len)) {
+	if (err.err_data && err.err_data_size >= magic_len &&
+	    !memcmp(err.err_data, FERRYI_OFI_REFUSE, magic_len)) {
 		ferryi_error("%s: %s: the server refused this session's data token", peer->base.label,
 			     peer->base.addr);
 		return -EACCES;
@@ -120,7 +121,7 @@ static int connect_error(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *l
 
 static int wait_connected(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *link, uint64_t deadline_ns)
 {
-	struct fid *fids[1] = { &link->eq->fid };
+	struct fid *fids[1] = {&link->eq->fid};
 	union {
 		struct fi_eq_cm_entry entry;
 		char room[sizeof(struct fi_eq_cm_entry) + 256];
@@ -148,7 +149,7 @@ static int wait_connected(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *
 		if (!left_ms)
 			return -ETIMEDOUT;
 		if (link->eq_fd < 0 || !fi_trywait(peer->fabric, fids, 1)) {
-			struct pollfd pfd = { .fd = link->eq_fd, .events = POLLIN };
+			struct pollfd pfd = {.fd = link->eq_fd, .events = POLLIN};
 
 			poll(&pfd, 1, left_ms < CONNECT_SLICE_MS ? left_ms : CONNECT_SLICE_MS);
 		}
@@ -164,8 +165,9 @@ int ferryi_ofi_link_connect(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link
 
 	if (!fi_getopt(&link->ep->fid, FI_OPT_ENDPOINT, FI_OPT_CM_DATA_SIZE, &room, &room_len) &&
 	    room < sizeof(hello)) {
-		ferryi_error("%s: this provider carries only %zu bytes with a connection request, %zu are needed",
-			     peer->base.label, room, sizeof(hello));
+		ferryi_error(
+			"%s: this provider carries only %zu bytes with a connection request, %zu are needed",
+			peer->base.label, room, sizeof(hello));
 		return -ENODEV;
 	}
 	ferryi_ofi_hello_fill(&hello, purpose, peer->base.token);
@@ -186,7 +188,7 @@ int ferryi_ofi_link_connect(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link
 int ferryi_ofi_link_events(struct ferryi_ofi_link *link)
 {
 	char buf[sizeof(struct fi_eq_cm_entry) + 256];
-	struct fi_eq_err_entry err = { 0 };
+	struct fi_eq_err_entry err = {0};
 	uint32_t event;
 
 	if (!link->eq)
@@ -208,7 +210,7 @@ int ferryi_ofi_link_events(struct ferryi_ofi_link *link)
 
 bool ferryi_ofi_link_trywait(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *link)
 {
-	struct fid *fids[2] = { &link->cq->fid, link->eq ? &link->eq->fid : NULL };
+	struct fid *fids[2] = {&link->cq->fid, link->eq ? &link->eq->fid : NULL};
 
 	return fi_trywait(peer->fabric, fids, link->eq ? 2 : 1) == 0;
 }

@@ -44,7 +44,8 @@ static void conn_destroy_locked(struct ferryi_ofi_listener *listener, struct fer
 	free(conn);
 }
 
-void ferryi_ofi_listener_drop(struct ferryi_ofi_listener *listener, struct ferryi_ofi_tenant *tenant, bool watches)
+void ferryi_ofi_listener_drop(struct ferryi_ofi_listener *listener, struct ferryi_ofi_tenant *tenant,
+			      bool watches)
 {
 	struct ferryi_ofi_conn *conn, *next;
 
@@ -58,13 +59,14 @@ void ferryi_ofi_listener_drop(struct ferryi_ofi_listener *listener, struct ferry
 }
 
 /* On failure the request has been answered too: the endpoint owned it, or it is rejected here. */
-static int accept_in(struct ferryi_ofi_listener *listener, struct ferryi_ofi_tenant *home, struct fi_info *info,
-		     struct ferryi_ofi_conn *conn)
+static int accept_in(struct ferryi_ofi_listener *listener, struct ferryi_ofi_tenant *home,
+		     struct fi_info *info, struct ferryi_ofi_conn *conn)
 {
 	int rc;
 
 	if (!listener->kind->target_cpu) {
-		/* This side posts nothing: no need for the provider's default queues, some 100 KiB a connection. */
+		/* This side posts nothing: no need for the provider's default queues, some 100 KiB a
+		 * connection. */
 		info->tx_attr->size = 1;
 		info->rx_attr->size = 1;
 	}
@@ -95,7 +97,8 @@ static void reject(struct ferryi_ofi_listener *listener, struct fi_info *info, c
 	(void)fi_reject(listener->pep, info->handle, FERRYI_OFI_REFUSE, strlen(FERRYI_OFI_REFUSE));
 }
 
-static void handle_connreq(struct ferryi_ofi_listener *listener, struct fi_info *info, const uint8_t *data, size_t len)
+static void handle_connreq(struct ferryi_ofi_listener *listener, struct fi_info *info, const uint8_t *data,
+			   size_t len)
 {
 	struct ferryi_ofi_tenant *tenant, *home;
 	struct ferryi_ofi_hello hello;
@@ -130,7 +133,8 @@ static void handle_connreq(struct ferryi_ofi_listener *listener, struct fi_info 
 	if (rc) {
 		ferryi_mutex_unlock(&listener->base.lock);
 		free(conn);
-		ferryi_ofi_log(listener->base.label, "accept connection", rc);
+		/* Most often a client that has given up meanwhile. */
+		ferryi_info("%s: accept connection: %s", listener->base.label, fi_strerror(-rc));
 		return;
 	}
 	conn->tenant = tenant;
@@ -169,7 +173,7 @@ static bool handle_event(struct ferryi_ofi_listener *listener)
 		struct fi_eq_cm_entry entry;
 		uint8_t room[sizeof(struct fi_eq_cm_entry) + 256];
 	} buf;
-	struct fi_eq_err_entry err = { 0 };
+	struct fi_eq_err_entry err = {0};
 	uint32_t event = 0;
 	ssize_t n = fi_eq_read(listener->eq, &event, &buf, sizeof(buf), 0);
 
@@ -189,7 +193,8 @@ static bool handle_event(struct ferryi_ofi_listener *listener)
 	if (n < (ssize_t)sizeof(buf.entry))
 		return n > 0;
 	if (event == FI_CONNREQ) {
-		handle_connreq(listener, buf.entry.info, buf.room + sizeof(buf.entry), (size_t)n - sizeof(buf.entry));
+		handle_connreq(listener, buf.entry.info, buf.room + sizeof(buf.entry),
+			       (size_t)n - sizeof(buf.entry));
 		fi_freeinfo(buf.entry.info);
 	} else if (event == FI_SHUTDOWN) {
 		handle_end(listener, buf.entry.fid);
@@ -200,7 +205,7 @@ static bool handle_event(struct ferryi_ofi_listener *listener)
 static void *event_main(void *arg)
 {
 	struct ferryi_ofi_listener *listener = arg;
-	struct fid *fids[1] = { &listener->eq->fid };
+	struct fid *fids[1] = {&listener->eq->fid};
 
 	for (;;) {
 		struct epoll_event events[2];
@@ -219,8 +224,8 @@ static void *event_main(void *arg)
 
 static int start_events(struct ferryi_ofi_listener *listener)
 {
-	struct epoll_event eq_event = { .events = EPOLLIN, .data.fd = listener->eq_fd };
-	struct epoll_event stop_event = { .events = EPOLLIN };
+	struct epoll_event eq_event = {.events = EPOLLIN, .data.fd = listener->eq_fd};
+	struct epoll_event stop_event = {.events = EPOLLIN};
 	int rc;
 
 	listener->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -249,8 +254,8 @@ static void stop_events(struct ferryi_ofi_listener *listener)
 
 static int open_pep(struct ferryi_ofi_listener *listener)
 {
-	struct fi_eq_attr eq_attr = { .wait_obj = FI_WAIT_FD };
-	struct sockaddr_storage addr = { 0 };
+	struct fi_eq_attr eq_attr = {.wait_obj = FI_WAIT_FD};
+	struct sockaddr_storage addr = {0};
 	size_t addr_len = sizeof(addr);
 	int rc;
 

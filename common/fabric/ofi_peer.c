@@ -69,7 +69,7 @@ static int resolve(struct ferryi_ofi_peer *peer)
 
 static int open_watch(struct ferryi_ofi_peer *peer, uint64_t deadline_ns)
 {
-	struct epoll_event event = { .events = EPOLLIN };
+	struct epoll_event event = {.events = EPOLLIN};
 	int rc;
 
 	rc = ferryi_ofi_link_open(peer, 16, &peer->watch);
@@ -193,34 +193,24 @@ static int usable_rdm(char *why, size_t why_len)
 	return ferryi_ofi_usable(ferryi_ofi_kind_of(ferryi_fabric_find("rdm")), why, why_len);
 }
 
-#define OFI_OPS(usable_)                                                                                               \
-	{                                                                                                              \
-		.peer_size = sizeof(struct ferryi_ofi_peer),                                                           \
-		.channel_size = sizeof(struct ferryi_ofi_channel),                                                     \
-		.listener_size = sizeof(struct ferryi_ofi_listener),                                                   \
-		.tenant_size = sizeof(struct ferryi_ofi_tenant),                                                       \
-		.region_size = sizeof(struct ferryi_ofi_region),                                                       \
-		.usable = usable_,                                                                                     \
-		.peer_open = ferryi_ofi_peer_open,                                                                     \
-		.peer_close = ferryi_ofi_peer_close,                                                                   \
-		.peer_event_fd = ferryi_ofi_peer_event_fd,                                                             \
-		.peer_events = ferryi_ofi_peer_events,                                                                 \
-		.channel_open = ferryi_ofi_channel_open,                                                               \
-		.channel_close = ferryi_ofi_channel_close,                                                             \
-		.channel_register = ferryi_ofi_channel_register,                                                       \
-		.channel_submit = ferryi_ofi_channel_submit,                                                           \
-		.channel_poll = ferryi_ofi_channel_poll,                                                               \
-		.channel_wait_fd = ferryi_ofi_channel_wait_fd,                                                         \
-		.channel_arm = ferryi_ofi_channel_arm,                                                                 \
-		.channel_shutdown = ferryi_ofi_channel_shutdown,                                                       \
-		.listener_open = ferryi_ofi_listener_open,                                                             \
-		.listener_close = ferryi_ofi_listener_close,                                                           \
-		.tenant_open = ferryi_ofi_tenant_open,                                                                 \
-		.tenant_shutdown = ferryi_ofi_tenant_shutdown,                                                         \
-		.tenant_close = ferryi_ofi_tenant_close,                                                               \
-		.tenant_addr = ferryi_ofi_tenant_addr,                                                                 \
-		.region_open = ferryi_ofi_region_open,                                                                 \
-		.region_revoke = ferryi_ofi_region_revoke,                                                             \
+#define OFI_OPS(usable_)                                                                                    \
+	{                                                                                                   \
+		.peer_size = sizeof(struct ferryi_ofi_peer),                                                \
+		.channel_size = sizeof(struct ferryi_ofi_channel),                                          \
+		.listener_size = sizeof(struct ferryi_ofi_listener),                                        \
+		.tenant_size = sizeof(struct ferryi_ofi_tenant),                                            \
+		.region_size = sizeof(struct ferryi_ofi_region), .usable = usable_,                         \
+		.peer_open = ferryi_ofi_peer_open, .peer_close = ferryi_ofi_peer_close,                     \
+		.peer_event_fd = ferryi_ofi_peer_event_fd, .peer_events = ferryi_ofi_peer_events,           \
+		.channel_open = ferryi_ofi_channel_open, .channel_close = ferryi_ofi_channel_close,         \
+		.channel_register = ferryi_ofi_channel_register,                                            \
+		.channel_submit = ferryi_ofi_channel_submit, .channel_poll = ferryi_ofi_channel_poll,       \
+		.channel_wait_fd = ferryi_ofi_channel_wait_fd, .channel_arm = ferryi_ofi_channel_arm,       \
+		.channel_shutdown = ferryi_ofi_channel_shutdown, .listener_open = ferryi_ofi_listener_open, \
+		.listener_close = ferryi_ofi_listener_close, .tenant_open = ferryi_ofi_tenant_open,         \
+		.tenant_shutdown = ferryi_ofi_tenant_shutdown, .tenant_close = ferryi_ofi_tenant_close,     \
+		.tenant_addr = ferryi_ofi_tenant_addr, .region_open = ferryi_ofi_region_open,               \
+		.region_revoke = ferryi_ofi_region_revoke,                                                  \
 	}
 
 const struct ferryi_fabric_ops ferryi_ops_verbs = OFI_OPS(usable_verbs);

@@ -51,7 +51,7 @@ static int parse_raw(const char *text, uint8_t *out, size_t out_len)
 
 static int insert_dest(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *link)
 {
-	uint8_t raw[FERRYI_OFI_NAME_MAX] = { 0 };
+	uint8_t raw[FERRYI_OFI_NAME_MAX] = {0};
 	const void *addr = peer->info->dest_addr;
 
 	if (peer->base.addr[0] == '#') {
@@ -82,7 +82,7 @@ static int probe(struct ferryi_ofi_peer *peer, uint64_t deadline_ns)
 		return 0;
 	rc = connect(fd, addr, (socklen_t)peer->info->dest_addrlen) ? errno : 0;
 	if (rc == EINPROGRESS) {
-		pfd = (struct pollfd){ .fd = fd, .events = POLLOUT };
+		pfd = (struct pollfd){.fd = fd, .events = POLLOUT};
 		rc = ETIMEDOUT;
 		if (poll(&pfd, 1, ferryi_remaining_ms(deadline_ns)) > 0)
 			rc = getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) ? errno : error;
@@ -97,7 +97,7 @@ static int probe(struct ferryi_ofi_peer *peer, uint64_t deadline_ns)
 /* Reads what has happened: 0, or the error that ended it. */
 static int talk_progress(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *link, struct talk *talk)
 {
-	struct fi_cq_err_entry err = { 0 };
+	struct fi_cq_err_entry err = {0};
 	struct fi_cq_msg_entry entries[4];
 	ssize_t n = fi_cq_read(link->cq, entries, 4);
 
@@ -115,9 +115,10 @@ static int talk_progress(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *l
 static void talk_wait(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *link, uint64_t deadline_ns)
 {
 	int left_ms = ferryi_remaining_ms(deadline_ns);
-	struct pollfd pfd = { .fd = link->cq_fd, .events = POLLIN };
+	struct pollfd pfd = {.fd = link->cq_fd, .events = POLLIN};
 
-	/* A connection that ofi_rxm makes in the background may need more progress than its descriptor tells of. */
+	/* A connection that ofi_rxm makes in the background may need more progress than its descriptor tells
+	 * of. */
 	if (link->cq_fd < 0 || ferryi_ofi_link_trywait(peer, link))
 		poll(&pfd, 1, left_ms < 5 ? left_ms : 5);
 }
@@ -201,7 +202,7 @@ out:
 void ferryi_ofi_rdm_bye(struct ferryi_ofi_peer *peer, struct ferryi_ofi_link *link)
 {
 	uint64_t until_ns = ferryi_now_ns() + BYE_NS;
-	struct ferryi_ofi_greeting bye = { 0 };
+	struct ferryi_ofi_greeting bye = {0};
 	struct fi_cq_msg_entry entry;
 	ssize_t rc;
 

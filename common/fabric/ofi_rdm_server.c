@@ -15,8 +15,8 @@
 #include "clock.h"
 #include "log.h"
 
-#define NRECVS 16
-#define NSENDS 16
+#define NRECVS	     16
+#define NSENDS	     16
 #define READS_A_TURN 4
 /* How long an answer is tried before the client is left to its own deadline. */
 #define ANSWER_NS (2 * FERRYI_NS_PER_S)
@@ -38,7 +38,7 @@ struct send_slot {
 struct ferryi_ofi_rdm {
 	/* immutable after open */
 	struct fi_info *info; /* ours, with the address that was bound */
-	char port[16];        /* "" where addresses are not IP */
+	char port[16];	      /* "" where addresses are not IP */
 	bool is_emulated;     /* requests in hand keep pointers into memory until the endpoint is closed */
 	struct ferryi_ofi_worker *worker;
 	struct fid_mr *mr;
@@ -65,8 +65,8 @@ static void post_recvs(struct ferryi_ofi_rdm *rdm)
 		struct recv_slot *slot = &rdm->recvs[i];
 
 		if (!slot->is_posted)
-			slot->is_posted = !fi_recv(rdm->ep, &slot->greeting, sizeof(slot->greeting), rdm->desc,
-						   FI_ADDR_UNSPEC, &slot->ctx);
+			slot->is_posted = !fi_recv(rdm->ep, &slot->greeting, sizeof(slot->greeting),
+						   rdm->desc, FI_ADDR_UNSPEC, &slot->ctx);
 	}
 }
 
@@ -83,7 +83,7 @@ static void close_ep(struct ferryi_ofi_rdm *rdm)
 
 static int open_ep(struct ferryi_ofi_tenant *tenant)
 {
-	struct fi_av_attr av_attr = { .type = FI_AV_TABLE, .count = 64 };
+	struct fi_av_attr av_attr = {.type = FI_AV_TABLE, .count = 64};
 	struct ferryi_ofi_rdm *rdm = tenant->rdm;
 	int rc;
 
@@ -107,7 +107,7 @@ static int open_ep(struct ferryi_ofi_tenant *tenant)
 /* The address that the provider chose becomes the one to ask for when the endpoint is opened again. */
 static int keep_name(struct ferryi_ofi_rdm *rdm)
 {
-	uint8_t name[FERRYI_OFI_NAME_MAX] = { 0 };
+	uint8_t name[FERRYI_OFI_NAME_MAX] = {0};
 	size_t len = sizeof(name);
 	void *copy;
 	int rc;
@@ -204,10 +204,13 @@ void ferryi_ofi_rdm_quiesce(struct ferryi_ofi_tenant *tenant)
 	ferryi_ofi_worker_lock(worker);
 	ferryi_ofi_worker_del_locked(&tenant->source);
 	close_ep(rdm);
-	/* ofi_rxm leaves pointers to a closed endpoint in its queue's wait object, so the queue goes with it. */
+	/* ofi_rxm leaves pointers to a closed endpoint in its queue's wait object, so the queue goes with it.
+	 */
 	FERRYI_OFI_CLOSE(tenant->cq);
-	/* Should this fail, nobody reaches the tenant any more: safe, and its session finds out by its deadlines. */
-	if (ferryi_ofi_home_open_cq(tenant) || open_ep(tenant) || ferryi_ofi_worker_add_locked(worker, &tenant->source))
+	/* Should this fail, nobody reaches the tenant any more: safe, and its session finds out by its
+	 * deadlines. */
+	if (ferryi_ofi_home_open_cq(tenant) || open_ep(tenant) ||
+	    ferryi_ofi_worker_add_locked(worker, &tenant->source))
 		ferryi_error("%s: data endpoint lost; the session has to attach again", tenant->base.label);
 	ferryi_uncount(&tenant->base.listener->stats.g_connections, rdm->nclients);
 	rdm->nclients = 0;
@@ -230,8 +233,8 @@ int ferryi_ofi_rdm_addr(struct ferryi_ofi_tenant *tenant, char *buf, size_t buf_
 	int len;
 
 	if (rdm->port[0]) {
-		len = snprintf(buf, buf_len, "%s%s%s:%s/%s", is_v6 ? "[" : "", host, is_v6 ? "]" : "", rdm->port,
-			       provider);
+		len = snprintf(buf, buf_len, "%s%s%s:%s/%s", is_v6 ? "[" : "", host, is_v6 ? "]" : "",
+			       rdm->port, provider);
 		return len < 0 || (size_t)len >= buf_len ? -ENOSPC : 0;
 	}
 	if (buf_len < 2 * rdm->info->src_addrlen + strlen(provider) + 3)
@@ -254,7 +257,8 @@ static bool token_is_right(const struct ferryi_ofi_tenant *tenant, const uint8_t
 	return !diff;
 }
 
-static void answer(struct ferryi_ofi_tenant *tenant, const struct ferryi_ofi_greeting *greeting, bool is_right)
+static void answer(struct ferryi_ofi_tenant *tenant, const struct ferryi_ofi_greeting *greeting,
+		   bool is_right)
 {
 	struct ferryi_ofi_rdm *rdm = tenant->rdm;
 	struct send_slot *slot = NULL;
@@ -265,7 +269,8 @@ static void answer(struct ferryi_ofi_tenant *tenant, const struct ferryi_ofi_gre
 	/* Without a slot the client asks again, or times out: that many greetings at once are not ours. */
 	if (!slot || fi_av_insert(rdm->av, greeting->name, 1, &slot->to, 0, NULL) != 1)
 		return;
-	memcpy(slot->answer.magic, is_right ? FERRYI_OFI_MAGIC : FERRYI_OFI_REFUSE, sizeof(slot->answer.magic));
+	memcpy(slot->answer.magic, is_right ? FERRYI_OFI_MAGIC : FERRYI_OFI_REFUSE,
+	       sizeof(slot->answer.magic));
 	slot->is_used = slot->is_pending = true;
 	slot->give_up_ns = ferryi_now_ns() + ANSWER_NS;
 	rdm->npending++;
@@ -295,7 +300,8 @@ static void send_pending(struct ferryi_ofi_tenant *tenant)
 	}
 }
 
-static void handle_greeting(struct ferryi_ofi_tenant *tenant, const struct ferryi_ofi_greeting *greeting, size_t len)
+static void handle_greeting(struct ferryi_ofi_tenant *tenant, const struct ferryi_ofi_greeting *greeting,
+			    size_t len)
 {
 	struct ferryi_listener *listener = tenant->base.listener;
 	struct ferryi_ofi_rdm *rdm = tenant->rdm;
@@ -321,7 +327,8 @@ static void handle_greeting(struct ferryi_ofi_tenant *tenant, const struct ferry
 		ferryi_count(&listener->stats.g_connections, 1);
 	} else {
 		ferryi_count(&listener->stats.c_refused_total, 1);
-		ferryi_warn("%s: data connection refused: its token belongs to no session", tenant->base.label);
+		ferryi_warn("%s: data connection refused: its token belongs to no session",
+			    tenant->base.label);
 	}
 	answer(tenant, greeting, is_right);
 }
@@ -353,7 +360,7 @@ bool ferryi_ofi_rdm_drive(struct ferryi_ofi_source *source)
 {
 	struct ferryi_ofi_tenant *tenant =
 		(struct ferryi_ofi_tenant *)((char *)source - offsetof(struct ferryi_ofi_tenant, source));
-	struct fid *fids[1] = { &tenant->cq->fid };
+	struct fid *fids[1] = {&tenant->cq->fid};
 
 	for (int i = 0; i < READS_A_TURN; i++) {
 		struct fi_cq_msg_entry entries[8];
@@ -363,7 +370,7 @@ bool ferryi_ofi_rdm_drive(struct ferryi_ofi_source *source)
 			if (entries[k].op_context)
 				handle_completion(tenant, entries[k].op_context, entries[k].len, false);
 		if (n == -FI_EAVAIL) {
-			struct fi_cq_err_entry err = { 0 };
+			struct fi_cq_err_entry err = {0};
 
 			if (fi_cq_readerr(tenant->cq, &err, 0) > 0 && err.op_context)
 				handle_completion(tenant, err.op_context, 0, true);

@@ -17,13 +17,14 @@
 #include "log.h"
 
 static const struct ferryi_ofi_kind kinds[] = {
-	{ "verbs", "verbs", FI_EP_MSG, false },
-	{ "tcp", "tcp", FI_EP_MSG, true },
-	{ "rdm", NULL, FI_EP_RDM, true },
+	{"verbs", "verbs", FI_EP_MSG, false},
+	{"tcp", "tcp", FI_EP_MSG, true},
+	{"rdm", NULL, FI_EP_RDM, true},
 };
 
-/* Providers for the rdm row in order of preference. Only the last is tested; `shm` checks no key and never is one. */
-static const char *const rdm_providers[] = { "cxi", "psm3", "opx", "efa", "tcp;ofi_rxm" };
+/* Providers for the rdm row in order of preference. Only the last is tested; `shm` checks no key and never is
+ * one. */
+static const char *const rdm_providers[] = {"cxi", "psm3", "opx", "efa", "tcp;ofi_rxm"};
 
 const struct ferryi_ofi_kind *ferryi_ofi_kind_of(const struct ferryi_fabric_row *row)
 {
@@ -58,21 +59,22 @@ static struct fi_info *make_hints(const struct ferryi_ofi_kind *kind, const char
 	return hints;
 }
 
-static int get_info(const struct ferryi_ofi_kind *kind, const char *provider, const char *host, const char *port,
-		    bool source, bool single_owner, struct fi_info **out)
+static int get_info(const struct ferryi_ofi_kind *kind, const char *provider, const char *host,
+		    const char *port, bool source, bool single_owner, struct fi_info **out)
 {
 	struct fi_info *hints = make_hints(kind, provider, single_owner);
 	int rc;
 
 	if (!hints)
 		return -FI_ENOMEM;
-	rc = fi_getinfo(FERRYI_OFI_VERSION, host && host[0] ? host : NULL, port, source ? FI_SOURCE : 0, hints, out);
+	rc = fi_getinfo(FERRYI_OFI_VERSION, host && host[0] ? host : NULL, port, source ? FI_SOURCE : 0,
+			hints, out);
 	fi_freeinfo(hints);
 	return rc;
 }
 
-int ferryi_ofi_info(const struct ferryi_ofi_kind *kind, const char *provider, const char *host, const char *port,
-		    bool source, bool single_owner, struct fi_info **out)
+int ferryi_ofi_info(const struct ferryi_ofi_kind *kind, const char *provider, const char *host,
+		    const char *port, bool source, bool single_owner, struct fi_info **out)
 {
 	int rc;
 
@@ -88,8 +90,8 @@ int ferryi_ofi_info(const struct ferryi_ofi_kind *kind, const char *provider, co
 	}
 	if (!rc)
 		return 0;
-	ferryi_error("fabric %s: no device or provider %s \"%s\": %s", kind->row, source ? "to listen on" : "reaches",
-		     host && host[0] ? host : "*", fi_strerror(-rc));
+	ferryi_error("fabric %s: no device or provider %s \"%s\": %s", kind->row,
+		     source ? "to listen on" : "reaches", host && host[0] ? host : "*", fi_strerror(-rc));
 	if (rc == -FI_ENOMEM)
 		return -ENOMEM;
 	if (source)
@@ -110,7 +112,8 @@ int ferryi_ofi_usable(const struct ferryi_ofi_kind *kind, char *why, size_t why_
 			rc = get_info(kind, rdm_providers[i], NULL, NULL, false, false, &info);
 	}
 	if (rc) {
-		snprintf(why, why_len, "libfabric has no provider for \"%s\" here (%s); `fi_info -p %s` shows why",
+		snprintf(why, why_len,
+			 "libfabric has no provider for \"%s\" here (%s); `fi_info -p %s` shows why",
 			 kind->row, fi_strerror(-rc), kind->provider ? kind->provider : "tcp");
 		return -ENODEV;
 	}

@@ -28,14 +28,14 @@ static bool drive_msg(struct ferryi_ofi_source *source)
 {
 	struct ferryi_ofi_tenant *home =
 		(struct ferryi_ofi_tenant *)((char *)source - offsetof(struct ferryi_ofi_tenant, source));
-	struct fid *fids[1] = { &home->cq->fid };
+	struct fid *fids[1] = {&home->cq->fid};
 
 	for (int i = 0; i < READS_A_TURN; i++) {
 		struct fi_cq_msg_entry entries[8];
 		ssize_t n = fi_cq_read(home->cq, entries, 8);
 
 		if (n == -FI_EAVAIL) {
-			struct fi_cq_err_entry err = { 0 };
+			struct fi_cq_err_entry err = {0};
 
 			(void)fi_cq_readerr(home->cq, &err, 0);
 		}
@@ -47,7 +47,7 @@ static bool drive_msg(struct ferryi_ofi_source *source)
 
 int ferryi_ofi_home_open_cq(struct ferryi_ofi_tenant *home)
 {
-	struct fi_cq_attr attr = { .size = CQ_SIZE, .format = FI_CQ_FORMAT_MSG, .wait_obj = FI_WAIT_FD };
+	struct fi_cq_attr attr = {.size = CQ_SIZE, .format = FI_CQ_FORMAT_MSG, .wait_obj = FI_WAIT_FD};
 	int rc = fi_cq_open(home->domain, &attr, &home->cq, NULL);
 
 	if (rc == -FI_ENOSYS) {
@@ -162,13 +162,14 @@ int ferryi_ofi_region_open(struct ferryi_region *base)
 		access |= FI_REMOTE_READ;
 	if (base->access & FERRYI_ACCESS_WRITE)
 		access |= FI_REMOTE_WRITE;
-	rc = ferryi_ofi_mr(base->tenant->label, tenant->info, tenant->domain, ferryi_ofi_rdm_ep(tenant), base->memory.base,
-			   base->memory.len_bytes, access, true, &region->mr);
+	rc = ferryi_ofi_mr(base->tenant->label, tenant->info, tenant->domain, ferryi_ofi_rdm_ep(tenant),
+			   base->memory.base, base->memory.len_bytes, access, true, &region->mr);
 	if (rc)
 		return rc;
 	base->remote.key = fi_mr_key(region->mr);
-	base->remote.addr =
-		tenant->info->domain_attr->mr_mode & FI_MR_VIRT_ADDR ? (uint64_t)(uintptr_t)base->memory.base : 0;
+	base->remote.addr = tenant->info->domain_attr->mr_mode & FI_MR_VIRT_ADDR
+				    ? (uint64_t)(uintptr_t)base->memory.base
+				    : 0;
 	return 0;
 }
 
@@ -179,7 +180,8 @@ void ferryi_ofi_region_revoke(struct ferryi_region *base)
 
 	/* From here no new request finds the key. With verbs nothing is under way past this either. */
 	FERRYI_OFI_CLOSE(region->mr);
-	/* tcp answers that are queued already keep pointers into the memory until their endpoint is closed. */
+	/* tcp answers that are queued already keep pointers into the memory until their endpoint is closed.
+	 */
 	if (tenant->rdm)
 		ferryi_ofi_rdm_quiesce(tenant);
 	else if (listener_of(tenant)->kind->target_cpu)

@@ -41,7 +41,7 @@ struct ferryi_ofi_worker {
 	/* atomic: read without the lock to choose a worker */
 	_Atomic unsigned nsources;
 	/* atomic: changed with the lock held, read without it before sleeping */
-	_Atomic unsigned nbusy;  /* sources with is_busy: data in the provider's own buffers */
+	_Atomic unsigned nbusy;	 /* sources with is_busy: data in the provider's own buffers */
 	_Atomic unsigned nblind; /* sources without a descriptor */
 	_Atomic bool stop;
 	struct ferryi_mutex lock; /* FERRYI_RANK_LEAF */
@@ -123,9 +123,13 @@ static void *worker_main(void *arg)
 
 	while (!atomic_load_explicit(&worker->stop, memory_order_relaxed)) {
 		bool spins = spin_until_ns && ferryi_now_ns() < spin_until_ns;
-		/* A source turns busy in this thread only, and one that comes without a descriptor wakes it. */
+		/* A source turns busy in this thread only, and one that comes without a descriptor wakes it.
+		 */
 		bool is_busy = atomic_load(&worker->nbusy), is_blind = atomic_load(&worker->nblind);
-		int n = epoll_wait(worker->epfd, events, EVENTS_A_WAIT, spins || is_busy ? 0 : is_blind ? 1 : -1);
+		int n = epoll_wait(worker->epfd, events, EVENTS_A_WAIT,
+				   spins || is_busy ? 0
+				   : is_blind	    ? 1
+						    : -1);
 
 		if (n < 0 && errno != EINTR) {
 			ferryi_error("fabric: progress thread: epoll_wait: %s", ferryi_strerror(errno));
@@ -143,7 +147,7 @@ static void *worker_main(void *arg)
 
 int ferryi_ofi_worker_create(uint64_t spin_us, const char *label, struct ferryi_ofi_worker **out)
 {
-	struct epoll_event event = { .events = EPOLLIN, .data.u64 = WAKE_EVENT };
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = WAKE_EVENT};
 	struct ferryi_ofi_worker *worker = calloc(1, sizeof(*worker));
 	int rc;
 
@@ -223,7 +227,7 @@ static int find_slot_locked(struct ferryi_ofi_worker *worker, uint32_t *out)
 
 int ferryi_ofi_worker_add_locked(struct ferryi_ofi_worker *worker, struct ferryi_ofi_source *source)
 {
-	struct epoll_event event = { .events = EPOLLIN };
+	struct epoll_event event = {.events = EPOLLIN};
 	uint32_t slot;
 	int rc;
 

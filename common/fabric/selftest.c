@@ -51,8 +51,8 @@ static void loop_back_host(const struct ferryi_listener *listener, char *host, s
 			if (!ifa->ifa_addr || ifa->ifa_addr->sa_family != AF_INET ||
 			    strcmp(devices[i].netdev, ifa->ifa_name) || strcmp(devices[i].state, "active"))
 				continue;
-			getnameinfo(ifa->ifa_addr, sizeof(struct sockaddr_in), host, (socklen_t)host_len, NULL, 0,
-				    NI_NUMERICHOST);
+			getnameinfo(ifa->ifa_addr, sizeof(struct sockaddr_in), host, (socklen_t)host_len,
+				    NULL, 0, NI_NUMERICHOST);
 			freeifaddrs(all);
 			return;
 		}
@@ -110,11 +110,13 @@ static int open_region(struct self_test *test, unsigned access)
 	return ferryi_peer_import(test->peer, &test->remote, test->deadline_ns);
 }
 
-/* An operation that must fail: 0 when it did so for want of a right (or with its connection), else why not. */
+/* An operation that must fail: 0 when it did so for want of a right (or with its connection), else why not.
+ */
 static int expect_refusal(struct self_test *test, int status, const char *what)
 {
 	if (!status) {
-		ferryi_error("%s: self-test: %s succeeded; this row does not keep leases apart here and is not served "
+		ferryi_error("%s: self-test: %s succeeded; this row does not keep leases apart here and is "
+			     "not served "
 			     "(is libfabric's FI_MR_CACHE_MAX_COUNT=0 in force?)",
 			     test->listener->label, what);
 		return -EACCES;
@@ -137,7 +139,8 @@ static int run(struct self_test *test)
 	if (!rc && memcmp(test->buffer, memory, FERRYI_PAGE_SIZE))
 		rc = -EIO;
 	if (rc) {
-		ferryi_error("%s: self-test: a plain read failed: %s", test->listener->label, ferryi_strerror(rc));
+		ferryi_error("%s: self-test: a plain read failed: %s", test->listener->label,
+			     ferryi_strerror(rc));
 		return rc;
 	}
 	memset(test->buffer, 0xa5, FERRYI_PAGE_SIZE);
@@ -157,7 +160,8 @@ static int prepare(struct self_test *test)
 {
 	uint8_t token[FERRYI_TOKEN_LEN];
 	char addr[FERRYI_FABRIC_ADDR_LEN], host[NI_MAXHOST];
-	struct ferryi_peer_attr attr = { .row = test->listener->row, .control_host = host, .label = "self-test" };
+	struct ferryi_peer_attr attr = {
+		.row = test->listener->row, .control_host = host, .label = "self-test"};
 	int rc;
 
 	/* Sealed as the local row wants it; the others do not mind. */
@@ -165,8 +169,10 @@ static int prepare(struct self_test *test)
 	if (rc)
 		return rc;
 	test->memory.len_bytes = FERRYI_PAGE_SIZE;
-	test->memory.base = mmap(NULL, FERRYI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, test->memory.fd, 0);
-	test->buffer = mmap(NULL, FERRYI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	test->memory.base =
+		mmap(NULL, FERRYI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, test->memory.fd, 0);
+	test->buffer =
+		mmap(NULL, FERRYI_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (test->memory.base == MAP_FAILED || test->buffer == MAP_FAILED)
 		return -ENOMEM;
 	if (getrandom(token, sizeof(token), 0) != (ssize_t)sizeof(token))
@@ -188,7 +194,7 @@ int ferryi_listener_self_test(struct ferryi_listener *listener, uint64_t deadlin
 	struct self_test test = {
 		.listener = listener,
 		.deadline_ns = deadline_ns,
-		.memory = { .base = MAP_FAILED, .fd = -1 },
+		.memory = {.base = MAP_FAILED, .fd = -1},
 		.buffer = MAP_FAILED,
 	};
 	int rc = prepare(&test);

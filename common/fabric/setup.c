@@ -28,10 +28,10 @@ static const struct {
 	const char *value;
 	int overwrite;
 } settings[] = {
-	{ "FI_MR_CACHE_MAX_COUNT", "0", 1 },
-	{ "FI_MR_CACHE_MONITOR", "disabled", 1 },
+	{"FI_MR_CACHE_MAX_COUNT", "0", 1},
+	{"FI_MR_CACHE_MONITOR", "disabled", 1},
 	/* ofi_rxm sizes its queues by it; with the default 256 they exceed what soft-RoCE offers. */
-	{ "FI_UNIVERSE_SIZE", "64", 0 },
+	{"FI_UNIVERSE_SIZE", "64", 0},
 };
 
 #define NSETTINGS (sizeof(settings) / sizeof(settings[0]))
@@ -45,11 +45,11 @@ static const struct {
  */
 static __attribute__((constructor)) void release_signals(void)
 {
-	static const int signals[] = { SIGINT, SIGILL, SIGABRT, SIGBUS, SIGSEGV, SIGTERM };
+	static const int signals[] = {SIGINT, SIGILL, SIGABRT, SIGBUS, SIGSEGV, SIGTERM};
 
 	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
 		struct sigaction action;
-		Dl_info where = { 0 };
+		Dl_info where = {0};
 
 		if (sigaction(signals[i], NULL, &action) || action.sa_handler == SIG_DFL ||
 		    action.sa_handler == SIG_IGN)
