@@ -15,8 +15,10 @@ struct ferryi_backing {
 	 * untouched. */
 	int (*open)(const struct ferryi_pool_spec *spec, void **handle, char *err, size_t err_len);
 	void (*close)(void *handle);
-	/* pool_off and memory.len_bytes are set; fills the rest of memory, which reads as zeros. 0, -ENOMEM,
-	 * ... */
+	/*
+	 * pool_off and memory.len_bytes are set; fills the rest of memory, which reads
+	 * as zeros. 0, or negative errno with memory.base still NULL.
+	 */
 	int (*grant)(void *handle, struct ferryi_pool_extent *extent);
 	/*
 	 * Takes the memory back and leaves it zero. On failure it may be called again:

@@ -254,12 +254,60 @@ err_many:
 	return -E2BIG;
 }
 
+struct grant {
+	struct ferryi_pool *pool;
+	struct ferryi_pool_extent **extents;
+};
+
+static int grant_one(void *ctx, size_t i)
+{
+	const struct grant *grant = ctx;
+
+	return grant->pool->backing->grant(grant->pool->handle, grant->extents[i]);
+}
+
+/* Gives the extents of a list their memory; those that got it have a base. 0 or the first error. */
+static int grant_all(struct ferryi_pool *pool, struct ferryi_pool_extent *list, unsigned count)
+{
+	struct grant grant = {.pool = pool,
+			      .extents = calloc(count + 1, sizeof(struct ferryi_pool_extent *))};
+	int rc;
+
+	if (!grant.extents)
+		return -ENOMEM;
+	for (unsigned i = 0; i < count; i++, list = list->next)
+		grant.extents[i] = list;
+	rc = ferryi_backing_parallel(count, grant_one, &grant);
+	free(grant.extents);
+	return rc;
+}
+
+/* After a grant that failed: what has memory goes through the scrubber, the rest was never touched. */
+static void grant_undo(struct ferryi_pool *pool, struct ferryi_pool_extent *list)
+{
+	struct ferryi_pool_extent *granted = NULL, *bare = NULL;
+
+	while (list) {
+		struct ferryi_pool_extent *extent = list;
+		struct ferryi_pool_extent **to = extent->memory.base ? &granted : &bare;
+
+		list = extent->next;
+		extent->next = *to;
+		*to = extent;
+	}
+	ferryi_mutex_lock(&pool->lock);
+	for (const struct ferryi_pool_extent *e = bare; e; e = e->next)
+		pool->leased_bytes -= e->memory.len_bytes;
+	put_back_locked(pool, bare);
+	ferryi_mutex_unlock(&pool->lock);
+	ferryi_pool_give_back(pool, granted);
+}
+
 int ferryi_pool_take(struct ferryi_pool *pool, uint64_t size_bytes, unsigned max_extents,
 		     uint64_t deadline_ns, struct ferryi_pool_extent **list, unsigned *count,
 		     uint64_t *free_bytes)
 {
 	const size_t want = size_bytes >> FERRYI_SUBSECTION_SHIFT;
-	struct ferryi_pool_extent *extent, *granted = NULL;
 	int rc;
 
 	assert(ferryi_is_aligned(size_bytes, FERRYI_SUBSECTION_SIZE));
@@ -277,32 +325,12 @@ int ferryi_pool_take(struct ferryi_pool *pool, uint64_t size_bytes, unsigned max
 	ferryi_mutex_unlock(&pool->lock);
 	if (rc)
 		return rc;
-
-	for (extent = *list; extent; extent = extent->next) {
-		rc = pool->backing->grant(pool->handle, extent);
-		if (rc)
-			break;
-		granted = extent;
+	rc = grant_all(pool, *list, *count);
+	if (rc) {
+		grant_undo(pool, *list);
+		*list = NULL;
+		*count = 0;
 	}
-	if (!rc)
-		return 0;
-
-	/* Those granted go through the scrubber, the rest was never touched. */
-	if (granted) {
-		extent = granted->next;
-		granted->next = NULL;
-		granted = *list;
-	} else {
-		extent = *list;
-	}
-	ferryi_mutex_lock(&pool->lock);
-	for (const struct ferryi_pool_extent *e = extent; e; e = e->next)
-		pool->leased_bytes -= e->memory.len_bytes;
-	put_back_locked(pool, extent);
-	ferryi_mutex_unlock(&pool->lock);
-	ferryi_pool_give_back(pool, granted);
-	*list = NULL;
-	*count = 0;
 	return rc;
 }
 

@@ -6,6 +6,8 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "arith.h"
 #include "backing.h"
@@ -245,6 +247,31 @@ static void pool__more_extents_than_allowed__gives_nothing(void **state)
 	ferryi_pool_close(&pool);
 }
 
+static void pool__no_descriptor_for_an_extent__gives_nothing(void **state)
+{
+	struct ferryi_pool *pool = pool_open("name=a,size=132M,backing=memfd");
+	struct ferryi_pool_extent *list;
+	struct rlimit before, tight;
+	int lowest = dup(0);
+	unsigned count;
+
+	(void)state;
+	assert_true(lowest >= 0);
+	close(lowest);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	/* Room for one more descriptor, where two extents are needed. */
+	tight = before;
+	tight.rlim_cur = (rlim_t)lowest + 1;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &tight), 0);
+	assert_int_equal(take(pool, 132 * MIB, 8, &list, &count), -EMFILE);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_null(list);
+	expect_usage(pool, 132 * MIB, 0);
+	assert_int_equal(take(pool, 132 * MIB, 8, &list, &count), 0);
+	ferryi_pool_give_back(pool, list);
+	ferryi_pool_close(&pool);
+}
+
 static int count_up(void *ctx, size_t i)
 {
 	_Atomic int *seen = ctx;
@@ -279,6 +306,7 @@ int main(void)
 		cmocka_unit_test(pool__memfd_not_reserved__is_zero_when_lent),
 		cmocka_unit_test(pool__too_much_asked__gives_nothing),
 		cmocka_unit_test(pool__more_extents_than_allowed__gives_nothing),
+		cmocka_unit_test(pool__no_descriptor_for_an_extent__gives_nothing),
 		cmocka_unit_test(parallel__each_piece__is_done_once_and_errors_come_back),
 	};
 
