@@ -52,7 +52,7 @@ struct fake_channel {
 	int event_fd; /* the row's own news */
 	int wait_fd;  /* epoll on event_fd and the peer's fail_fd */
 	bool gone;
-	bool counted; /* in the listener's g_connections */
+	bool counted;		      /* in the listener's g_connections */
 	struct ferryi_op *queue_head; /* FIFO through priv[1] */
 	struct ferryi_op *queue_tail;
 	struct fake_channel *next;
@@ -71,7 +71,7 @@ static struct {
 	struct fake_region *regions;
 	struct fake_peer *peers;
 	struct fake_channel *channels;
-} fake = { .lock = FERRYI_MUTEX_INIT(FERRYI_RANK_LEAF) };
+} fake = {.lock = FERRYI_MUTEX_INIT(FERRYI_RANK_LEAF)};
 
 static void fake_lock(void)
 {
@@ -87,13 +87,13 @@ static void fake_unlock(void)
 	ferryi_mutex_unlock(&fake.lock);
 }
 
-#define FAKE_LIST_REMOVE(head, item)                                  \
-	do {                                                          \
-		__typeof__(item) *link = (head);                      \
-		while (*link && *link != (item))                      \
-			link = &(*link)->next;                        \
-		if (*link)                                            \
-			*link = (item)->next;                         \
+#define FAKE_LIST_REMOVE(head, item)             \
+	do {                                     \
+		__typeof__(item) *link = (head); \
+		while (*link && *link != (item)) \
+			link = &(*link)->next;   \
+		if (*link)                       \
+			*link = (item)->next;    \
 	} while (0)
 
 /* ---- tests' handles ---- */
@@ -185,8 +185,7 @@ static void fake_tenant_close(struct ferryi_tenant *base)
 
 static int fake_tenant_addr(struct ferryi_tenant *base, char *buf, size_t buf_len)
 {
-	int n = snprintf(buf, buf_len, "%llu",
-			 (unsigned long long)((struct fake_tenant *)base)->listener_id);
+	int n = snprintf(buf, buf_len, "%llu", (unsigned long long)((struct fake_tenant *)base)->listener_id);
 
 	return n < 0 || (size_t)n >= buf_len ? -ENOSPC : 0;
 }
@@ -301,7 +300,7 @@ out:
 static int fake_channel_open(struct ferryi_channel *base, uint64_t deadline_ns)
 {
 	struct fake_channel *channel = (struct fake_channel *)base;
-	struct epoll_event event = { .events = EPOLLIN };
+	struct epoll_event event = {.events = EPOLLIN};
 	int err;
 
 	channel->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -401,7 +400,8 @@ static enum ferryi_fake_fault take_fault_locked(void)
 	return fake.fault;
 }
 
-/* Carries out the first operation. 1: it ended with *status; 0: it was dropped; negative: the connection died. */
+/* Carries out the first operation. 1: it ended with *status; 0: it was dropped; negative: the connection
+ * died. */
 static int execute_locked(struct fake_channel *channel, struct ferryi_op *op, int *status)
 {
 	enum ferryi_fake_fault fault = take_fault_locked();

@@ -26,7 +26,8 @@ int ferryi_local_memfd(const char *name, size_t len_bytes, int *fd)
 	if (len_bytes == 0 || len_bytes > SSIZE_MAX)
 		return -EINVAL;
 	/* beyond this limit the kernel would not only refuse but raise SIGXFSZ */
-	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < len_bytes)
+	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+	    limit.rlim_cur < len_bytes)
 		return -EFBIG;
 
 	int memfd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -58,7 +59,8 @@ int ferryi_local_memfd_check(int fd, size_t len_bytes, char *why, size_t why_len
 	}
 	/* the whole file is lent, so it must hold nothing else */
 	if (st.st_size < 0 || (uint64_t)st.st_size != len_bytes) {
-		snprintf(why, why_len, "its memfd has %lld bytes instead of %zu", (long long)st.st_size, len_bytes);
+		snprintf(why, why_len, "its memfd has %lld bytes instead of %zu", (long long)st.st_size,
+			 len_bytes);
 		return -EINVAL;
 	}
 	seals = fcntl(fd, F_GET_SEALS);
@@ -77,7 +79,9 @@ static int usable(char *why, size_t why_len)
 	int err = ferryi_local_memfd("ferry-probe", 4096, &fd);
 
 	if (err) {
-		snprintf(why, why_len, "local: no sealable memfd (%s): needs memfd_create and a file size limit (ulimit -f) above 4 KiB",
+		snprintf(why, why_len,
+			 "local: no sealable memfd (%s): needs memfd_create and a file size limit (ulimit "
+			 "-f) above 4 KiB",
 			 ferryi_strerror(err));
 		return err;
 	}

@@ -25,7 +25,7 @@ struct ferryi_local_request {
 	uint32_t magic;
 	uint16_t version;
 	uint16_t kind;
-	uint64_t key;                    /* IMPORT */
+	uint64_t key;			 /* IMPORT */
 	uint8_t token[FERRYI_TOKEN_LEN]; /* HELLO */
 };
 
@@ -62,7 +62,8 @@ struct ferryi_local_peer {
 
 int ferryi_local_peer_open(struct ferryi_peer *peer, uint64_t deadline_ns);
 void ferryi_local_peer_close(struct ferryi_peer *peer);
-int ferryi_local_peer_import(struct ferryi_peer *peer, const struct ferryi_remote *remote, uint64_t deadline_ns);
+int ferryi_local_peer_import(struct ferryi_peer *peer, const struct ferryi_remote *remote,
+			     uint64_t deadline_ns);
 void ferryi_local_peer_forget(struct ferryi_peer *peer, const struct ferryi_remote *remote);
 int ferryi_local_peer_event_fd(struct ferryi_peer *peer);
 int ferryi_local_peer_events(struct ferryi_peer *peer);
@@ -113,7 +114,7 @@ struct ferryi_local_listener {
 	int spare_fd; /* given up to refuse a connection when descriptors run out; or -1 */
 	/* protected by base.lock */
 	struct ferryi_local_conn *conns; /* oldest last */
-	unsigned nconns, nstrangers;     /* strangers: have not said hello yet */
+	unsigned nconns, nstrangers;	 /* strangers: have not said hello yet */
 };
 
 struct ferryi_local_tenant {

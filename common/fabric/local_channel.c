@@ -106,7 +106,8 @@ static int advance(struct ferryi_local_channel *channel, struct ferryi_op *op, s
 
 		if (len == 0)
 			return 1;
-		ssize_t n = op->kind == FERRYI_OP_READ ? pread(fd, local, len, off) : pwrite(fd, local, len, off);
+		ssize_t n =
+			op->kind == FERRYI_OP_READ ? pread(fd, local, len, off) : pwrite(fd, local, len, off);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -139,7 +140,8 @@ int ferryi_local_channel_poll(struct ferryi_channel *base)
 	return 0;
 }
 
-/* Nothing completes behind the owner's back: what is queued waits for poll(), and only the end of the peer wakes. */
+/* Nothing completes behind the owner's back: what is queued waits for poll(), and only the end of the peer
+ * wakes. */
 int ferryi_local_channel_wait_fd(struct ferryi_channel *channel)
 {
 	return ((struct ferryi_local_peer *)channel->peer)->wait_fd;

@@ -33,14 +33,14 @@ static int timeout_set(int sock, int which, uint64_t deadline_ns)
 {
 	int ms = ferryi_remaining_ms(deadline_ns);
 	/* 0 would mean for ever */
-	struct timeval tv = { .tv_sec = ms / 1000, .tv_usec = ms > 0 ? (ms % 1000) * 1000 : 1 };
+	struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = ms > 0 ? (ms % 1000) * 1000 : 1};
 
 	return setsockopt(sock, SOL_SOCKET, which, &tv, sizeof(tv)) ? -errno : 0;
 }
 
 static int connect_to(const char *name, uint64_t deadline_ns, int *out)
 {
-	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	size_t len = strlen(name);
 	int err;
 
@@ -56,7 +56,8 @@ static int connect_to(const char *name, uint64_t deadline_ns, int *out)
 	err = timeout_set(sock, SO_SNDTIMEO, deadline_ns);
 	if (err)
 		goto err_close;
-	while (connect(sock, (struct sockaddr *)&sun, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len))) {
+	while (connect(sock, (struct sockaddr *)&sun,
+		       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len))) {
 		if (errno == EINTR && ferryi_now_ns() < deadline_ns)
 			continue;
 		err = errno == EAGAIN || errno == EINTR ? -ETIMEDOUT : -errno;
@@ -87,15 +88,17 @@ static int send_request(struct ferryi_local_peer *peer, const struct ferryi_loca
 	return 0;
 }
 
-/* One packet, and the descriptor it carries or -1. -EMFILE when there was one but this process may open no more. */
-static int recv_reply(struct ferryi_local_peer *peer, struct ferryi_local_reply *reply, int *fd, uint64_t deadline_ns)
+/* One packet, and the descriptor it carries or -1. -EMFILE when there was one but this process may open no
+ * more. */
+static int recv_reply(struct ferryi_local_peer *peer, struct ferryi_local_reply *reply, int *fd,
+		      uint64_t deadline_ns)
 {
 	union {
 		char bytes[CMSG_SPACE(sizeof(int))];
 		struct cmsghdr align;
 	} control;
-	struct iovec iov = { .iov_base = reply, .iov_len = sizeof(*reply) };
-	struct pollfd pfd = { .fd = peer->sock, .events = POLLIN };
+	struct iovec iov = {.iov_base = reply, .iov_len = sizeof(*reply)};
+	struct pollfd pfd = {.fd = peer->sock, .events = POLLIN};
 	ssize_t n;
 
 	*fd = -1;
@@ -128,8 +131,8 @@ static int recv_reply(struct ferryi_local_peer *peer, struct ferryi_local_reply 
 		if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
 		    c->cmsg_len == CMSG_LEN(sizeof(int)))
 			memcpy(fd, CMSG_DATA(c), sizeof(*fd));
-		if (n != (ssize_t)sizeof(*reply) || (msg.msg_flags & MSG_TRUNC) || reply->magic != FERRYI_LOCAL_MAGIC ||
-		    reply->version != FERRYI_LOCAL_VERSION) {
+		if (n != (ssize_t)sizeof(*reply) || (msg.msg_flags & MSG_TRUNC) ||
+		    reply->magic != FERRYI_LOCAL_MAGIC || reply->version != FERRYI_LOCAL_VERSION) {
 			if (*fd >= 0)
 				close(*fd);
 			*fd = -1;
@@ -163,7 +166,7 @@ static int converse(struct ferryi_local_peer *peer, const struct ferryi_local_re
 
 static int epoll_on(int fd, uint32_t events)
 {
-	struct epoll_event event = { .events = events };
+	struct epoll_event event = {.events = events};
 	int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 
 	if (epoll_fd < 0)
@@ -179,7 +182,7 @@ static int epoll_on(int fd, uint32_t events)
 
 static int watch_end(struct ferryi_local_peer *peer)
 {
-	struct epoll_event event = { .events = EPOLLIN };
+	struct epoll_event event = {.events = EPOLLIN};
 	int err;
 
 	peer->hangup_fd = epoll_on(peer->sock, EPOLLRDHUP);
@@ -216,7 +219,8 @@ int ferryi_local_peer_open(struct ferryi_peer *base, uint64_t deadline_ns)
 	int err = connect_to(base->addr, deadline_ns, &peer->sock);
 
 	if (err) {
-		ferryi_warn("peer %s: cannot connect to %s: %s%s", base->label, base->addr, ferryi_strerror(err),
+		ferryi_warn("peer %s: cannot connect to %s: %s%s", base->label, base->addr,
+			    ferryi_strerror(err),
 			    err == -ECONNREFUSED ? " (server gone, or in another network name space)" : "");
 		return err;
 	}
@@ -341,14 +345,16 @@ static int check_import(const struct ferryi_local_peer *peer, const struct ferry
 	/* a write beyond this limit would raise SIGXFSZ in the application */
 	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
 	    limit.rlim_cur < remote->len_bytes) {
-		ferryi_error("peer %s: the file size limit of %llu bytes is below a region's size: raise it (ulimit -f unlimited)",
+		ferryi_error("peer %s: the file size limit of %llu bytes is below a region's size: raise it "
+			     "(ulimit -f unlimited)",
 			     peer->base.label, (unsigned long long)limit.rlim_cur);
 		return -EFBIG;
 	}
 	return 0;
 }
 
-static int import_locked(struct ferryi_local_peer *peer, const struct ferryi_remote *remote, uint64_t deadline_ns)
+static int import_locked(struct ferryi_local_peer *peer, const struct ferryi_remote *remote,
+			 uint64_t deadline_ns)
 {
 	struct ferryi_local_request request = {
 		.magic = FERRYI_LOCAL_MAGIC,
@@ -368,8 +374,9 @@ static int import_locked(struct ferryi_local_peer *peer, const struct ferryi_rem
 		return err;
 	err = converse(peer, &request, &reply, &fd, deadline_ns);
 	if (err == -EMFILE)
-		ferryi_error("peer %s: no descriptor left for a region: raise the open files limit (ulimit -n)",
-			     peer->base.label);
+		ferryi_error(
+			"peer %s: no descriptor left for a region: raise the open files limit (ulimit -n)",
+			peer->base.label);
 	if (err)
 		return err;
 	err = reply.status > 0 ? -EPROTO : reply.status;
@@ -383,13 +390,14 @@ static int import_locked(struct ferryi_local_peer *peer, const struct ferryi_rem
 
 	ferryi_mutex_lock(&peer->table_lock);
 	peer->table[slot_of(peer->table, peer->nslots, remote->key)] =
-		(struct ferryi_local_import){ .key = remote->key, .fd = fd };
+		(struct ferryi_local_import){.key = remote->key, .fd = fd};
 	peer->nused++;
 	ferryi_mutex_unlock(&peer->table_lock);
 	return 0;
 }
 
-int ferryi_local_peer_import(struct ferryi_peer *base, const struct ferryi_remote *remote, uint64_t deadline_ns)
+int ferryi_local_peer_import(struct ferryi_peer *base, const struct ferryi_remote *remote,
+			     uint64_t deadline_ns)
 {
 	struct ferryi_local_peer *peer = to_local(base);
 	int err;
@@ -410,7 +418,8 @@ static void table_remove_locked(struct ferryi_local_peer *peer, size_t hole)
 {
 	peer->table[hole].key = 0;
 	peer->nused--;
-	for (size_t i = (hole + 1) & (peer->nslots - 1); peer->table[i].key; i = (i + 1) & (peer->nslots - 1)) {
+	for (size_t i = (hole + 1) & (peer->nslots - 1); peer->table[i].key;
+	     i = (i + 1) & (peer->nslots - 1)) {
 		struct ferryi_local_import entry = peer->table[i];
 
 		peer->table[i].key = 0;

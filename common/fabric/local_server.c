@@ -23,11 +23,11 @@
 #include "local.h"
 #include "log.h"
 
-#define BACKLOG       128
+#define BACKLOG	      128
 #define CONNS_MAX     4096 /* peers: one a client process and session */
 #define STRANGERS_MAX 64   /* connections that have not said hello; the oldest makes room */
 #define HELLO_MS      5000
-#define BATCH         16
+#define BATCH	      16
 
 struct ferryi_local_conn {
 	/* owned by the service thread */
@@ -92,7 +92,8 @@ static void refuse_one(struct ferryi_local_listener *listener)
 	if (sock >= 0)
 		close(sock);
 	listener->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	ferryi_warn("listener %s: out of descriptors, a connection was refused: raise the open files limit (LimitNOFILE)",
+	ferryi_warn("listener %s: out of descriptors, a connection was refused: raise the open files limit "
+		    "(LimitNOFILE)",
 		    listener->base.label);
 }
 
@@ -107,9 +108,10 @@ static void conn_accept(struct ferryi_local_listener *listener)
 	}
 
 	struct ferryi_local_conn *conn = calloc(1, sizeof(*conn));
-	struct epoll_event event = { .events = EPOLLIN | EPOLLRDHUP, .data.ptr = conn };
+	struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP, .data.ptr = conn};
 
-	if (!conn || listener->nconns >= CONNS_MAX || epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, sock, &event)) {
+	if (!conn || listener->nconns >= CONNS_MAX ||
+	    epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, sock, &event)) {
 		free(conn);
 		close(sock);
 		return;
@@ -135,9 +137,9 @@ static int reply_send(struct ferryi_local_conn *conn, const struct ferryi_local_
 	union {
 		char bytes[CMSG_SPACE(sizeof(int))];
 		struct cmsghdr align;
-	} control = { 0 };
-	struct iovec iov = { .iov_base = (void *)reply, .iov_len = sizeof(*reply) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	} control = {0};
+	struct iovec iov = {.iov_base = (void *)reply, .iov_len = sizeof(*reply)};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 
 	if (fd >= 0) {
 		msg.msg_control = &control;
@@ -206,7 +208,8 @@ static int import_locked(struct ferryi_local_conn *conn, struct ferryi_local_rep
 /* Serves one request; negative: the connection is to be closed. */
 static int conn_serve_locked(struct ferryi_local_listener *listener, struct ferryi_local_conn *conn)
 {
-	/* one byte more than a request, so that a longer packet shows; descriptors sent to us are dropped by the kernel */
+	/* one byte more than a request, so that a longer packet shows; descriptors sent to us are dropped by
+	 * the kernel */
 	struct {
 		struct ferryi_local_request request;
 		char beyond;
@@ -248,7 +251,8 @@ static int conn_serve_locked(struct ferryi_local_listener *listener, struct ferr
 
 /* ---- the service thread ---- */
 
-/* Closes strangers that let their time pass; returns how long until the next one's ends, -1 if there is none. */
+/* Closes strangers that let their time pass; returns how long until the next one's ends, -1 if there is none.
+ */
 static int sweep(struct ferryi_local_listener *listener)
 {
 	uint64_t now = ferryi_now_ns();
@@ -301,7 +305,7 @@ static void *service_main(void *arg)
 
 static int bind_random(struct ferryi_local_listener *listener)
 {
-	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	uint8_t random[16];
 	size_t len;
 
@@ -309,16 +313,18 @@ static int bind_random(struct ferryi_local_listener *listener)
 		return -EIO;
 	len = (size_t)snprintf(listener->name, sizeof(listener->name), "@farferry-");
 	for (size_t i = 0; i < sizeof(random); i++)
-		len += (size_t)snprintf(listener->name + len, sizeof(listener->name) - len, "%02x", random[i]);
+		len += (size_t)snprintf(listener->name + len, sizeof(listener->name) - len, "%02x",
+					random[i]);
 	memcpy(sun.sun_path + 1, listener->name + 1, len - 1);
-	if (bind(listener->sock, (struct sockaddr *)&sun, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)))
+	if (bind(listener->sock, (struct sockaddr *)&sun,
+		 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)))
 		return -errno;
 	return listen(listener->sock, BACKLOG) ? -errno : 0;
 }
 
 static int watch(struct ferryi_local_listener *listener, int *fd)
 {
-	struct epoll_event event = { .events = EPOLLIN, .data.ptr = fd };
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = fd};
 
 	return epoll_ctl(listener->epoll_fd, EPOLL_CTL_ADD, *fd, &event) ? -errno : 0;
 }
@@ -423,7 +429,8 @@ int ferryi_local_region_open(struct ferryi_region *region)
 
 	if (region->memory.fd_off != 0 ||
 	    ferryi_local_memfd_check(region->memory.fd, region->memory.len_bytes, why, sizeof(why))) {
-		ferryi_error("tenant %s: cannot lend memory to this host's clients: %s", region->tenant->label,
+		ferryi_error("tenant %s: cannot lend memory to this host's clients: %s",
+			     region->tenant->label,
 			     region->memory.fd_off != 0 ? "it must begin where its memfd begins" : why);
 		return -EINVAL;
 	}

@@ -17,15 +17,15 @@ struct ferryt_node ferryt_node;
 
 static int ask(uint32_t cmd, uint64_t id, uint64_t a, uint64_t b, uint64_t c, struct ferryt_rep *rep)
 {
-	struct ferryt_req req = { .cmd = cmd, .id = id, .arg = { a, b, c } };
+	struct ferryt_req req = {.cmd = cmd, .id = id, .arg = {a, b, c}};
 
 	return ferryt_node_ask(&ferryt_node, &req, rep);
 }
 
 struct ferryt_tenant ferryt_tenant_open(void)
 {
-	struct ferryt_req req = { .cmd = FERRYT_TENANT_OPEN };
-	struct ferryt_tenant tenant = { 0 };
+	struct ferryt_req req = {.cmd = FERRYT_TENANT_OPEN};
+	struct ferryt_tenant tenant = {0};
 	struct ferryt_rep rep;
 
 	assert_int_equal(getrandom(tenant.token, sizeof(tenant.token), 0), sizeof(tenant.token));
@@ -46,7 +46,7 @@ void ferryt_tenant_close(const struct ferryt_tenant *tenant)
 struct ferryt_region ferryt_region_open(const struct ferryt_tenant *tenant, size_t len_bytes, unsigned access,
 					uint64_t seed)
 {
-	struct ferryt_region region = { .seed = seed };
+	struct ferryt_region region = {.seed = seed};
 	struct ferryt_rep rep;
 
 	assert_int_equal(ask(FERRYT_REGION_OPEN, tenant->id, len_bytes, access, seed, &rep), 0);
@@ -133,14 +133,17 @@ struct ferryi_peer *ferryt_peer_open(const struct ferryt_tenant *tenant)
 
 void ferryt_import(struct ferryi_peer *peer, const struct ferryt_region *region)
 {
-	assert_int_equal(ferryi_peer_import(peer, &region->remote, ferryi_deadline_ms(FERRYT_PATIENCE_MS)), 0);
+	assert_int_equal(ferryi_peer_import(peer, &region->remote, ferryi_deadline_ms(FERRYT_PATIENCE_MS)),
+			 0);
 }
 
-struct ferryi_channel *ferryt_channel_open(struct ferryi_peer *peer, unsigned depth, void *buf, size_t len_bytes)
+struct ferryi_channel *ferryt_channel_open(struct ferryi_peer *peer, unsigned depth, void *buf,
+					   size_t len_bytes)
 {
 	struct ferryi_channel *channel = NULL;
 
-	assert_int_equal(ferryi_channel_open(peer, depth, ferryi_deadline_ms(FERRYT_PATIENCE_MS), &channel), 0);
+	assert_int_equal(ferryi_channel_open(peer, depth, ferryi_deadline_ms(FERRYT_PATIENCE_MS), &channel),
+			 0);
 	assert_int_equal(ferryi_channel_register(channel, buf, len_bytes), 0);
 	return channel;
 }
@@ -157,8 +160,8 @@ void ferryt_channel_end(struct ferryi_channel **channel)
 	ferryi_channel_close(channel);
 }
 
-struct ferryi_op ferryt_op(enum ferryi_op_kind kind, const struct ferryt_region *region, uint64_t off, void *local,
-			   size_t len_bytes)
+struct ferryi_op ferryt_op(enum ferryi_op_kind kind, const struct ferryt_region *region, uint64_t off,
+			   void *local, size_t len_bytes)
 {
 	return (struct ferryi_op){
 		.kind = kind,
@@ -173,7 +176,7 @@ struct ferryi_op ferryt_op(enum ferryi_op_kind kind, const struct ferryt_region 
 void ferryt_channel_wait(struct ferryi_channel *channel, uint64_t deadline_ns)
 {
 	int armed = ferryi_channel_arm(channel);
-	struct pollfd pfd = { .events = POLLIN };
+	struct pollfd pfd = {.events = POLLIN};
 	int ms = ferryi_remaining_ms(deadline_ns);
 
 	if (armed == 0) {
@@ -269,8 +272,8 @@ int ferryt_read(struct ferryi_channel *channel, const struct ferryt_region *regi
 	return ferryt_run(channel, &op);
 }
 
-int ferryt_write(struct ferryi_channel *channel, const struct ferryt_region *region, uint64_t off, void *local,
-		 size_t len_bytes)
+int ferryt_write(struct ferryi_channel *channel, const struct ferryt_region *region, uint64_t off,
+		 void *local, size_t len_bytes)
 {
 	struct ferryi_op op = ferryt_op(FERRYI_OP_WRITE, region, off, local, len_bytes);
 

@@ -28,7 +28,7 @@
 #define FERRYT_RW (FERRYI_ACCESS_READ | FERRYI_ACCESS_WRITE)
 
 extern const struct ferryi_fabric_row *ferryt_row; /* under test */
-extern struct ferryt_node ferryt_node;             /* the server that lives across tests */
+extern struct ferryt_node ferryt_node;		   /* the server that lives across tests */
 
 static inline bool ferryt_row_has(unsigned flag)
 {
@@ -77,12 +77,13 @@ struct ferryi_peer *ferryt_peer_open(const struct ferryt_tenant *tenant);
 /* Also for helper threads: 0 or negative errno. */
 int ferryt_peer_try(const struct ferryt_tenant *tenant, struct ferryi_peer **out);
 void ferryt_import(struct ferryi_peer *peer, const struct ferryt_region *region);
-struct ferryi_channel *ferryt_channel_open(struct ferryi_peer *peer, unsigned depth, void *buf, size_t len_bytes);
+struct ferryi_channel *ferryt_channel_open(struct ferryi_peer *peer, unsigned depth, void *buf,
+					   size_t len_bytes);
 /* Shutdown, take back what is outstanding, close. Any thread. */
 void ferryt_channel_end(struct ferryi_channel **channel);
 
-struct ferryi_op ferryt_op(enum ferryi_op_kind kind, const struct ferryt_region *region, uint64_t off, void *local,
-			   size_t len_bytes);
+struct ferryi_op ferryt_op(enum ferryi_op_kind kind, const struct ferryt_region *region, uint64_t off,
+			   void *local, size_t len_bytes);
 /* Sleeps until the channel may have something, or the deadline. Any thread. */
 void ferryt_channel_wait(struct ferryi_channel *channel, uint64_t deadline_ns);
 /*
@@ -91,14 +92,15 @@ void ferryt_channel_wait(struct ferryi_channel *channel, uint64_t deadline_ns);
  * Nothing else may be outstanding. Any thread.
  */
 int ferryt_run(struct ferryi_channel *channel, struct ferryi_op *op);
-/* Submits all n, however often the queue is full, and waits for all; fails the test unless each comes back once. */
+/* Submits all n, however often the queue is full, and waits for all; fails the test unless each comes back
+ * once. */
 void ferryt_run_all(struct ferryi_channel *channel, struct ferryi_op *ops, unsigned n);
 /* Waits for n operations that are outstanding; fails the test unless each of them comes back once. */
 void ferryt_drain(struct ferryi_channel *channel, struct ferryi_op *ops, unsigned n);
 int ferryt_read(struct ferryi_channel *channel, const struct ferryt_region *region, uint64_t off, void *local,
 		size_t len_bytes);
-int ferryt_write(struct ferryi_channel *channel, const struct ferryt_region *region, uint64_t off, void *local,
-		 size_t len_bytes);
+int ferryt_write(struct ferryi_channel *channel, const struct ferryt_region *region, uint64_t off,
+		 void *local, size_t len_bytes);
 
 /* A refused key: -EACCES where the row is exact, else also the codes of a dead connection. */
 void ferryt_assert_refused(int status);
@@ -114,7 +116,7 @@ struct ferryt_world {
 };
 
 #define FERRYT_WORLD_LEN (4 * MIB)
-#define FERRYT_BUF_LEN   (8 * MIB)
+#define FERRYT_BUF_LEN	 (8 * MIB)
 
 int ferryt_world_setup(void **state);
 int ferryt_world_teardown(void **state);

@@ -18,10 +18,10 @@ static const struct {
 	int (*run)(void);
 	bool fake_only;
 } groups[] = {
-	{ "data", ferryt_group_data, false },	    { "rights", ferryt_group_rights, false },
-	{ "failure", ferryt_group_failure, false }, { "load", ferryt_group_load, false },
-	{ "wait", ferryt_group_wait, false },	    { "hostile", ferryt_group_hostile, false },
-	{ "fault", ferryt_group_fault, true },	    { "host", ferryt_group_host, false },
+	{"data", ferryt_group_data, false},	  {"rights", ferryt_group_rights, false},
+	{"failure", ferryt_group_failure, false}, {"load", ferryt_group_load, false},
+	{"wait", ferryt_group_wait, false},	  {"hostile", ferryt_group_hostile, false},
+	{"fault", ferryt_group_fault, true},	  {"host", ferryt_group_host, false},
 };
 
 #define NGROUPS (sizeof(groups) / sizeof(groups[0]))

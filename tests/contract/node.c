@@ -40,7 +40,8 @@ static int child_spawn(struct ferryt_node *node, int in, int out)
 	posix_spawn_file_actions_t actions;
 	int err;
 
-	snprintf(prefix, sizeof(prefix), "%s", getenv("FERRY_CONTRACT_PROG") ? getenv("FERRY_CONTRACT_PROG") : "");
+	snprintf(prefix, sizeof(prefix), "%s",
+		 getenv("FERRY_CONTRACT_PROG") ? getenv("FERRY_CONTRACT_PROG") : "");
 	for (char *w = strtok_r(prefix, " ", &save); w && n < MAX_WORDS; w = strtok_r(NULL, " ", &save))
 		argv[n++] = w;
 
@@ -91,11 +92,11 @@ static int child_start(struct ferryt_node *node)
 
 int ferryt_node_start(struct ferryt_node *node, const struct ferryi_fabric_row *row)
 {
-	struct ferryt_req req = { .cmd = FERRYT_LISTEN, .arg = { 50 } };
+	struct ferryt_req req = {.cmd = FERRYT_LISTEN, .arg = {50}};
 	struct ferryt_rep rep;
 	int err = 0;
 
-	*node = (struct ferryt_node){ .row = row, .to = -1, .from = -1 };
+	*node = (struct ferryt_node){.row = row, .to = -1, .from = -1};
 	if (row->flags & FERRYI_FABRIC_TEST_ONLY) {
 		node->server = ferryt_server_create(row);
 		err = node->server ? 0 : -ENOMEM;
@@ -117,7 +118,7 @@ static int read_reply(struct ferryt_node *node, struct ferryt_rep *rep)
 	uint64_t deadline = ferryi_deadline_ms(ANSWER_MS);
 
 	for (size_t got = 0; got < sizeof(*rep);) {
-		struct pollfd pfd = { .fd = node->from, .events = POLLIN };
+		struct pollfd pfd = {.fd = node->from, .events = POLLIN};
 		int ready = poll(&pfd, 1, ferryi_remaining_ms(deadline));
 
 		if (ready == 0)
@@ -159,7 +160,7 @@ static void reap(struct ferryt_node *node)
 
 void ferryt_node_end(struct ferryt_node *node)
 {
-	struct ferryt_req req = { .cmd = FERRYT_EXIT };
+	struct ferryt_req req = {.cmd = FERRYT_EXIT};
 	struct ferryt_rep rep;
 
 	if (!node->running)

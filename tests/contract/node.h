@@ -15,7 +15,7 @@ struct ferryt_server;
 
 struct ferryt_node {
 	const struct ferryi_fabric_row *row;
-	pid_t pid;   /* 0: in this process, or not running */
+	pid_t pid; /* 0: in this process, or not running */
 	int to, from;
 	bool running, stopped;
 	struct ferryt_server *server; /* fake row */

@@ -53,7 +53,8 @@ PEERS_WRITE_IT void ferryt_pattern_fill(void *buf, uint64_t seed, uint64_t first
 		p[i] = ferryt_pattern(seed, first_index + i);
 }
 
-PEERS_WRITE_IT uint64_t ferryt_pattern_check(const void *buf, uint64_t seed, uint64_t first_index, uint64_t len_bytes)
+PEERS_WRITE_IT uint64_t ferryt_pattern_check(const void *buf, uint64_t seed, uint64_t first_index,
+					     uint64_t len_bytes)
 {
 	const uint8_t *p = buf;
 
@@ -133,7 +134,7 @@ static int region_open(struct ferryt_server *server, const struct ferryt_req *re
 	if (err)
 		return err;
 	ferryt_pattern_fill(r->base, req->arg[2], 0, r->len_bytes);
-	struct ferryi_memory memory = { .base = r->base, .len_bytes = r->len_bytes, .fd = r->fd };
+	struct ferryi_memory memory = {.base = r->base, .len_bytes = r->len_bytes, .fd = r->fd};
 
 	err = ferryi_region_open(tenant, &memory, (unsigned)req->arg[1], &r->region);
 	if (err) {
@@ -320,7 +321,8 @@ void ferryt_server_exec(struct ferryt_server *server, const struct ferryt_req *r
 	if (req->cmd == FERRYT_REGION_FILL)
 		ferryt_pattern_fill(r->base + req->arg[0], req->arg[2], req->arg[0], req->arg[1]);
 	else
-		rep->val[0] = ferryt_pattern_check(r->base + req->arg[0], req->arg[2], req->arg[0], req->arg[1]);
+		rep->val[0] =
+			ferryt_pattern_check(r->base + req->arg[0], req->arg[2], req->arg[0], req->arg[1]);
 	rep->status = 0;
 }
 

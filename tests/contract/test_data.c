@@ -80,7 +80,7 @@ static void write__to_a_stopped_server__completes_only_when_delivered(void **sta
 
 static void op__odd_sizes_and_places__touches_exactly_its_bytes(void **state)
 {
-	static const size_t lens[] = { 1, 2, 3, 7, 8, 63, 65, 127, 129, 255, 257, 4095, 4097, 65537 };
+	static const size_t lens[] = {1, 2, 3, 7, 8, 63, 65, 127, 129, 255, 257, 4095, 4097, 65537};
 	struct ferryt_world *w = *state;
 	uint64_t off = 1;
 
@@ -128,16 +128,22 @@ static void op__out_of_range__ends_with_erange_and_sends_nothing(void **state)
 		uint64_t off;
 		size_t len;
 	} bad[] = {
-		{ FERRYT_WORLD_LEN, 1 },	  { FERRYT_WORLD_LEN - 1, 2 },	   { 0, FERRYT_WORLD_LEN + 1 },
-		{ UINT64_MAX, 1 },		  { UINT64_MAX - 10, 4096 },	   { FERRYT_WORLD_LEN + 4096, 4096 },
-		{ UINT64_MAX - FERRYT_WORLD_LEN, FERRYT_WORLD_LEN },
+		{FERRYT_WORLD_LEN, 1},
+		{FERRYT_WORLD_LEN - 1, 2},
+		{0, FERRYT_WORLD_LEN + 1},
+		{UINT64_MAX, 1},
+		{UINT64_MAX - 10, 4096},
+		{FERRYT_WORLD_LEN + 4096, 4096},
+		{UINT64_MAX - FERRYT_WORLD_LEN, FERRYT_WORLD_LEN},
 	};
 	struct ferryt_world *w = *state;
 
 	memset(w->buf, 0x77, FERRYT_BUF_LEN);
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		assert_int_equal(ferryt_read(w->channel, &w->region, bad[i].off, w->buf, bad[i].len), -ERANGE);
-		assert_int_equal(ferryt_write(w->channel, &w->region, bad[i].off, w->buf, bad[i].len), -ERANGE);
+		assert_int_equal(ferryt_read(w->channel, &w->region, bad[i].off, w->buf, bad[i].len),
+				 -ERANGE);
+		assert_int_equal(ferryt_write(w->channel, &w->region, bad[i].off, w->buf, bad[i].len),
+				 -ERANGE);
 	}
 	for (size_t i = 0; i < FERRYT_BUF_LEN; i++)
 		assert_int_equal(w->buf[i], 0x77);
@@ -233,7 +239,7 @@ static void batch__with_bad_ones__spares_the_good_ones(void **state)
 /* 9 MiB is more than soft-RoCE takes in one message; 64 MiB more than any socket buffer. */
 static void transfer__huge_in_one_op__is_whole(void **state)
 {
-	static const size_t lens[] = { 9 * MIB, 64 * MIB };
+	static const size_t lens[] = {9 * MIB, 64 * MIB};
 	struct ferryt_world *w = *state;
 
 	for (size_t i = 0; i < 2; i++) {
@@ -262,7 +268,8 @@ static void register__more_than_eight_ranges__is_refused(void **state)
 	struct ferryt_world *w = *state;
 	struct ferryi_channel *channel = NULL;
 
-	assert_int_equal(ferryi_channel_open(w->peer, 1, ferryi_deadline_ms(FERRYT_PATIENCE_MS), &channel), 0);
+	assert_int_equal(ferryi_channel_open(w->peer, 1, ferryi_deadline_ms(FERRYT_PATIENCE_MS), &channel),
+			 0);
 	for (unsigned i = 0; i < 8; i++)
 		assert_int_equal(ferryi_channel_register(channel, w->buf + i * 8192, 4096), 0);
 	assert_true(ferryi_channel_register(channel, w->buf + 8 * 8192, 4096) < 0);

@@ -32,7 +32,8 @@ static void assert_buffer_at_rest(struct ferryt_world *w)
 	}
 }
 
-/* The client comes to know that the server is gone, by whatever way the row has, and says -ENOTCONN from then on. */
+/* The client comes to know that the server is gone, by whatever way the row has, and says -ENOTCONN from then
+ * on. */
 static void assert_end_is_noticed(struct ferryt_world *w)
 {
 	uint64_t until = ferryi_deadline_ms(FERRYT_PATIENCE_MS);
@@ -55,9 +56,10 @@ static void assert_end_is_noticed(struct ferryt_world *w)
 
 static void assert_ended(const struct ferryi_op *op)
 {
-	if (op->status != 0 && op->status != -ECANCELED && op->status != -ENOTCONN && op->status != -ETIMEDOUT &&
-	    op->status != -EACCES)
-		fail_msg("operation ended with %d (%s)", op->status, strerror(op->status < 0 ? -op->status : 0));
+	if (op->status != 0 && op->status != -ECANCELED && op->status != -ENOTCONN &&
+	    op->status != -ETIMEDOUT && op->status != -EACCES)
+		fail_msg("operation ended with %d (%s)", op->status,
+			 strerror(op->status < 0 ? -op->status : 0));
 }
 
 static void server__killed_with_reads_outstanding__all_complete_once(void **state)
@@ -110,7 +112,7 @@ static void server__killed__reads_without_deadline_end_too(void **state)
 static void server__killed__peer_has_news(void **state)
 {
 	struct ferryt_world *w = *state;
-	struct pollfd pfd = { .fd = ferryi_peer_event_fd(w->peer), .events = POLLIN };
+	struct pollfd pfd = {.fd = ferryi_peer_event_fd(w->peer), .events = POLLIN};
 	uint64_t until = ferryi_deadline_ms(FERRYT_PATIENCE_MS);
 	struct ferryi_op *done;
 
@@ -160,13 +162,15 @@ static void server__restarted__client_starts_again(void **state)
 
 	for (int round = 0; round < 3; round++) {
 		assert_int_equal(ferryt_read(w->channel, &w->region, 0, w->buf, FERRYT_WORLD_LEN), 0);
-		assert_int_equal(ferryt_pattern_check(w->buf, w->region.seed, 0, FERRYT_WORLD_LEN), FERRYT_WORLD_LEN);
+		assert_int_equal(ferryt_pattern_check(w->buf, w->region.seed, 0, FERRYT_WORLD_LEN),
+				 FERRYT_WORLD_LEN);
 		ferryt_node_kill(&ferryt_node);
 		ferryt_channel_end(&w->channel);
 		ferryi_peer_close(&w->peer);
 		assert_int_equal(ferryt_node_start(&ferryt_node, ferryt_row), 0);
 		w->tenant = ferryt_tenant_open();
-		w->region = ferryt_region_open(&w->tenant, FERRYT_WORLD_LEN, FERRYT_RW, 200 + (unsigned)round);
+		w->region =
+			ferryt_region_open(&w->tenant, FERRYT_WORLD_LEN, FERRYT_RW, 200 + (unsigned)round);
 		w->peer = ferryt_peer_open(&w->tenant);
 		ferryt_import(w->peer, &w->region);
 		w->channel = ferryt_channel_open(w->peer, 16, w->buf, FERRYT_BUF_LEN);
@@ -234,12 +238,13 @@ static void server__stopped__opening_ends_at_its_deadline(void **state)
 	else
 		assert_int_equal(err, -ETIMEDOUT);
 	if (ferryt_row_has(FERRYI_FABRIC_SAME_HOST) && !ferryt_row_has(FERRYI_FABRIC_TEST_ONLY)) {
-		struct ferryi_remote unknown = { .key = 42, .len_bytes = 4096 };
+		struct ferryi_remote unknown = {.key = 42, .len_bytes = 4096};
 
 		assert_int_equal(ferryi_peer_import(w->peer, &unknown, ferryi_deadline_ms(200)), -ETIMEDOUT);
 		ferryt_node_cont(&ferryt_node);
 		/* the late answer to that one is not taken for the next one's */
-		assert_int_equal(ferryi_peer_import(w->peer, &w->region.remote, ferryi_deadline_ms(20000)), 0);
+		assert_int_equal(ferryi_peer_import(w->peer, &w->region.remote, ferryi_deadline_ms(20000)),
+				 0);
 		unknown.key = 43;
 		assert_int_equal(ferryi_peer_import(w->peer, &unknown, ferryi_deadline_ms(20000)), -EACCES);
 	} else {

@@ -17,12 +17,12 @@
 #include "harness.h"
 
 #define CODE_LEN 16
-#define ENV_MAX  8192
+#define ENV_MAX	 8192
 
 extern char **environ;
 
 /* What libfabric's memhooks would patch. */
-static const char *const hooked[] = { "mmap", "munmap", "mremap", "madvise", "shmat", "shmdt", "brk" };
+static const char *const hooked[] = {"mmap", "munmap", "mremap", "madvise", "shmat", "shmdt", "brk"};
 
 #define NHOOKED (sizeof(hooked) / sizeof(hooked[0]))
 
@@ -74,7 +74,7 @@ static void environment__after_everything__is_the_applications(void **state)
 
 static void c_library__after_everything__is_not_patched(void **state)
 {
-	uint8_t now[NHOOKED][CODE_LEN] = { 0 };
+	uint8_t now[NHOOKED][CODE_LEN] = {0};
 
 	(void)state;
 	code_text(now);
@@ -108,7 +108,7 @@ static int uffd_open(void)
 		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
 	if (fd < 0)
 		return -1;
-	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_api api = {.api = UFFD_API};
 
 	if (ioctl(fd, UFFDIO_API, &api)) {
 		close(fd);
@@ -130,11 +130,11 @@ static void userfaultfd__on_registered_memory__is_still_free(void **state)
 	void *fresh = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	assert_true(fresh != MAP_FAILED);
-	void *const base[] = { w->buf, fresh };
+	void *const base[] = {w->buf, fresh};
 
 	for (size_t i = 0; i < 2; i++) {
 		struct uffdio_register reg = {
-			.range = { .start = (uintptr_t)base[i], .len = MIB },
+			.range = {.start = (uintptr_t)base[i], .len = MIB},
 			.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP,
 		};
 

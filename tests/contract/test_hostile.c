@@ -3,11 +3,13 @@
  * must not notice.
  */
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -22,14 +24,15 @@ static bool is_local(void)
 /* The Unix socket of the local row: its address is "local:@name". */
 static int connect_unix(const char *addr, int type)
 {
-	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	const char *name = strchr(addr, '@');
 	int sock = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
 
 	assert_non_null(name);
 	assert_true(sock >= 0);
 	memcpy(sun.sun_path + 1, name + 1, strlen(name + 1));
-	if (connect(sock, (struct sockaddr *)&sun, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name)))) {
+	if (connect(sock, (struct sockaddr *)&sun,
+		    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name)))) {
 		close(sock);
 		return -errno;
 	}
@@ -46,7 +49,7 @@ static int port_of(const char *addr)
 
 static int connect_tcp(int port)
 {
-	struct sockaddr_in sin = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
 	int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	assert_true(sock >= 0);
@@ -85,7 +88,7 @@ static void assert_undisturbed(struct ferryt_world *w)
 
 static void stranger__sends_garbage__nobody_notices(void **state)
 {
-	static const size_t lens[] = { 1, 4, 16, 47, 48, 49, 64, 100, 512, 4096, 60000 };
+	static const size_t lens[] = {1, 4, 16, 47, 48, 49, 64, 100, 512, 4096, 60000};
 	struct ferryt_world *w = *state;
 
 	for (unsigned round = 0; round < 4; round++) {
@@ -103,7 +106,7 @@ static void stranger__sends_garbage__nobody_notices(void **state)
 			(void)send(sock, w->buf, lens[i], MSG_NOSIGNAL);
 			/* half of them wait for what the server makes of it */
 			if (i % 2) {
-				struct pollfd pfd = { .fd = sock, .events = POLLIN };
+				struct pollfd pfd = {.fd = sock, .events = POLLIN};
 
 				(void)poll(&pfd, 1, 20);
 			}
@@ -155,7 +158,7 @@ static bool is_cut_off(int sock)
 	char answer[256];
 
 	for (int i = 0; i < 3; i++) {
-		struct pollfd pfd = { .fd = sock, .events = POLLIN };
+		struct pollfd pfd = {.fd = sock, .events = POLLIN};
 
 		if (poll(&pfd, 1, ferryi_remaining_ms(until)) <= 0)
 			return false;
@@ -171,7 +174,7 @@ static void local__import_without_hello__is_cut_off(void **state)
 
 	if (!is_local())
 		skip();
-	struct request import = { .magic = MAGIC, .version = 1, .kind = 2, .key = w->region.remote.key };
+	struct request import = {.magic = MAGIC, .version = 1, .kind = 2, .key = w->region.remote.key};
 	int sock = stranger(w);
 
 	assert_true(sock >= 0);
@@ -188,7 +191,7 @@ static void local__wrong_version_or_token__is_cut_off(void **state)
 	if (!is_local())
 		skip();
 	for (int i = 0; i < 3; i++) {
-		struct request hello = { .magic = MAGIC, .version = 1, .kind = 1 };
+		struct request hello = {.magic = MAGIC, .version = 1, .kind = 1};
 		int sock = stranger(w);
 
 		memcpy(hello.token, w->tenant.token, sizeof(hello.token));
@@ -211,7 +214,7 @@ static void local__second_hello__is_cut_off(void **state)
 
 	if (!is_local())
 		skip();
-	struct request hello = { .magic = MAGIC, .version = 1, .kind = 1 };
+	struct request hello = {.magic = MAGIC, .version = 1, .kind = 1};
 	int sock = stranger(w);
 
 	memcpy(hello.token, w->tenant.token, sizeof(hello.token));
@@ -229,8 +232,8 @@ static void local__client_that_does_not_read__is_cut_off(void **state)
 
 	if (!is_local())
 		skip();
-	struct request hello = { .magic = MAGIC, .version = 1, .kind = 1 };
-	struct request import = { .magic = MAGIC, .version = 1, .kind = 2, .key = w->region.remote.key };
+	struct request hello = {.magic = MAGIC, .version = 1, .kind = 1};
+	struct request import = {.magic = MAGIC, .version = 1, .kind = 2, .key = w->region.remote.key};
 	uint64_t until = ferryi_deadline_ms(FERRYT_PATIENCE_MS);
 	int sock = stranger(w);
 	bool cut = false;
@@ -243,7 +246,7 @@ static void local__client_that_does_not_read__is_cut_off(void **state)
 		if (n < 0 && errno != EAGAIN)
 			cut = true;
 		if (n < 0 && errno == EAGAIN) {
-			struct pollfd pfd = { .fd = sock, .events = POLLOUT };
+			struct pollfd pfd = {.fd = sock, .events = POLLOUT};
 
 			(void)poll(&pfd, 1, 100);
 		}
@@ -281,14 +284,106 @@ static void local__lent_memfd__cannot_be_sealed_or_grown(void **state)
 	assert_int_equal(pread(fd, path, 1, 0), 0);
 }
 
+/* ---- the local row at the limits of the two processes ---- */
+
+static unsigned highest_descriptor(pid_t pid)
+{
+	char path[64];
+	unsigned highest = 0;
+	struct dirent *d;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	DIR *dir = opendir(path);
+
+	assert_non_null(dir);
+	while ((d = readdir(dir))) {
+		unsigned n = (unsigned)atoi(d->d_name);
+
+		highest = n > highest ? n : highest;
+	}
+	closedir(dir);
+	return highest;
+}
+
+/* Sets the soft limit and returns the old one. */
+static rlim_t limit_set(pid_t pid, __rlimit_resource_t what, rlim_t soft)
+{
+	struct rlimit limit, old;
+
+	assert_int_equal(prlimit(pid, what, NULL, &old), 0);
+	limit = old;
+	limit.rlim_cur = soft;
+	assert_int_equal(prlimit(pid, what, &limit, NULL), 0);
+	return old.rlim_cur;
+}
+
+static void local__server_out_of_descriptors__refuses_and_recovers(void **state)
+{
+	struct ferryt_world *w = *state;
+	int sock[16];
+
+	if (!is_local())
+		skip();
+	rlim_t old = limit_set(ferryt_node.pid, RLIMIT_NOFILE, highest_descriptor(ferryt_node.pid) + 2);
+	uint64_t cpu = ferryt_server_cpu_us();
+
+	for (int i = 0; i < 16; i++)
+		sock[i] = stranger(w);
+	/* those beyond the limit are closed, and do not wake the server for ever */
+	assert_true(is_cut_off(sock[15]));
+	poll(NULL, 0, 300);
+	cpu = ferryt_server_cpu_us() - cpu;
+	assert_int_equal(ferryt_read(w->channel, &w->region, 0, w->buf, 4096), 0);
+	limit_set(ferryt_node.pid, RLIMIT_NOFILE, old);
+	for (int i = 0; i < 16; i++)
+		close(sock[i]);
+	if (cpu > 100000)
+		fail_msg("a server out of descriptors used %llu us of CPU in 0.3 s", (unsigned long long)cpu);
+	assert_undisturbed(w);
+}
+
+static void local__client_out_of_descriptors__import_says_so(void **state)
+{
+	struct ferryt_world *w = *state;
+
+	if (!is_local())
+		skip();
+	struct ferryt_region region = ferryt_region_open(&w->tenant, 4096, FERRYT_RW, 5);
+	rlim_t old = limit_set(getpid(), RLIMIT_NOFILE, 3);
+	int err = ferryi_peer_import(w->peer, &region.remote, ferryi_deadline_ms(FERRYT_PATIENCE_MS));
+
+	limit_set(getpid(), RLIMIT_NOFILE, old);
+	assert_int_equal(err, -EMFILE);
+	ferryt_import(w->peer, &region);
+	assert_int_equal(ferryt_read(w->channel, &region, 0, w->buf, 4096), 0);
+	ferryt_region_drop(&region);
+}
+
+/* Beyond this limit the kernel would kill the application with SIGXFSZ. */
+static void local__client_with_file_size_limit__import_says_so(void **state)
+{
+	struct ferryt_world *w = *state;
+
+	if (!is_local())
+		skip();
+	struct ferryt_region region = ferryt_region_open(&w->tenant, MIB, FERRYT_RW, 5);
+	rlim_t old = limit_set(getpid(), RLIMIT_FSIZE, 4096);
+	int err = ferryi_peer_import(w->peer, &region.remote, ferryi_deadline_ms(FERRYT_PATIENCE_MS));
+
+	limit_set(getpid(), RLIMIT_FSIZE, old);
+	assert_int_equal(err, -EFBIG);
+	ferryt_region_drop(&region);
+}
+
 static void peer__bad_address__is_refused_with_einval(void **state)
 {
-	static const char *const bad[] = { "", ":", "nonsense", "nosuchrow:1", "@", "127.0.0.1:1" };
+	static const char *const bad[] = {"", ":", "nonsense", "nosuchrow:1", "@", "127.0.0.1:1"};
 	char longer[600];
 
 	(void)state;
 	for (size_t i = 0; i <= sizeof(bad) / sizeof(bad[0]); i++) {
-		struct ferryi_peer_attr attr = { .row = ferryt_row, .addr = longer, .control_host = ferryt_host() };
+		struct ferryi_peer_attr attr = {
+			.row = ferryt_row, .addr = longer, .control_host = ferryt_host()};
 		struct ferryi_peer *peer = NULL;
 
 		if (i < sizeof(bad) / sizeof(bad[0])) {
@@ -314,6 +409,9 @@ int ferryt_group_hostile(void)
 		FERRYT_TEST(local__second_hello__is_cut_off),
 		FERRYT_TEST(local__client_that_does_not_read__is_cut_off),
 		FERRYT_TEST(local__lent_memfd__cannot_be_sealed_or_grown),
+		FERRYT_TEST(local__server_out_of_descriptors__refuses_and_recovers),
+		FERRYT_TEST(local__client_out_of_descriptors__import_says_so),
+		FERRYT_TEST(local__client_with_file_size_limit__import_says_so),
 		FERRYT_TEST(peer__bad_address__is_refused_with_einval),
 	};
 

@@ -47,10 +47,12 @@ static void channels__64_over_four_tenants__all_work_together(void **state)
 				uint8_t *buf = w->buf + (t * EACH + c) * LEN;
 
 				if (kind == FERRYI_OP_WRITE) {
-					assert_int_equal(ferryt_pattern_check(buf, 300 + t, c * LEN, LEN), LEN);
+					assert_int_equal(ferryt_pattern_check(buf, 300 + t, c * LEN, LEN),
+							 LEN);
 					ferryt_pattern_fill(buf, 400 + t, c * LEN, LEN);
 				}
-				op[t][c] = ferryt_op((enum ferryi_op_kind)kind, &region[t], c * LEN, buf, LEN);
+				op[t][c] =
+					ferryt_op((enum ferryi_op_kind)kind, &region[t], c * LEN, buf, LEN);
 				assert_int_equal(ferryi_channel_submit(channel[t][c], &list, 1), 1);
 			}
 		}
@@ -136,8 +138,8 @@ static void regions__many_come_and_go__keys_stay_apart(void **state)
 
 /* ---- random mixed load ---- */
 
-#define THREADS    4
-#define SLOTS      16
+#define THREADS	   4
+#define SLOTS	   16
 #define SLOT_LEN   (16 * KIB)
 #define THREAD_OPS 2500
 
@@ -146,7 +148,7 @@ struct loader {
 	struct ferryi_channel *channel;
 	struct ferryt_region region;
 	uint64_t first_off; /* this thread's part of the region */
-	uint8_t *buf;       /* SLOTS times SLOT_LEN */
+	uint8_t *buf;	    /* SLOTS times SLOT_LEN */
 	uint64_t random;
 	/* the thread's */
 	uint8_t *model;
@@ -248,7 +250,7 @@ static void *loader_main(void *arg)
 static void threads__random_load_on_own_channels__matches_the_model(void **state)
 {
 	struct ferryt_world *w = *state;
-	struct loader loader[THREADS] = { 0 };
+	struct loader loader[THREADS] = {0};
 	pthread_t thread[THREADS];
 	size_t part = SLOTS * SLOT_LEN;
 
@@ -275,7 +277,8 @@ static void threads__random_load_on_own_channels__matches_the_model(void **state
 			fail_msg("thread %u: %s", i, l->wrong);
 		assert_int_equal(ferryi_channel_outstanding(l->channel), 0);
 		/* and the region as a whole, through another channel */
-		assert_int_equal(ferryt_read(w->channel, &w->region, l->first_off, w->buf + 4 * MIB, part), 0);
+		assert_int_equal(ferryt_read(w->channel, &w->region, l->first_off, w->buf + 4 * MIB, part),
+				 0);
 		assert_memory_equal(w->buf + 4 * MIB, l->model, part);
 		ferryt_channel_end(&l->channel);
 		free(l->model);

@@ -18,7 +18,7 @@ static void key__wrong__is_refused(void **state)
 {
 	struct ferryt_world *w = *state;
 	struct ferryt_region forged = w->region;
-	uint64_t flips[] = { 1, 0x10, 0x100, 0xffffff, UINT64_MAX };
+	uint64_t flips[] = {1, 0x10, 0x100, 0xffffff, UINT64_MAX};
 
 	for (size_t i = 0; i < sizeof(flips) / sizeof(flips[0]); i++) {
 		forged.remote.key = w->region.remote.key ^ flips[i];
@@ -151,9 +151,9 @@ static void region__revoked__is_neither_readable_nor_writable(void **state)
 struct storm {
 	const struct ferryt_world *world;
 	const struct ferryt_region *region;
-	uint8_t *buf;                  /* STORM_OPS times STORM_LEN, this thread's half of the world's */
-	_Atomic unsigned rounds;       /* batches that went through */
-	_Atomic unsigned strange;      /* reads that brought neither the old data nor what was written */
+	uint8_t *buf;		  /* STORM_OPS times STORM_LEN, this thread's half of the world's */
+	_Atomic unsigned rounds;  /* batches that went through */
+	_Atomic unsigned strange; /* reads that brought neither the old data nor what was written */
 	_Atomic int last;
 };
 
@@ -165,7 +165,8 @@ static void *storm_main(void *arg)
 	struct ferryi_op ops[STORM_OPS];
 	int status = 0;
 
-	status = ferryi_channel_open(s->world->peer, STORM_OPS, ferryi_deadline_ms(FERRYT_PATIENCE_MS), &channel);
+	status = ferryi_channel_open(s->world->peer, STORM_OPS, ferryi_deadline_ms(FERRYT_PATIENCE_MS),
+				     &channel);
 	if (!status)
 		status = ferryi_channel_register(channel, s->buf, STORM_OPS * STORM_LEN);
 	while (!status) {
@@ -192,7 +193,8 @@ static void *storm_main(void *arg)
 			int n = ferryi_channel_poll(channel, done, STORM_OPS);
 
 			if (n < 0) {
-				status = -EPROTO; /* operations outstanding and the channel says it has none */
+				status =
+					-EPROTO; /* operations outstanding and the channel says it has none */
 				break;
 			}
 			for (int i = 0; i < n; i++) {
@@ -201,7 +203,8 @@ static void *storm_main(void *arg)
 				if (done[i]->status)
 					status = done[i]->status;
 				else if (done[i]->kind == FERRYI_OP_READ &&
-					 ferryt_pattern_check(done[i]->local, 80, off, STORM_LEN) != STORM_LEN)
+					 ferryt_pattern_check(done[i]->local, 80, off, STORM_LEN) !=
+						 STORM_LEN)
 					atomic_fetch_add(&s->strange, 1);
 			}
 			back += (unsigned)n;
@@ -220,7 +223,7 @@ static void region__revoked_under_load__is_safe_to_reuse(void **state)
 {
 	struct ferryt_world *w = *state;
 	struct ferryt_region region = ferryt_region_open(&w->tenant, STORM_OPS * STORM_LEN, FERRYT_RW, 80);
-	struct storm storms[2] = { 0 };
+	struct storm storms[2] = {0};
 	pthread_t threads[2];
 
 	ferryt_import(w->peer, &region);
@@ -232,8 +235,8 @@ static void region__revoked_under_load__is_safe_to_reuse(void **state)
 	}
 	/* each has had traffic through; a thread that failed early says so below */
 	for (uint64_t until = ferryi_deadline_ms(FERRYT_PATIENCE_MS);
-	     (!atomic_load(&storms[0].rounds) || !atomic_load(&storms[1].rounds)) && !atomic_load(&storms[0].last) &&
-	     !atomic_load(&storms[1].last) && ferryi_now_ns() < until;)
+	     (!atomic_load(&storms[0].rounds) || !atomic_load(&storms[1].rounds)) &&
+	     !atomic_load(&storms[0].last) && !atomic_load(&storms[1].last) && ferryi_now_ns() < until;)
 		(void)ferryt_stats();
 	ferryt_region_reuse(&region, 90);
 	for (unsigned i = 0; i < 2; i++) {
@@ -275,7 +278,8 @@ static void tenant__closed__loses_everything_and_others_nothing(void **state)
 
 	/* where each tenant has an address of its own, nobody is there any more to say no */
 	status = open_with_token(other, 3000);
-	assert_true(status == -EACCES || status == -ETIMEDOUT || status == -ECONNREFUSED || status == -EHOSTUNREACH);
+	assert_true(status == -EACCES || status == -ETIMEDOUT || status == -ECONNREFUSED ||
+		    status == -EHOSTUNREACH);
 	assert_int_equal(ferryt_read(w->channel, &w->region, 0, w->buf, 4096), 0);
 	assert_false(ferryi_channel_is_dead(w->channel));
 	ferryt_region_drop(&region);
@@ -283,7 +287,7 @@ static void tenant__closed__loses_everything_and_others_nothing(void **state)
 
 static void listener__self_test__passes(void **state)
 {
-	struct ferryt_req req = { .cmd = FERRYT_SELF_TEST };
+	struct ferryt_req req = {.cmd = FERRYT_SELF_TEST};
 	struct ferryt_world *w = *state;
 	struct ferryt_rep rep;
 

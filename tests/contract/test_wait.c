@@ -19,7 +19,7 @@ static void sleep_until_done(struct ferryi_channel *channel, struct ferryi_op *o
 
 		assert_true(armed == 0 || armed == -EAGAIN);
 		if (armed == 0) {
-			struct pollfd pfd = { .fd = ferryi_channel_wait_fd(channel), .events = POLLIN };
+			struct pollfd pfd = {.fd = ferryi_channel_wait_fd(channel), .events = POLLIN};
 
 			assert_true(pfd.fd >= 0);
 			assert_true(poll(&pfd, 1, ferryi_remaining_ms(until)) > 0);
@@ -43,7 +43,8 @@ static void wait__for_reads_and_writes__wakes_each_time(void **state)
 		skip();
 	for (unsigned i = 0; i < 200; i++) {
 		size_t len = i % 10 == 0 ? MIB : 4096;
-		struct ferryi_op op = ferryt_op(i % 2 ? FERRYI_OP_WRITE : FERRYI_OP_READ, &w->region, 0, w->buf, len);
+		struct ferryi_op op =
+			ferryt_op(i % 2 ? FERRYI_OP_WRITE : FERRYI_OP_READ, &w->region, 0, w->buf, len);
 		struct ferryi_op *list = &op;
 
 		assert_int_equal(ferryi_channel_submit(w->channel, &list, 1), 1);
@@ -100,7 +101,7 @@ static void wait__peer_declared_dead__wakes(void **state)
 	assert_int_equal(pthread_create(&thread, NULL, fail_main, w), 0);
 	while (ferryi_channel_poll(w->channel, &done, 1) != -ENOTCONN) {
 		if (ferryi_channel_arm(w->channel) == 0) {
-			struct pollfd pfd = { .fd = ferryi_channel_wait_fd(w->channel), .events = POLLIN };
+			struct pollfd pfd = {.fd = ferryi_channel_wait_fd(w->channel), .events = POLLIN};
 
 			assert_true(poll(&pfd, 1, ferryi_remaining_ms(until)) > 0);
 		}

@@ -12,18 +12,20 @@
 #include "fabric.h"
 
 enum ferryt_cmd {
-	FERRYT_LISTEN,         /* arg[0]: spin_us; text: host */
+	FERRYT_LISTEN, /* arg[0]: spin_us; text: host */
 	FERRYT_SELF_TEST,
-	FERRYT_TENANT_OPEN,    /* token -> val[0]: tenant, text: address */
-	FERRYT_TENANT_CLOSE,   /* tenant */
-	FERRYT_REGION_OPEN,    /* tenant; arg: len_bytes, access, seed -> val[0]: region, remote */
-	FERRYT_REGION_REVOKE,  /* region */
-	FERRYT_REGION_REUSE,   /* region; arg: seed. Revoke, then at once fill the memory with another pattern */
-	FERRYT_REGION_DROP,    /* region: revoke if need be, free the memory */
-	FERRYT_REGION_CHECK,   /* region; arg: off, len, seed -> val[0]: first byte that differs, or len */
-	FERRYT_REGION_FILL,    /* region; arg: off, len, seed */
-	FERRYT_STATS,          /* val: connections total, refused total, connections now, registrations, revocations */
-	FERRYT_CPU,            /* val[0]: microseconds of CPU that this process used so far; val[1]: its open descriptors */
+	FERRYT_TENANT_OPEN,   /* token -> val[0]: tenant, text: address */
+	FERRYT_TENANT_CLOSE,  /* tenant */
+	FERRYT_REGION_OPEN,   /* tenant; arg: len_bytes, access, seed -> val[0]: region, remote */
+	FERRYT_REGION_REVOKE, /* region */
+	FERRYT_REGION_REUSE,  /* region; arg: seed. Revoke, then at once fill the memory with another pattern
+			       */
+	FERRYT_REGION_DROP,   /* region: revoke if need be, free the memory */
+	FERRYT_REGION_CHECK,  /* region; arg: off, len, seed -> val[0]: first byte that differs, or len */
+	FERRYT_REGION_FILL,   /* region; arg: off, len, seed */
+	FERRYT_STATS, /* val: connections total, refused total, connections now, registrations, revocations */
+	FERRYT_CPU, /* val[0]: microseconds of CPU that this process used so far; val[1]: its open descriptors
+		     */
 	FERRYT_EXIT,
 };
 
