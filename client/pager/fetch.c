@@ -184,24 +184,23 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 
 	if (ferryi_page_state(old) != FERRYI_PAGE_AWAY && ferryi_page_state(old) != FERRYI_PAGE_ABSENT)
 		return WAIT; /* somebody has it; look again */
-	if (!ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING)))
-		return WAIT;
-
-	int rc = ferryi_uffd_poison(f->pager->uffd, (void *)ref->va);
+	/* The reason first: the thread that the ioctl wakes may ask for it at once, from its SIGBUS handler. */
 	unsigned reason = reason_of(fault, pool);
+	uint64_t poisoned = ferryi_page_poisoned(reason, fault->last_error);
 
-	if (rc == -EAGAIN) {
-		ferryi_page_release(word, old);
+	if (!ferryi_page_cas(word, &old, poisoned))
 		return WAIT;
-	}
-	if (rc && rc != -EEXIST) { /* the range is gone */
-		ferryi_page_release(word, old);
+	int rc = ferryi_uffd_poison(f->pager->uffd, (void *)ref->va);
+
+	if (rc && rc != -EEXIST) { /* the address space is changing, or the range is gone */
+		ferryi_page_cas(word, &poisoned, old);
+		if (rc == -EAGAIN)
+			return WAIT;
 		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
 		return DONE;
 	}
 	if (ferryi_page_state(old) == FERRYI_PAGE_AWAY)
 		ferryi_uncount(&f->pager->counters.g_away_pages, 1);
-	ferryi_page_release(word, ferryi_page_poisoned(reason, fault->last_error));
 	if (ferryi_counter_read(&f->pager->counters.c_faults_poisoned) == 0)
 		ferryi_error("page %#lx: poisoned, %s (%s)", (unsigned long)ref->va,
 			     ferry_fault_reason_text((enum ferry_fault_reason)reason), ferryi_strerror(fault->last_error));
@@ -387,7 +386,8 @@ static uint32_t read_ahead(struct ferryi_fetcher *f, const struct ferryi_page_re
 		struct ferryi_remote remote;
 		uint64_t off;
 		struct ferry_pool *pool = ferryi_locate(f->pager, ferryi_object_pfn(ref->object, index), &remote, &off);
-		struct ferryi_channel *channel = pool ? ferryi_lines_channel(&f->lines, ferryi_pool_index(pool)) : NULL;
+		struct ferryi_channel *channel =
+			pool && !ferryi_pool_lost(pool) ? ferryi_lines_channel(&f->lines, ferryi_pool_index(pool)) : NULL;
 		uint64_t to_block_end = FERRYI_PAGES_PER_BLOCK - index % FERRYI_PAGES_PER_BLOCK;
 		uint64_t nr = ferryi_min_u64(ferryi_min_u64(end - at, FERRYI_FETCH_CHUNK_PAGES), to_block_end);
 

@@ -5,14 +5,14 @@
  *
  *   state      where the data is              who may leave it, and to what
  *   ---------  -----------------------------  -------------------------------------------------
- *   ABSENT     nowhere: hole, reads as zero   any fetcher: RESIDENT (zero fill)
+ *   ABSENT     nowhere: hole, reads as zero   any fetcher: FETCHING (zero fill), POISONED (no memory)
  *   RESIDENT   application's page in RAM      any evictor: ISOLATING
  *   ISOLATING  being moved out                its evictor: STAGED, RESIDENT (not movable), ABSENT (was dropped)
  *   STAGED     staging slot; write under way  its evictor: AWAY (write done), RESIDENT (put back)
  *                                             any fetcher: RESCUING
  *   RESCUING   staging slot, being put back   its fetcher: RESIDENT
- *   AWAY       pool only; marked hole         any fetcher: FETCHING
- *   FETCHING   pool; read under way           its fetcher: RESIDENT, AWAY (failed), POISONED
+ *   AWAY       pool only; marked hole         any fetcher: FETCHING, POISONED (lost)
+ *   FETCHING   pool; read under way           its fetcher: RESIDENT, AWAY (failed)
  *   POISONED   lost; touching raises SIGBUS   MADV_DONTNEED, munmap: ABSENT
  *
  * All moves are compare-and-swap on the word. An application's MADV_DONTNEED

@@ -47,16 +47,18 @@ static void fetch_until_idle(struct ferryi_fetcher *f)
 	}
 }
 
+/* As much as can be had in chunks; what cannot (no budget, no link) is left to the page by page way, which tells why. */
 static void read_range(struct ferryi_fetcher *f, uintptr_t start, uintptr_t end, uint64_t deadline_ns)
 {
-	while (start < end) {
+	while (start < end && ferryi_now_ns() < deadline_ns) {
 		uintptr_t stopped = ferryi_fetch_ahead(f, start, end, deadline_ns);
 
 		if (stopped == start && ferryi_fetch_is_idle(f))
-			break; /* no budget, no link: page by page tells why */
+			break;
 		start = stopped;
-		while (start < end && !f->free_chunks)
+		do {
 			ferryi_fetch_poll(f);
+		} while (!f->free_chunks);
 	}
 	fetch_until_idle(f);
 }
