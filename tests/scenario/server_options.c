@@ -22,6 +22,7 @@
 
 #define ARGS(...) ((const char *const[]){__VA_ARGS__, NULL})
 #define POOL	  "--pool", "name=hot,size=4M"
+#define ANY_PORT  "--listen", "127.0.0.1:0"
 #define USAGE	  2
 #define RUNTIME	  1
 
@@ -137,22 +138,22 @@ static void start__cannot__one_line_each(void **state)
 
 	(void)state;
 	expect_line(ARGS("--pool", "name=hot,size=1000T", "--fabric", "local", "--token-file", token_path,
-			 "--log-level", "error"),
+			 ANY_PORT, "--log-level", "error"),
 		    RUNTIME, "does not fit in memory: ");
 	expect_line(ARGS("--pool", "name=hot,size=2M,hugepages=2M", "--fabric", "local", "--token-file",
-			 token_path, "--log-level", "error"),
+			 token_path, ANY_PORT, "--log-level", "error"),
 		    USAGE, "huge pages cannot be lent to clients of the same host");
 	expect_line(ARGS("--pool", "name=hot,size=2M,backing=memfd,hugepages=2M", "--fabric", "tcp",
-			 "--token-file", token_path, "--log-level", "error"),
+			 "--token-file", token_path, ANY_PORT, "--log-level", "error"),
 		    USAGE, "leave hugepages out");
 	expect_line(ARGS("--pool", "name=hot,size=1T,hugepages=2M", "--fabric", "tcp", "--token-file",
-			 token_path, "--log-level", "error"),
+			 token_path, ANY_PORT, "--log-level", "error"),
 		    RUNTIME, "sysctl vm.nr_hugepages=");
-	expect_line(ARGS(POOL, "--fabric", "local", "--token-file", "/proc/nowhere/token", "--log-level",
-			 "error"),
+	expect_line(ARGS(POOL, "--fabric", "local", "--token-file", "/proc/nowhere/token", ANY_PORT,
+			 "--log-level", "error"),
 		    RUNTIME, "/proc/nowhere/token");
-	expect_line(ARGS(POOL, "--fabric", "local", "--token-fd", "200", "--log-level", "error"), RUNTIME,
-		    "--token-fd 200");
+	expect_line(ARGS(POOL, "--fabric", "local", "--token-fd", "200", ANY_PORT, "--log-level", "error"),
+		    RUNTIME, "--token-fd 200");
 	expect_line(ARGS(POOL, "--fabric", "local", "--token-file", token_path, "--listen", "192.0.2.1:0",
 			 "--log-level", "error"),
 		    RUNTIME, "no such address");
@@ -186,8 +187,9 @@ static void verbs__memlock_too_small__one_line(void **state)
 	}
 	assert_int_equal(getrlimit(RLIMIT_MEMLOCK, &before), 0);
 	assert_int_equal(setrlimit(RLIMIT_MEMLOCK, &small), 0);
-	expect_line(ARGS(POOL, "--fabric", "verbs", "--token-file", token_path, "--log-level", "error"),
-		    RUNTIME, "LimitMEMLOCK=infinity");
+	expect_line(
+		ARGS(POOL, "--fabric", "verbs", "--token-file", token_path, ANY_PORT, "--log-level", "error"),
+		RUNTIME, "LimitMEMLOCK=infinity");
 }
 
 static void verbs__named_and_missing__one_line(void **state)
@@ -198,8 +200,9 @@ static void verbs__named_and_missing__one_line(void **state)
 	(void)state;
 	if (verbs && ferryi_fabric_usable(verbs, why, sizeof(why)) == 0)
 		skip(); /* this machine has it */
-	expect_line(ARGS(POOL, "--fabric", "verbs", "--token-file", token_path, "--log-level", "error"),
-		    RUNTIME, "--fabric verbs cannot be served here");
+	expect_line(
+		ARGS(POOL, "--fabric", "verbs", "--token-file", token_path, ANY_PORT, "--log-level", "error"),
+		RUNTIME, "--fabric verbs cannot be served here");
 }
 
 /* ---- config file ---- */
