@@ -4,14 +4,14 @@
 set -eu
 . "$(dirname "$0")/farlib.sh"
 unset FERRY_TWO_VMS
-ferryd_start 256M
+ferryd_start 64M
 timeout 60 ib_read_lat -F -x 1 -s 4096 -n 1000 >/tmp/server.log 2>&1 &
 wait_for 30 "ib_read_lat server" bash -c "ss -Hltn | grep -q :18515"
 timeout 60 ib_read_lat -F -x 1 -s 4096 -n 1000 "$FERRY_RDMA_ADDR" 2>/dev/null |
 	awk '$1 == 4096 && $2 == 1000 { printf "ib_read_lat 4096 bytes: p50 %s us, p99 %s us\n", $5, $8 }'
 wait
 status=0
-timeout 240 "$FERRY_BUILD/client/tool/ferry" bench all --fabric verbs --json --size 32M --runs 3 --count 1000 >/tmp/bench.json || status=$?
+timeout 240 "$FERRY_BUILD/client/tool/ferry" bench all --fabric verbs --json --size 16M --runs 1 --count 300 >/tmp/bench.json || status=$?
 cat /tmp/bench.json
 [ "$status" = 0 ] || fail "ferry bench ended with status $status"
 for kind in raw fault seq random evict; do
