@@ -122,6 +122,7 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 
 	if (rc)
 		return ferryi_control_fail(rc, "%s", err);
+	ferryi_log_set_ident("ferry"); /* looks at the environment now, not on the fault path */
 	ferryi_log_set_level((enum ferryi_log_level)config.log_level);
 	ferryi_fabric_setup();
 	if (ferryi_arena_open(ARENA_WANT, ARENA_LEAST, &arena)) {

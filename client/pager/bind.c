@@ -7,7 +7,8 @@
 
 #include "pager_priv.h"
 
-#define TAKE_BATCH 256u
+#define TAKE_BATCH    256u
+#define RESERVE_AHEAD 16u /* sub-sections: 32 MiB that eviction may bind without asking a server */
 
 static size_t block_of(size_t page)
 {
@@ -57,6 +58,18 @@ int ferryi_bind_block_now(struct ferryi_pager *pager, struct ferryi_block *block
 	if (!rc)
 		bind_block(pager, block, subsection);
 	return rc;
+}
+
+void ferryi_bind_reserve_ahead(struct ferryi_pager *pager)
+{
+	if (!atomic_load(&pager->binds_late))
+		return;
+	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
+		struct ferry_pool *pool = atomic_load(&pager->pools[i]);
+
+		if (pool && !ferryi_pool_lost(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0)
+			return;
+	}
 }
 
 int ferryi_bind_pages(struct ferryi_pager *pager, struct ferryi_object *object, size_t first, size_t n)

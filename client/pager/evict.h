@@ -12,8 +12,8 @@
  *
  * Same written list as the fault path (fetch.h), plus: the area table's read
  * lock while picking, madvise on staging, memcpy into the bounce buffer.
- * Binding a block of a NORESERVE range may lease more memory; that is done
- * between batches, by eviction threads only.
+ * A block of a NORESERVE range is bound from memory that is leased already; the
+ * keeper thread leases ahead (bind.c).
  */
 #ifndef FERRYI_PAGER_EVICT_H
 #define FERRYI_PAGER_EVICT_H

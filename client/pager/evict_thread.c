@@ -20,7 +20,6 @@
 
 #define STUCK_MS      5    /* nothing could leave: look again */
 #define CHECK_MS      1000 /* asleep: links may want tending */
-#define RESERVE_AHEAD 8u   /* sub-sections leased ahead for NORESERVE blocks */
 
 static bool has_work(struct ferryi_pager *pager)
 {
@@ -42,25 +41,13 @@ static void sleep_until_needed(struct ferryi_evict_thread *t, int timeout_ms)
 	atomic_store(&t->asleep, false);
 }
 
-/* Late-bound blocks need leased memory at hand before a batch is picked; this may block on the server. */
-static void reserve_ahead(struct ferryi_pager *pager)
-{
-	if (!atomic_load(&pager->nr_noreserve))
-		return;
-	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
-		struct ferry_pool *pool = atomic_load(&pager->pools[i]);
-
-		if (pool && !ferryi_pool_lost(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0)
-			return;
-	}
-}
-
 static int evict_round(struct ferryi_evict_thread *t)
 {
-	reserve_ahead(t->pager);
 	while (has_work(t->pager) && !atomic_load_explicit(&t->pager->stopping, memory_order_relaxed)) {
 		if (!ferryi_evict_some(&t->evictor)) {
 			ferryi_evict_drain(&t->evictor);
+			if (t->evictor.error == -ENOMEM) /* a late-bound block: the keeper leases more */
+				ferryi_keeper_kick(t->pager->keeper);
 			return STUCK_MS;
 		}
 		ferryi_evict_poll(&t->evictor);

@@ -107,16 +107,18 @@ static int start_evictors(struct ferryi_pager *pager)
 	return 0;
 }
 
-static void reap(void *ctx)
+/* The keeper's rounds: what may block or allocate, on behalf of the threads that may not. */
+static void keep(void *ctx)
 {
 	ferryi_zombies_reap(ctx);
+	ferryi_bind_reserve_ahead(ctx);
 }
 
 static int start(struct ferryi_pager *pager)
 {
 	uint32_t service_slot = pager->nr_evict_threads * FERRYI_EVICT_SLOTS;
 	uint8_t *scratch = ferryi_slot_addr(pager, service_slot + FERRYI_EVICT_SLOTS);
-	int rc = ferryi_keeper_start(pager->arena, reap, pager, &pager->counters, &pager->keeper);
+	int rc = ferryi_keeper_start(pager->arena, keep, pager, &pager->counters, &pager->keeper);
 
 	if (!rc)
 		rc = ferryi_fetcher_init(pager->service_fetcher, pager,

@@ -65,7 +65,7 @@ struct ferryi_pager {
 	_Atomic unsigned budget_waiters;
 	_Atomic bool forked;          /* this is a child of fork */
 	_Atomic(struct ferry_pool *) pools[FERRYI_MAX_POOLS_ATTACHED]; /* NULL holes; changed under the ferry lock */
-	_Atomic uint32_t nr_noreserve; /* objects that bind blocks late */
+	_Atomic bool binds_late; /* some object is NORESERVE: its blocks are bound at first eviction */
 
 	/* protected by service_lock: the service fetcher and evictor */
 	struct ferryi_mutex service_lock;
@@ -116,6 +116,8 @@ void ferryi_fork_guard_close(struct ferryi_pager *pager);
 /* bind.c: blocks of objects to sub-sections of pools */
 /* All blocks of pages [first, first + n). May block. 0, -ENOMEM, -ENOTCONN, -ENXIO (no pool at all). */
 int ferryi_bind_pages(struct ferryi_pager *pager, struct ferryi_object *object, size_t first, size_t n);
+/* Keeper thread: has pool memory leased before late-bound blocks need it; may block on a server. */
+void ferryi_bind_reserve_ahead(struct ferryi_pager *pager);
 /* One block from memory leased already; never blocks. */
 int ferryi_bind_block_now(struct ferryi_pager *pager, struct ferryi_block *block);
 /* Gives back the blocks that lie wholly in [first, first + n), or all (whole). ASSUMPTION: pages settled. */

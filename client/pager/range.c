@@ -37,15 +37,23 @@ static int create_object(struct ferryi_pager *pager, size_t nr_pages, unsigned f
 		return rc; /* the control room has left its line: how much is free, or why not */
 	}
 	if (flags & FERRY_MAP_NORESERVE)
-		atomic_fetch_add(&pager->nr_noreserve, 1);
+		atomic_store(&pager->binds_late, true);
 	*out = object;
 	return 0;
+}
+
+/* Events that the kernel has delivered (the munmap that made room here, say) have been applied when this returns. */
+static void wait_for_events(struct ferryi_pager *pager)
+{
+	ferryi_mutex_lock(&pager->events_lock);
+	ferryi_mutex_unlock(&pager->events_lock);
 }
 
 static int insert_area(struct ferryi_pager *pager, const struct ferryi_area *area)
 {
 	int rc = -EINVAL;
 
+	wait_for_events(pager);
 	ferryi_areas_write_lock(&pager->areas);
 	if (!ferryi_areas_overlap_locked(&pager->areas, area->start, area->end))
 		rc = ferryi_areas_insert_locked(&pager->areas, area);
@@ -58,21 +66,36 @@ static int insert_area(struct ferryi_pager *pager, const struct ferryi_area *are
 	return 0;
 }
 
-/* Takes [start, end) out of the table; its pages are buried by the time that this returns, or by the keeper. */
-static void retire_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, bool unmap)
+static void cut_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
-	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
 	struct ferryi_area piece;
 
 	ferryi_areas_write_lock(&pager->areas);
 	while (ferryi_areas_cut_first_locked(&pager->areas, start, end, &piece) == 1)
 		ferryi_zombies_add(pager, &piece);
-	/* Under the lock, so that no page word is buried before its page is gone. */
-	if (unmap)
-		munmap((void *)start, end - start);
 	ferryi_areas_write_unlock(&pager->areas);
+}
+
+/* Buries what was cut; what has not settled within the deadline is left to the keeper. */
+static void reap(struct ferryi_pager *pager)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+
 	while (ferryi_zombies_reap(pager) && ferryi_now_ns() < deadline_ns)
 		poll(NULL, 0, PAUSE_MS);
+}
+
+/*
+ * munmap(2) returns once a fault thread has read its event, and that thread may
+ * want the area table's lock: so no lock is held here. The event cuts the range
+ * out of the table; cut_range does it where nothing was registered yet.
+ */
+static void unmap_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
+{
+	munmap((void *)start, end - start);
+	wait_for_events(pager);
+	cut_range(pager, start, end);
+	reap(pager);
 }
 
 int ferryi_pager_map(struct ferryi_pager *pager, void *hint, size_t len, int prot, unsigned flags, void **out)
@@ -102,7 +125,7 @@ int ferryi_pager_map(struct ferryi_pager *pager, void *hint, size_t len, int pro
 	rc = ferryi_uffd_register(pager->uffd, addr, len, true);
 	if (rc) {
 		ferryi_control_fail(rc, "userfaultfd: cannot register %llu MiB: %s", in_mib(len), ferryi_strerror(rc));
-		retire_range(pager, area.start, area.end, true); /* and the object with it */
+		unmap_range(pager, area.start, area.end); /* and the object with it */
 		return rc;
 	}
 	*out = addr;
@@ -126,7 +149,7 @@ int ferryi_pager_unmap(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 		return ferryi_control_fail(-EINVAL, "munmap: the range is not all managed");
 	if (ferryi_service_any_pinned(pager, start, end))
 		return ferryi_control_fail(-EBUSY, "munmap: pages are pinned; unpin them first");
-	retire_range(pager, start, end, true);
+	unmap_range(pager, start, end);
 	return 0;
 }
 
@@ -213,7 +236,8 @@ int ferryi_pager_adopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 	}
 	rc = ferryi_uffd_register(pager->uffd, (void *)start, end - start, true);
 	if (rc) {
-		retire_range(pager, start, end, false);
+		cut_range(pager, start, end);
+		reap(pager);
 		rc = ferryi_control_fail(rc == -EBUSY ? rc : -EOPNOTSUPP,
 					 rc == -EBUSY ? "adopt: the range belongs to another userfaultfd (%s)" :
 							"adopt: userfaultfd cannot take the range (%s)",
@@ -274,8 +298,7 @@ static int release_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 	while (ferryi_areas_cut_first_locked(&pager->areas, start, end, &piece) == 1)
 		ferryi_zombies_add(pager, &piece);
 	ferryi_areas_write_unlock(&pager->areas);
-	while (ferryi_zombies_reap(pager) && ferryi_now_ns() < deadline_ns)
-		poll(NULL, 0, PAUSE_MS);
+	reap(pager);
 	return 0;
 }
 
