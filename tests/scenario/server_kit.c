@@ -120,13 +120,19 @@ static void read_url(struct ferryt_server *server, int fd)
 
 void ferryt_server_start(struct ferryt_server *server, const char *const *args)
 {
-	const char *argv[FERRYT_ARGS_MAX] = {"--listen",      "127.0.0.1:0", "--token-fd", "11",
-					     "--lifeline-fd", "12",	     "--ready-fd", "13"};
-	int token[2], lifeline[2], ready[2], words[2], n = 8;
+	const char *argv[FERRYT_ARGS_MAX] = {"--listen", "127.0.0.1:0", "--lifeline-fd",
+					     "12",	 "--ready-fd",	"13"};
+	int token[2], lifeline[2], ready[2], words[2], n = 6;
+	bool no_auth = false;
 
 	while (*args) {
-		assert_true(n < FERRYT_ARGS_MAX - 1);
+		assert_true(n < FERRYT_ARGS_MAX - 3);
+		no_auth = no_auth || strcmp(*args, "--no-auth") == 0;
 		argv[n++] = *args++;
+	}
+	if (!no_auth) {
+		argv[n++] = "--token-fd";
+		argv[n++] = "11";
 	}
 	*server = (struct ferryt_server){0};
 	assert_int_equal(ferryi_random(server->token, sizeof(server->token)), 0);

@@ -34,8 +34,8 @@ struct ferryt_server {
 };
 
 /*
- * Starts ferryd with these arguments (NULL ends) and --listen, --token-fd,
- * --ready-fd, --lifeline-fd of the kit's own; waits until it serves.
+ * Starts ferryd with these arguments (NULL ends) and --listen, --token-fd
+ * (but with --no-auth), --ready-fd, --lifeline-fd of the kit's own; waits until it serves.
  */
 void ferryt_server_start(struct ferryt_server *server, const char *const *args);
 /* Waits for its end; the wait status, or -1 when it did not end in time. */
