@@ -339,9 +339,6 @@ static int check_import(const struct ferryi_local_peer *peer, const struct ferry
 
 	if (fd < 0 || fstat(fd, &st))
 		return -EPROTO;
-	/* shorter: revoked in the meantime */
-	if (!S_ISREG(st.st_mode) || st.st_size < 0 || (uint64_t)st.st_size < remote->len_bytes)
-		return -EACCES;
 	/* a write beyond this limit would raise SIGXFSZ in the application */
 	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
 	    limit.rlim_cur < remote->len_bytes) {
@@ -350,6 +347,9 @@ static int check_import(const struct ferryi_local_peer *peer, const struct ferry
 			     peer->base.label, (unsigned long long)limit.rlim_cur);
 		return -EFBIG;
 	}
+	/* shorter: revoked in the meantime */
+	if (!S_ISREG(st.st_mode) || st.st_size < 0 || (uint64_t)st.st_size < remote->len_bytes)
+		return -EACCES;
 	return 0;
 }
 
