@@ -1,6 +1,6 @@
 # ferryd as a real process, seen through the bare protocol.
 foreach(part control data options memory)
-	ferry_test(scenario_server_${part} LABELS scenario SOURCES server_${part}.c server_kit.c
+	ferry_test(scenario_server_${part} LABELS scenario TIMEOUT 600 SOURCES server_${part}.c server_kit.c
 		LINK ferry_proto ferry_fabric)
 	target_compile_definitions(scenario_server_${part} PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>"
 		FERRYT_MAN_PAGE="${PROJECT_SOURCE_DIR}/client/man/ferryd.8")
