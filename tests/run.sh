@@ -198,6 +198,9 @@ else
 	echo "left running" >>"$failures"
 fi
 
+[ "$vm" = yes ] || echo "everything of softroce: --no-vm" >>"$reasons"
+[ "$quick" = no ] || echo "clang, sanitizers and libFuzzer: --quick" >>"$reasons"
+[ -z "$only" ] || echo "every label but $only: --only" >>"$reasons"
 if [ -s "$reasons" ]; then
 	say "skipped, and why"
 	cat "$reasons"
