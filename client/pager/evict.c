@@ -75,7 +75,7 @@ static bool isolate(struct ferryi_evict_batch *batch, struct ferryi_object *obje
 {
 	uint64_t old = ferryi_page_load(&object->words[index]);
 
-	if (ferryi_page_state(old) != FERRYI_PAGE_RESIDENT || ferryi_page_pins(old))
+	if (ferryi_page_state(old) != FERRYI_PAGE_RESIDENT || ferryi_page_pins(old) || (old & FERRYI_PAGE_WRITEBACK))
 		return false;
 	if (second_chance && (old & FERRYI_PAGE_REFERENCED)) {
 		ferryi_page_cas(&object->words[index], &old, old & ~FERRYI_PAGE_REFERENCED);
@@ -242,7 +242,30 @@ static void move_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *bat
 
 /* ---- ending ---- */
 
-/* Takes the page from STAGED to `to`, or leaves it to the fetcher that is rescuing it. */
+/* The write of a rescued page's old content has ended: it may be written again. */
+static void end_writeback(ferryi_page_word *word, uint32_t slot)
+{
+	uint64_t old = ferryi_page_load(word);
+
+	for (;;) {
+		bool ours = (old & FERRYI_PAGE_WRITEBACK) && ferryi_page_arg(old) == slot;
+
+		if (!ours)
+			return;
+		if (ferryi_page_state(old) != FERRYI_PAGE_RESIDENT) { /* FETCHING: bounded by one UFFDIO_COPY */
+			ferryi_cpu_relax();
+			old = ferryi_page_load(word);
+		} else if (ferryi_page_cas(word, &old, old & ~(FERRYI_PAGE_WRITEBACK | FERRYI_PAGE_ARG_MASK))) {
+			return;
+		}
+	}
+}
+
+/*
+ * Ends slot i of the batch: from STAGED to `to` (RESCUING for one who goes on
+ * with the page), and true; or ABSENT when the application dropped it, or
+ * nothing when it was rescued, and false.
+ */
 static bool end_page(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned i, uint64_t to)
 {
 	struct ferryi_evict_page *page = &batch->page[i];
@@ -250,24 +273,23 @@ static bool end_page(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch
 	uint64_t old = ferryi_page_load(word_of(page));
 
 	page->staged = false;
-	for (;;) {
-		bool ours = ferryi_page_arg(old) == slot;
-
-		if (ours && ferryi_page_state(old) == FERRYI_PAGE_STAGED) {
-			bool dropped = old & FERRYI_PAGE_DROPPED;
-
-			if (ferryi_page_cas(word_of(page), &old, dropped ? (uint64_t)FERRYI_PAGE_ABSENT : to)) {
-				if (!dropped && ferryi_page_state(to) == FERRYI_PAGE_AWAY)
-					ferryi_count(&ev->pager->counters.g_away_pages, 1);
-				return true;
-			}
-		} else if (ours && ferryi_page_state(old) == FERRYI_PAGE_RESCUING) {
+	while (ferryi_page_arg(old) == slot) {
+		if (ferryi_page_state(old) == FERRYI_PAGE_RESCUING) {
 			ferryi_cpu_relax(); /* bounded by one UFFDIO_COPY */
 			old = ferryi_page_load(word_of(page));
-		} else {
-			return false;
+		} else if (ferryi_page_state(old) != FERRYI_PAGE_STAGED) {
+			break;
+		} else if (old & FERRYI_PAGE_DROPPED) {
+			if (ferryi_page_cas(word_of(page), &old, FERRYI_PAGE_ABSENT))
+				return false;
+		} else if (ferryi_page_cas(word_of(page), &old, to)) {
+			if (ferryi_page_state(to) == FERRYI_PAGE_AWAY)
+				ferryi_count(&ev->pager->counters.g_away_pages, 1);
+			return true;
 		}
 	}
+	end_writeback(word_of(page), slot);
+	return false;
 }
 
 static void end_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
@@ -285,25 +307,11 @@ static void end_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batc
 static void put_back(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned i)
 {
 	struct ferryi_evict_page *page = &batch->page[i];
-	uint64_t old = ferryi_page_load(word_of(page));
+	uint64_t slot = (uint64_t)(batch->first_slot + i) << FERRYI_PAGE_ARG_SHIFT;
 	long rc;
 
-	page->staged = false;
-	for (;;) {
-		if (ferryi_page_arg(old) != batch->first_slot + i)
-			return; /* rescued */
-		if (ferryi_page_state(old) == FERRYI_PAGE_RESCUING) {
-			ferryi_cpu_relax();
-			old = ferryi_page_load(word_of(page));
-		} else if (ferryi_page_state(old) != FERRYI_PAGE_STAGED) {
-			return;
-		} else if (old & FERRYI_PAGE_DROPPED) {
-			if (ferryi_page_cas(word_of(page), &old, FERRYI_PAGE_ABSENT))
-				return;
-		} else if (ferryi_page_cas(word_of(page), &old, ferryi_page_with(old, FERRYI_PAGE_RESCUING))) {
-			break;
-		}
-	}
+	if (!end_page(ev, batch, i, slot | FERRYI_PAGE_RESCUING))
+		return;
 	ferryi_budget_charge_slack(&ev->pager->budget, 1);
 	do {
 		rc = ferryi_uffd_copy(ev->pager->uffd, (void *)page->va, ferryi_slot_addr(ev->pager, batch->first_slot + i),

@@ -76,19 +76,19 @@ static void resident_add(struct ferryi_object *object, size_t index)
 	atomic_fetch_add_explicit(&object->blocks[index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1, memory_order_relaxed);
 }
 
-/* The application dropped a page while we were putting it in place: take it out again. We own the word. */
-static void discard_page(struct ferryi_fetcher *f, ferryi_page_word *word, uintptr_t va)
+static void resident_sub(struct ferryi_object *object, size_t index)
 {
-	struct ferryi_pager *pager = f->pager;
-
-	if (ferryi_uffd_move(pager->staging_uffd, f->scratch, (void *)va, FERRYI_PAGE_SIZE) > 0)
-		madvise(f->scratch, FERRYI_PAGE_SIZE, MADV_DONTNEED);
-	atomic_store(word, FERRYI_PAGE_ABSENT);
-	ferryi_budget_uncharge(&pager->budget, 1);
-	ferryi_uffd_wake(pager->uffd, (void *)va, FERRYI_PAGE_SIZE);
+	atomic_fetch_sub_explicit(&object->blocks[index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1, memory_order_relaxed);
 }
 
-/* The page is in place: FETCHING or RESCUING (ours) -> RESIDENT with these flags. */
+/* The application dropped a page while we were putting it in place: take it out of its memory again. */
+static void take_out(struct ferryi_fetcher *f, uintptr_t va)
+{
+	if (ferryi_uffd_move(f->pager->staging_uffd, f->scratch, (void *)va, FERRYI_PAGE_SIZE) > 0)
+		madvise(f->scratch, FERRYI_PAGE_SIZE, MADV_DONTNEED);
+}
+
+/* The page is in place: FETCHING (ours) -> RESIDENT with these flags. */
 static void finish_page(struct ferryi_fetcher *f, struct ferryi_object *object, size_t index, uintptr_t va, uint64_t flags)
 {
 	ferryi_page_word *word = &object->words[index];
@@ -97,9 +97,11 @@ static void finish_page(struct ferryi_fetcher *f, struct ferryi_object *object, 
 	resident_add(object, index);
 	do {
 		if (old & FERRYI_PAGE_DROPPED) {
-			atomic_fetch_sub_explicit(&object->blocks[index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1,
-						  memory_order_relaxed);
-			discard_page(f, word, va);
+			resident_sub(object, index);
+			take_out(f, va);
+			atomic_store(word, FERRYI_PAGE_ABSENT);
+			ferryi_budget_uncharge(&f->pager->budget, 1);
+			ferryi_uffd_wake(f->pager->uffd, (void *)va, FERRYI_PAGE_SIZE);
 			return;
 		}
 	} while (!ferryi_page_cas(word, &old, flags | FERRYI_PAGE_RESIDENT));
@@ -185,7 +187,8 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 	if (ferryi_page_state(old) != FERRYI_PAGE_AWAY && ferryi_page_state(old) != FERRYI_PAGE_ABSENT)
 		return WAIT; /* somebody has it; look again */
 	/* The reason first: the thread that the ioctl wakes may ask for it at once, from its SIGBUS handler. */
-	unsigned reason = reason_of(fault, pool);
+	bool away = ferryi_page_state(old) == FERRYI_PAGE_AWAY;
+	unsigned reason = reason_of(fault, away ? pool : NULL); /* a first touch only wants room */
 	uint64_t poisoned = ferryi_page_poisoned(reason, fault->last_error);
 
 	if (!ferryi_page_cas(word, &old, poisoned))
@@ -199,7 +202,7 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
 		return DONE;
 	}
-	if (ferryi_page_state(old) == FERRYI_PAGE_AWAY)
+	if (away)
 		ferryi_uncount(&f->pager->counters.g_away_pages, 1);
 	if (ferryi_counter_read(&f->pager->counters.c_faults_poisoned) == 0)
 		ferryi_error("page %#lx: poisoned, %s (%s)", (unsigned long)ref->va,
@@ -331,9 +334,21 @@ static enum outcome fault_staged(struct ferryi_fetcher *f, struct ferryi_fault *
 		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
 		return DONE;
 	}
-	if (dropped)
-		atomic_fetch_and(word, ~FERRYI_PAGE_DROPPED);
-	finish_page(f, ref->object, ref->index, ref->va, FERRYI_PAGE_DIRTY | FERRYI_PAGE_REFERENCED);
+	uint64_t rescued = (staged & FERRYI_PAGE_ARG_MASK) | FERRYI_PAGE_WRITEBACK | FERRYI_PAGE_DIRTY |
+			   FERRYI_PAGE_REFERENCED | FERRYI_PAGE_RESIDENT;
+
+	resident_add(ref->object, ref->index);
+	for (uint64_t now = ferryi_page_load(word); !ferryi_page_cas(word, &now, rescued);) {
+		if (!(now & FERRYI_PAGE_DROPPED) || dropped)
+			continue;
+		/* Dropped while we copied: out with it; STAGED again, for the evictor to end and the next touch to zero. */
+		resident_sub(ref->object, ref->index);
+		take_out(f, ref->va);
+		ferryi_budget_uncharge(&f->pager->budget, 1);
+		atomic_store(word, ferryi_page_with(now, FERRYI_PAGE_STAGED));
+		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+		return DONE;
+	}
 	if (!fault->forced)
 		ferryi_count(&f->pager->counters.c_faults_rescued, 1);
 	count_fault(f, fault, false);

@@ -25,10 +25,14 @@
  *   ------------------------------------   --------------------------------------
  *   cas STAGED(slot) -> RESCUING(slot)     cas STAGED(slot) -> AWAY
  *   UFFDIO_COPY from slot                    if it lost: wait while RESCUING(slot),
- *   word = RESIDENT | DIRTY  (release)       bounded by one UFFDIO_COPY
- *                                          slot is free again   (acquire)
+ *   word = RESIDENT | DIRTY                  bounded by one UFFDIO_COPY, then
+ *        | WRITEBACK(slot)  (release)        take WRITEBACK(slot) off   (acquire)
+ *                                          slot is free again
  *
  * Only one cas wins; the slot is reused only after the loser has seen the end.
+ * Until WRITEBACK is off (the kernel's PG_writeback) the page may not be written
+ * again, by another evictor or a flush, nor may its place in the pool be given
+ * to anyone: the write under way carries old data and could land last.
  */
 #ifndef FERRYI_PAGER_PAGE_H
 #define FERRYI_PAGER_PAGE_H
@@ -53,10 +57,12 @@ enum ferryi_page_state {
 #define FERRYI_PAGE_DIRTY      (1ULL << 5) /* certainly differs from the pool's copy, or there is none */
 #define FERRYI_PAGE_COPIED     (1ULL << 6) /* the pool holds a copy whose hash is in struct ferry_page */
 #define FERRYI_PAGE_DROPPED    (1ULL << 7) /* dropped by the application during a transient state */
+#define FERRYI_PAGE_WRITEBACK  (1ULL << 8) /* RESIDENT, rescued: a write of its old content is still under way */
 #define FERRYI_PAGE_PIN_SHIFT  16
 #define FERRYI_PAGE_PIN_ONE    (1ULL << FERRYI_PAGE_PIN_SHIFT)
 #define FERRYI_PAGE_PIN_MASK   (0xffffULL << FERRYI_PAGE_PIN_SHIFT)
-#define FERRYI_PAGE_ARG_SHIFT  32 /* STAGED, RESCUING: slot number; POISONED: reason and errno */
+#define FERRYI_PAGE_ARG_MASK   0xffffffff00000000ULL
+#define FERRYI_PAGE_ARG_SHIFT  32 /* STAGED, RESCUING, WRITEBACK: slot; POISONED: reason and errno */
 
 typedef _Atomic uint64_t ferryi_page_word;
 

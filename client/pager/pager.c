@@ -273,6 +273,11 @@ uint64_t ferryi_pager_caps(const struct ferryi_pager *pager)
 	return pager->caps;
 }
 
+bool ferryi_pager_is_forked(const struct ferryi_pager *pager)
+{
+	return atomic_load(&pager->forked);
+}
+
 /* ---- pools ---- */
 
 /* Every thread's lines, then the service's; NULL past the end. */

@@ -10,6 +10,7 @@
 #ifndef FERRYI_PAGER_H
 #define FERRYI_PAGER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,6 +34,8 @@ int ferryi_pager_open(const struct ferryi_pager_attr *attr, struct ferryi_pager 
 int ferryi_pager_close(struct ferryi_pager **pager);
 
 uint64_t ferryi_pager_caps(const struct ferryi_pager *pager);
+/* This process is a child of fork: the pager is its parent's, nothing of it works here but fault_query. */
+bool ferryi_pager_is_forked(const struct ferryi_pager *pager);
 
 /* Connects every thread to the pool and lets eviction use it. -ETIMEDOUT, -ENOTCONN: undone. */
 int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool);

@@ -235,6 +235,15 @@ int ferryi_pager_unpin(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 
 /* ---- flush ---- */
 
+/* The pool's copy is about to be overwritten: until that has succeeded there is none. */
+static void note_writing(const struct ferryi_page_ref *ref)
+{
+	uint64_t old = ferryi_page_load(ferryi_ref_word(ref));
+
+	while (!ferryi_page_cas(ferryi_ref_word(ref), &old, (old & ~FERRYI_PAGE_COPIED) | FERRYI_PAGE_DIRTY))
+		;
+}
+
 /* The pool has this content of the page now; what was written to it since shows in its hash. */
 static void note_copied(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint64_t hash)
 {
@@ -293,12 +302,15 @@ static int flush_page(struct ferryi_pager *pager, uintptr_t va)
 
 	if (pin_if_resident(pager, va))
 		return -EAGAIN;
-	if (look(pager, va, &ref, &word)) {
+	if (look(pager, va, &ref, &word) && (word & FERRYI_PAGE_WRITEBACK)) {
+		rc = -EAGAIN; /* its old content is being written: wait for that end */
+	} else if (look(pager, va, &ref, &word)) {
 		memcpy(bounce, (const void *)va, FERRYI_PAGE_SIZE);
 		uint64_t hash = XXH3_64bits(bounce, FERRYI_PAGE_SIZE);
 		struct ferry_page *desc = ferryi_pfn_to_page(pager->model, ferryi_object_pfn(ref.object, ref.index));
 
 		if (!desc || !(word & FERRYI_PAGE_COPIED) || desc->hash != hash) {
+			note_writing(&ref);
 			rc = write_page(pager, &ref, bounce);
 			if (!rc) {
 				note_copied(pager, &ref, hash);

@@ -34,6 +34,8 @@ static bool bury_page(struct ferryi_pager *pager, struct ferryi_object *object, 
 		if (ferryi_page_is_transient(old))
 			return false;
 	}
+	if (old & FERRYI_PAGE_WRITEBACK)
+		return false; /* its place in the pool is being written */
 	if (ferryi_page_state(old) == FERRYI_PAGE_RESIDENT) {
 		atomic_fetch_sub_explicit(&object->blocks[index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1,
 					  memory_order_relaxed);
