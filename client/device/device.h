@@ -99,6 +99,8 @@ uint64_t ferryi_pool_pfn_first(const struct ferry_pool *pool);
 uint64_t ferryi_pool_pfn_last(const struct ferry_pool *pool);
 uint64_t ferryi_pool_leased_bytes(struct ferry_pool *pool);
 uint64_t ferryi_pool_used_bytes(struct ferry_pool *pool);
+/* What the pool could still give, were this process its only tenant. */
+uint64_t ferryi_pool_room_bytes(struct ferry_pool *pool);
 
 /* References as of get_dev_pagemap(); the opener holds one. try_get fails once the count has reached 0. */
 bool ferryi_pool_try_get(struct ferry_pool *pool);

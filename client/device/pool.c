@@ -249,6 +249,11 @@ uint64_t ferryi_pool_used_bytes(struct ferry_pool *pool)
 	return bytes;
 }
 
+uint64_t ferryi_pool_room_bytes(struct ferry_pool *pool)
+{
+	return (pool->nr_window << FERRYI_SUBSECTION_SHIFT) - ferryi_pool_used_bytes(pool);
+}
+
 bool ferryi_pool_try_get(struct ferry_pool *pool)
 {
 	unsigned refs = atomic_load(&pool->refs);

@@ -30,6 +30,8 @@ int ferryi_ferry_check(const struct ferry *ferry, const char *call)
 {
 	if (!ferry || ferry != ferryi_the_ferry() || ferry->magic != FERRYI_FERRY_MAGIC)
 		return ferryi_control_fail(-EINVAL, "%s: not an open struct ferry", call);
+	if (ferryi_pager_is_forked(ferry->pager))
+		return ferryi_control_fail(-EINVAL, "%s: this struct ferry is the parent's; open one in the child", call);
 	return 0;
 }
 
@@ -183,7 +185,10 @@ int ferry_open(const struct ferry_config *cfg, struct ferry **out)
 	if (!out)
 		return ferryi_control_fail(-EINVAL, "open: out is NULL");
 	ferryi_mutex_lock(&open_lock);
-	if (ferryi_the_ferry()) {
+	struct ferry *inherited = ferryi_the_ferry();
+
+	/* In a child of fork the parent's is only replaced: its ranges go on raising SIGBUS. */
+	if (inherited && !ferryi_pager_is_forked(inherited->pager)) {
 		rc = ferryi_control_fail(-EBUSY, "open: this process has an open struct ferry already");
 	} else {
 		rc = build(cfg, &ferry);

@@ -21,6 +21,25 @@ static unsigned long long in_mib(uint64_t bytes)
 	return (unsigned long long)(bytes >> 20);
 }
 
+/* Why pool memory for `bytes` was not to be had: our pools end, or (the control room has left its line) the server's do. */
+static int no_room(struct ferryi_pager *pager, uint64_t bytes, int rc)
+{
+	uint64_t room = 0;
+
+	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
+		struct ferry_pool *pool = atomic_load(&pager->pools[i]);
+
+		if (pool && !ferryi_pool_lost(pool))
+			room += ferryi_pool_room_bytes(pool);
+	}
+	if (rc == -ENXIO)
+		return ferryi_control_fail(-ENOMEM, "no pool is attached, or the servers of all of them are gone");
+	if (rc != -ENOMEM || room >= bytes)
+		return rc;
+	return ferryi_control_fail(rc, "the pools are full: %llu MiB asked for, %llu MiB would fit", in_mib(bytes),
+				   in_mib(room));
+}
+
 /* Tables and pool memory for a new object. */
 static int create_object(struct ferryi_pager *pager, size_t nr_pages, unsigned flags, struct ferryi_object **out)
 {
@@ -34,7 +53,7 @@ static int create_object(struct ferryi_pager *pager, size_t nr_pages, unsigned f
 	if (rc) {
 		ferryi_unbind_pages(pager, object, 0, nr_pages, true);
 		ferryi_object_destroy(&pager->areas, &object);
-		return rc; /* the control room has left its line: how much is free, or why not */
+		return no_room(pager, (uint64_t)nr_pages << FERRYI_PAGE_SHIFT, rc);
 	}
 	if (flags & FERRY_MAP_NORESERVE)
 		atomic_store(&pager->binds_late, true);

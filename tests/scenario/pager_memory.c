@@ -494,5 +494,7 @@ int main(int argc, char **argv)
 	if (rc)
 		return rc;
 	row = argc > 1 ? argv[1] : "local";
+	if (argc > 2)
+		cmocka_set_test_filter(argv[2]);
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);
 }
