@@ -464,6 +464,27 @@ static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fa
 	return DONE;
 }
 
+/* The page is on its way. A stream that has caught up with its window has the next one read already. */
+static enum outcome fault_fetching(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref)
+{
+	struct ferryi_stream_advice advice;
+	size_t from;
+
+	if (fault->forced) /* a request of ours: no wake tells it when the page is there */
+		return WAIT;
+	if (!(ref->area_flags & FERRYI_AREA_RANDOM) &&
+	    ferryi_streams_joined(&f->streams, ref->object, ref->index, &advice, &from)) {
+		uint32_t at = (uint32_t)(from - ref->index);
+		uint32_t got = read_ahead(f, ref, at, at + advice.ahead, fault) - at;
+
+		if (got) {
+			ferryi_count(&f->pager->counters.c_readahead_hits, advice.hits);
+			ferryi_streams_done(&advice, from - 1, got);
+		}
+	}
+	return DONE; /* its owner copies, or wakes if it cannot: either ends this fault too */
+}
+
 /* Armed memory that is in no area: the old end of an mremap(MREMAP_DONTUNMAP), or growth in place. It reads as zeros. */
 static enum outcome fault_unmanaged(struct ferryi_fetcher *f, struct ferryi_fault *fault)
 {
@@ -504,8 +525,7 @@ static enum outcome try_fault(struct ferryi_fetcher *f, struct ferryi_fault *fau
 		break;
 	case FERRYI_PAGE_FETCHING:
 	case FERRYI_PAGE_RESCUING:
-		/* Its owner copies, or wakes if it cannot: either ends this fault too. A request of ours has no such wake. */
-		outcome = fault->forced ? WAIT : DONE;
+		outcome = fault_fetching(f, fault, &ref);
 		break;
 	case FERRYI_PAGE_POISONED:
 		if (!fault->forced && ferryi_uffd_poison(f->pager->uffd, (void *)ref.va))

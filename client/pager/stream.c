@@ -41,6 +41,26 @@ void ferryi_streams_fault(struct ferryi_streams *streams, const struct ferryi_ob
 	advice->stream = oldest;
 }
 
+int ferryi_streams_joined(struct ferryi_streams *streams, const struct ferryi_object *object, size_t index,
+			  struct ferryi_stream_advice *advice, size_t *from)
+{
+	for (unsigned i = 0; i < FERRYI_NR_STREAMS; i++) {
+		struct ferryi_stream *s = &streams->stream[i];
+
+		if (s->object != object || index >= s->next || s->next - index > s->window)
+			continue;
+		if (s->window < streams->max_window)
+			return 0;
+		s->last_use = ++streams->tick;
+		advice->stream = s;
+		advice->hits = s->window;
+		advice->ahead = streams->max_window;
+		*from = s->next;
+		return 1;
+	}
+	return 0;
+}
+
 void ferryi_streams_done(struct ferryi_stream_advice *advice, size_t index, uint32_t got)
 {
 	advice->stream->next = index + 1 + got;

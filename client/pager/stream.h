@@ -37,6 +37,14 @@ void ferryi_streams_init(struct ferryi_streams *streams, uint32_t max_window);
 /* A fault on page `index`. sequential: the user advised so, begin with the largest window. */
 void ferryi_streams_fault(struct ferryi_streams *streams, const struct ferryi_object *object, size_t index,
 			  int sequential, struct ferryi_stream_advice *advice);
+/*
+ * A fault on a page that is on its way already: the reader has caught up. True
+ * when it is inside the window of a stream that has earned the largest one:
+ * *from is the page where the next window begins, to be read now, without
+ * waiting for the fault there.
+ */
+int ferryi_streams_joined(struct ferryi_streams *streams, const struct ferryi_object *object, size_t index,
+			  struct ferryi_stream_advice *advice, size_t *from);
 /* Pages [index + 1, index + 1 + got) are on their way: the stream goes on at index + 1 + got. */
 void ferryi_streams_done(struct ferryi_stream_advice *advice, size_t index, uint32_t got);
 
