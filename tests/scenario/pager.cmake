@@ -1,6 +1,6 @@
 # The public API, through libferry.so and a real ferryd: memory, errors, the kernel's own accesses, fork.
 set(pager_kit pager_kit.c control_child.c)
-foreach(part memory ranges errors fork)
+foreach(part memory ranges errors kernel fork)
 	ferry_test(scenario_pager_${part}_local LABELS scenario needs-uffd TIMEOUT 900
 		SOURCES pager_${part}.c ${pager_kit}
 		LINK ferry ferry_control ferry_proto ferry_pager_uapi
@@ -15,3 +15,8 @@ foreach(part memory ranges)
 			SKIP_RETURN_CODE 77 TIMEOUT 900)
 	endforeach()
 endforeach()
+pkg_check_modules(LIBURING IMPORTED_TARGET liburing)
+if(LIBURING_FOUND)
+	target_link_libraries(scenario_pager_kernel_local PRIVATE PkgConfig::LIBURING)
+	target_compile_definitions(scenario_pager_kernel_local PRIVATE FERRYT_HAVE_URING)
+endif()
