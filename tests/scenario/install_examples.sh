@@ -6,6 +6,8 @@ set -eu
 source=$1 prefix=$2 lib=$2/$3 work=$4
 fail() { echo "install_examples: $*" >&2; exit 1; }
 
+# A program that hangs is named, with status 124, and does not take the test's whole time.
+limit() { timeout -k 5 120 "$@"; }
 flags="-O1 -g"
 [ -z "${FERRY_SANITIZE:-}" ] || flags="$flags -fsanitize=$FERRY_SANITIZE -fno-omit-frame-pointer"
 unset FERRY_SERVERS FERRY_FERRYD FERRY_POOL FERRY_TOKEN_FILE LD_LIBRARY_PATH
@@ -38,13 +40,13 @@ export FERRY_EMBEDDED_SIZE=256M FERRY_LOCAL=8M
 } > input
 LC_ALL=C sort input > expected
 for built in cmake make; do
-	"$built/01-hello" || fail "$built/01-hello: exit $?"
-	"$built/02-adopt" 32 || fail "$built/02-adopt: exit $?"
-	"$built/04-stencil" --grid 96 --steps 3 --check || fail "$built/04-stencil: exit $?"
-	"$built/03-sort" --progress --report report.json input output 2> progress || { cat progress >&2; fail "$built/03-sort: exit $?"; }
+	limit "$built/01-hello" || fail "$built/01-hello: exit $?"
+	limit "$built/02-adopt" 32 || fail "$built/02-adopt: exit $?"
+	limit "$built/04-stencil" --grid 96 --steps 3 --check || fail "$built/04-stencil: exit $?"
+	limit "$built/03-sort" --progress --report report.json input output 2> progress || { cat progress >&2; fail "$built/03-sort: exit $?"; }
 	cmp output expected || fail "$built/03-sort: not what LC_ALL=C sort gives"
 	grep -q '^merge 100 %' progress || fail "$built/03-sort: no progress shown"
-	"$built/03-sort" --all-local input output > /dev/null || fail "$built/03-sort --all-local: exit $?"
+	limit "$built/03-sort" --all-local input output > /dev/null || fail "$built/03-sort --all-local: exit $?"
 	cmp output expected || fail "$built/03-sort --all-local: not what LC_ALL=C sort gives"
 done
 
@@ -56,7 +58,7 @@ field() { sed -n "s/.*\"$1\": \([0-9.]*\).*/\1/p" report.json; }
 
 # The small shapes of input, each against sort.
 sort_one() {
-	make/03-sort --local 4M "$1" out > /dev/null || fail "03-sort of $1: exit $?"
+	limit make/03-sort --local 4M "$1" out > /dev/null || fail "03-sort of $1: exit $?"
 	LC_ALL=C sort "$1" > want
 	cmp out want || fail "03-sort of $1: not what LC_ALL=C sort gives"
 }

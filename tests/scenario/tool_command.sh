@@ -14,7 +14,7 @@ expect() {
 	status=$1 lines=$2 words=$3
 	shift 3
 	set +e
-	"$ferry" "$@" > out 2> err
+	timeout -k 5 120 "$ferry" "$@" > out 2> err
 	got=$?
 	set -e
 	[ $got -eq "$status" ] || { cat out err >&2; fail "ferry $*: exit $got, not $status"; }
