@@ -53,9 +53,9 @@ static void check_features(struct ferryi_report *report)
 static void check_rights(struct ferryi_report *report)
 {
 	const struct ferryi_uffd_rights *u = &report->uffd;
-	static const char fix[] =
-		"give the user /dev/userfaultfd (group ferry, by the udev rule "
-		"70-ferry-userfaultfd.rules), or set vm.unprivileged_userfaultfd=1, or run with CAP_SYS_PTRACE";
+	static const char fix[] = "give the user /dev/userfaultfd (group ferry, by the udev rule "
+				  "70-ferry-userfaultfd.rules), or set vm.unprivileged_userfaultfd=1, or run "
+				  "with CAP_SYS_PTRACE";
 
 	if (u->by_syscall)
 		ferryi_doctor_add(report, FERRYI_DOCTOR_OK, "uffd.rights", NULL,
