@@ -115,12 +115,11 @@ static uintptr_t pick_area(struct ferryi_evictor *ev, struct ferryi_evict_batch 
 }
 
 /* Two turns of the clock at most: the first may only take reference bits away. */
-static void pick_by_clock(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
+static void pick_by_clock_locked(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
 {
 	struct ferryi_area_table *table = &ev->pager->areas;
 	unsigned blocks_left = SCAN_BLOCKS, turns = 0;
 
-	ferryi_areas_read_lock(table);
 	while (table->nr_areas && turns < 3 && batch->nr_pages < FERRYI_EVICT_BATCH && blocks_left) {
 		unsigned i = 0;
 
@@ -136,15 +135,13 @@ static void pick_by_clock(struct ferryi_evictor *ev, struct ferryi_evict_batch *
 
 		ev->hand = pick_area(ev, batch, area, from, area->end, true, &blocks_left);
 	}
-	ferryi_areas_read_unlock(table);
 }
 
-static void pick_range(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, uintptr_t *start, uintptr_t end)
+static void pick_range_locked(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, uintptr_t *start, uintptr_t end)
 {
 	struct ferryi_area_table *table = &ev->pager->areas;
 	unsigned blocks_left = SCAN_BLOCKS;
 
-	ferryi_areas_read_lock(table);
 	for (unsigned i = 0; i < table->nr_areas && batch->nr_pages < FERRYI_EVICT_BATCH; i++) {
 		const struct ferryi_area *area = &table->areas[i];
 
@@ -158,7 +155,6 @@ static void pick_range(struct ferryi_evictor *ev, struct ferryi_evict_batch *bat
 	}
 	if (!batch->nr_pages && blocks_left)
 		*start = end;
-	ferryi_areas_read_unlock(table);
 }
 
 /* ---- moving ---- */
@@ -422,10 +418,8 @@ static void start_write(struct ferryi_evictor *ev, struct ferryi_evict_batch *ba
 
 static unsigned run_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
 {
-	unsigned moved;
+	unsigned moved = batch->nr_staged;
 
-	move_batch(ev, batch);
-	moved = batch->nr_staged;
 	batch->nr_outstanding = 1; /* ours: the batch must not end before every write has begun */
 	for (unsigned i = 0, n; i < batch->nr_pages; i += n) {
 		n = 1;
@@ -471,7 +465,11 @@ unsigned ferryi_evict_some(struct ferryi_evictor *ev)
 	struct ferryi_evict_batch *batch = free_batch(ev);
 
 	ev->error = 0;
-	pick_by_clock(ev, batch);
+	/* Moved under the lock that they were picked under: other memory may come to a picked page's address. */
+	ferryi_areas_read_lock(&ev->pager->areas);
+	pick_by_clock_locked(ev, batch);
+	move_batch(ev, batch);
+	ferryi_areas_read_unlock(&ev->pager->areas);
 	return run_batch(ev, batch);
 }
 
@@ -479,7 +477,10 @@ unsigned ferryi_evict_range(struct ferryi_evictor *ev, uintptr_t *start, uintptr
 {
 	struct ferryi_evict_batch *batch = free_batch(ev);
 
-	pick_range(ev, batch, start, end);
+	ferryi_areas_read_lock(&ev->pager->areas);
+	pick_range_locked(ev, batch, start, end);
+	move_batch(ev, batch);
+	ferryi_areas_read_unlock(&ev->pager->areas);
 	return run_batch(ev, batch);
 }
 

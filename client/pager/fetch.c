@@ -491,6 +491,9 @@ static enum outcome fault_unmanaged(struct ferryi_fetcher *f, struct ferryi_faul
 	void *page = (void *)(fault->va & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1));
 	int rc = ferryi_uffd_zero(f->pager->uffd, page, FERRYI_PAGE_SIZE);
 
+	/* An evictor may have marked the hole after mremap had taken its page: only a copy fills that. */
+	if (rc == -EEXIST)
+		rc = (int)ferryi_uffd_copy(f->pager->uffd, page, f->pager->zeros, FERRYI_PAGE_SIZE);
 	if (rc == -EAGAIN) /* an event is on its way that will tell whose page this is */
 		return WAIT;
 	if (rc)
@@ -618,6 +621,25 @@ static void free_fetch(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 	f->nr_outstanding--;
 }
 
+/* Wakes who waits for pages of the object, wherever mremap has taken them since the read began. */
+static void wake_pages(struct ferryi_fetcher *f, const struct ferryi_object *object, size_t index, size_t nr)
+{
+	struct ferryi_area_table *table = &f->pager->areas;
+
+	ferryi_areas_read_lock(table);
+	for (unsigned i = 0; i < table->nr_areas; i++) {
+		const struct ferryi_area *area = &table->areas[i];
+		size_t area_end = area->first_page + ((area->end - area->start) >> FERRYI_PAGE_SHIFT);
+		size_t from = ferryi_max_u64(index, area->first_page), to = ferryi_min_u64(index + nr, area_end);
+
+		if (area->object == object && from < to)
+			ferryi_uffd_wake(f->pager->uffd,
+					 (void *)(area->start + (from - area->first_page) * FERRYI_PAGE_SIZE),
+					 (to - from) * FERRYI_PAGE_SIZE);
+	}
+	ferryi_areas_read_unlock(table);
+}
+
 /* The pages that were not copied go back to the pool's side; a demand fault tries again until its deadline. */
 static void fail_fetch(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, int err)
 {
@@ -631,8 +653,19 @@ static void fail_fetch(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, int
 		wait_later(f, &fetch->fault);
 	} else if (left) {
 		ferryi_uffd_wake(f->pager->uffd, (void *)va, (size_t)left * FERRYI_PAGE_SIZE);
+		wake_pages(f, fetch->object, fetch->index + fetch->nr_copied, left);
 	}
 	free_fetch(f, fetch);
+}
+
+/* Pages [first, nr_pages) of the read still belong where it was started for. */
+static bool still_there_locked(struct ferryi_fetcher *f, const struct ferryi_fetch *fetch)
+{
+	uintptr_t va = fetch->fault.va + (uintptr_t)fetch->nr_copied * FERRYI_PAGE_SIZE;
+	struct ferryi_page_ref ref;
+
+	return ferryi_areas_find_locked(&f->pager->areas, va, &ref) && ref.object == fetch->object &&
+	       ref.index == fetch->index + fetch->nr_copied && ref.area_pages_left >= fetch->nr_pages - fetch->nr_copied;
 }
 
 static void complete(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
@@ -646,8 +679,19 @@ static void complete(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 	}
 	uint32_t first = fetch->nr_copied, left = fetch->nr_pages - first;
 	uintptr_t va = fetch->fault.va + (uintptr_t)first * FERRYI_PAGE_SIZE;
-	int rc = copy_run(f->pager, va, (uint8_t *)fetch->op.local + (size_t)first * FERRYI_PAGE_SIZE, left, &done);
 	uint64_t flags = FERRYI_PAGE_COPIED;
+
+	/*
+	 * Under the lock, so that an mremap or munmap is seen whole or not at all: a copy to the old address would
+	 * be lost there, or hit memory that has come to the place since.
+	 */
+	ferryi_areas_read_lock(&f->pager->areas);
+	if (!still_there_locked(f, fetch)) {
+		ferryi_areas_read_unlock(&f->pager->areas);
+		fail_fetch(f, fetch, -ENOENT);
+		return;
+	}
+	int rc = copy_run(f->pager, va, (uint8_t *)fetch->op.local + (size_t)first * FERRYI_PAGE_SIZE, left, &done);
 
 	if (fetch->demand && done) {
 		count_fault(f, &fetch->fault, true);
@@ -655,6 +699,7 @@ static void complete(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 	}
 	for (uint32_t i = 0; i < done; i++)
 		finish_page(f, fetch->object, fetch->index + first + i, va + (uintptr_t)i * FERRYI_PAGE_SIZE, flags);
+	ferryi_areas_read_unlock(&f->pager->areas);
 	fetch->nr_copied += done;
 	ferryi_count(&c->c_pages_in, done);
 	ferryi_count(&c->c_bytes_in, (uint64_t)done * FERRYI_PAGE_SIZE);

@@ -152,6 +152,44 @@ static void mremap__pages_away__every_byte_kept(void **state)
 	RUN(body_mremap);
 }
 
+static void body_mremap_under_way(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	const size_t pages = 256, len = pages * FERRYT_PAGE;
+
+	/* One touch starts a large read-ahead; the range moves while it is under way. */
+	for (unsigned i = 0; i < 60; i++) {
+		uint8_t *p = ferryt_mmap(ferry, len);
+
+		CHECK_INT(ferry_advise(ferry, p, len, FERRY_ADVICE_SEQUENTIAL), 0);
+		ferryt_fill_away(ferry, p, pages, 100 + i);
+		CHECK(*(volatile uint8_t *)p == *p);
+		uint8_t *q;
+
+		if (i % 2) {
+			q = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+		} else {
+			q = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			CHECK(q != MAP_FAILED);
+			q = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, q);
+		}
+		CHECK(q != MAP_FAILED && q != p);
+		ferryt_verify(q, 0, pages, 100 + i);
+		if (i % 2) {
+			ferryt_verify_zero(p, pages);
+			CHECK_INT(munmap(p, len), 0);
+		}
+		CHECK_INT(ferry_munmap(ferry, q, len), 0);
+	}
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void mremap__reads_under_way__every_byte_kept(void **state)
+{
+	(void)state;
+	RUN(body_mremap_under_way);
+}
+
 static void body_mremap_dontunmap(void)
 {
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
@@ -465,6 +503,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(munmap__middle_part__rest_stays_and_memory_returns),
 		cmocka_unit_test(own_munmap__managed_parts__given_up),
 		cmocka_unit_test(mremap__pages_away__every_byte_kept),
+		cmocka_unit_test(mremap__reads_under_way__every_byte_kept),
 		cmocka_unit_test(mremap_dontunmap__pages_away__old_range_reads_zeros),
 		cmocka_unit_test(mremap__shrunk_and_grown__kept_and_zeros),
 		cmocka_unit_test(adopt__malloced_memory__content_kept_and_home_after),
