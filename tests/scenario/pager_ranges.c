@@ -9,10 +9,13 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "clock.h"
 #include "pager_kit.h"
 
 #ifndef MREMAP_DONTUNMAP
@@ -109,6 +112,64 @@ static void own_munmap__managed_parts__given_up(void **state)
 {
 	(void)state;
 	RUN(body_own_munmap);
+}
+
+struct sender {
+	struct ferry *ferry;
+	uint8_t *p;
+	size_t len;
+};
+
+static void *send_away(void *arg)
+{
+	struct sender *s = arg;
+
+	ferry_advise(s->ferry, s->p, s->len, FERRY_ADVICE_COLD);
+	return NULL;
+}
+
+static void body_rescue_and_unmap(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct sender s = {ferry, ferryt_mmap(ferry, FERRYT_MIB / 2), FERRYT_MIB / 2};
+	const size_t pages = s.len / FERRYT_PAGE;
+	uint64_t deadline_ns = ferryi_deadline_ms(20000);
+	pthread_t thread;
+
+	ferryt_fill(s.p, pages, 70);
+	/* The server does not take what is sent, over tcp; pages are staged. */
+	if (ferryt_server()->pid)
+		ferryt_child_signal(ferryt_server(), SIGSTOP);
+	CHECK_INT(pthread_create(&thread, NULL, send_away, &s), 0);
+	while (ferryt_present(s.p, pages) && ferryi_now_ns() < deadline_ns)
+		sched_yield();
+	ferryt_verify(s.p, 0, pages, 70); /* from staging, or the pool */
+	ferryt_fill(s.p, pages, 71);
+	CHECK_INT(munmap(s.p, s.len), 0); /* while their old content is still on its way */
+	uint8_t *q = ferryt_mmap(ferry, s.len);
+
+	ferryt_fill(q, pages, 72);
+	if (ferryt_server()->pid)
+		ferryt_child_signal(ferryt_server(), SIGCONT);
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	CHECK_INT(ferry_advise(ferry, q, s.len, FERRY_ADVICE_COLD), 0);
+	ferryt_verify(q, 0, pages, 72);
+	CHECK_INT(ferryt_stats(ferry).managed_bytes, s.len);
+	CHECK_INT(ferry_close(ferry), 0);
+	ferryt_verify(q, 0, pages, 72);
+}
+
+static void munmap__of_pages_rescued_from_staging__waits_for_their_writes(void **state)
+{
+	(void)state;
+	if (strcmp(ferryt_row(), "embedded") == 0) {
+		print_message("    skipped: the embedded server is not ours to stop\n");
+		skip();
+	}
+	int rc = ferryt_in_child(body_rescue_and_unmap);
+
+	ferryt_child_signal(ferryt_server(), SIGCONT); /* whatever came of it */
+	assert_int_equal(rc, 0);
 }
 
 /* ---- mremap ---- */
@@ -502,6 +563,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(munmap__middle_part__rest_stays_and_memory_returns),
 		cmocka_unit_test(own_munmap__managed_parts__given_up),
+		cmocka_unit_test(munmap__of_pages_rescued_from_staging__waits_for_their_writes),
 		cmocka_unit_test(mremap__pages_away__every_byte_kept),
 		cmocka_unit_test(mremap__reads_under_way__every_byte_kept),
 		cmocka_unit_test(mremap_dontunmap__pages_away__old_range_reads_zeros),
