@@ -8,7 +8,7 @@ foreach(part memory ranges errors kernel fork)
 	target_compile_definitions(scenario_pager_${part}_local PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
 	add_dependencies(scenario_pager_${part}_local ferryd)
 endforeach()
-foreach(part memory ranges)
+foreach(part memory ranges fork)
 	foreach(row tcp embedded)
 		add_test(NAME scenario_pager_${part}_${row} COMMAND scenario_pager_${part}_local ${row})
 		set_tests_properties(scenario_pager_${part}_${row} PROPERTIES LABELS "scenario;needs-uffd"
