@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -146,10 +147,30 @@ static void userfaultfd__on_registered_memory__is_still_free(void **state)
 	assert_int_equal(ferryt_read(w->channel, &w->region, 0, w->buf, 4096), 0);
 }
 
+/* libfabric's packages bring libraries that take signals when they are loaded. */
+static void signals__after_load__are_the_applications(void **state)
+{
+	static const int signals[] = { SIGINT, SIGBUS, SIGSEGV, SIGTERM };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+		struct sigaction action;
+		Dl_info where = { 0 };
+
+		assert_int_equal(sigaction(signals[i], NULL, &action), 0);
+		if (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)
+			continue;
+		/* cmocka catches some itself */
+		if (dladdr((void *)(uintptr_t)action.sa_handler, &where) && where.dli_fname)
+			assert_null(strstr(where.dli_fname, "libinfinipath"));
+	}
+}
+
 int ferryt_group_host(void)
 {
 	const struct CMUnitTest tests[] = {
 		FERRYT_TEST(environment__after_everything__is_the_applications),
+		FERRYT_TEST(signals__after_load__are_the_applications),
 		FERRYT_TEST(c_library__after_everything__is_not_patched),
 		FERRYT_TEST(userfaultfd__after_everything__none_is_open),
 		FERRYT_TEST(userfaultfd__on_registered_memory__is_still_free),
