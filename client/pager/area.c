@@ -76,8 +76,14 @@ void ferryi_object_destroy(struct ferryi_area_table *table, struct ferryi_object
 	ferryi_arena_free(table->arena, object, object_bytes(object->nr_pages));
 }
 
+/*
+ * Readers under the sequence count look at areas that are being changed, and
+ * drop what they saw: a race by design, which ThreadSanitizer cannot know.
+ */
+#define SEQUENCE_READER __attribute__((no_sanitize("thread")))
+
 /* Index of the first area that ends after va. */
-static unsigned lower_bound(const struct ferryi_area *areas, unsigned n, uintptr_t va)
+SEQUENCE_READER static unsigned lower_bound(const struct ferryi_area *areas, unsigned n, uintptr_t va)
 {
 	unsigned lo = 0, hi = n;
 
@@ -92,7 +98,7 @@ static unsigned lower_bound(const struct ferryi_area *areas, unsigned n, uintptr
 	return lo;
 }
 
-static void fill_ref(const struct ferryi_area *area, uintptr_t va, struct ferryi_page_ref *ref)
+SEQUENCE_READER static void fill_ref(const struct ferryi_area *area, uintptr_t va, struct ferryi_page_ref *ref)
 {
 	ref->va = va & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1);
 	ref->object = area->object;
@@ -140,7 +146,7 @@ bool ferryi_areas_overlap_locked(struct ferryi_area_table *table, uintptr_t star
  * Page words live in the arena, which stays mapped until close, so a word read
  * through a stale area is garbage at worst, and the second look at seq drops it.
  */
-bool ferryi_areas_peek(struct ferryi_area_table *table, uintptr_t va, uint64_t *word, uint64_t *pfn)
+SEQUENCE_READER bool ferryi_areas_peek(struct ferryi_area_table *table, uintptr_t va, uint64_t *word, uint64_t *pfn)
 {
 	for (unsigned tries = 0; tries < 1000; tries++) {
 		uint32_t seq = atomic_load_explicit(&table->seq, memory_order_acquire);

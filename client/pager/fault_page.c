@@ -1,0 +1,400 @@
+/*
+ * One fault on one page, by the state of its page word (page.h), and the faults
+ * that have to wait. Fault path: fetch.h lists what may be called.
+ */
+#include "fetch_priv.h"
+
+#include <errno.h>
+
+#include "clock.h"
+#include "log.h"
+#include "pager_priv.h"
+#include "uffd.h"
+
+enum outcome { DONE, WAIT };
+
+/* ---- waiting ---- */
+
+void ferryi_fault_wait(struct ferryi_fetcher *f, const struct ferryi_fault *fault)
+{
+	if (f->nr_waiting == FERRYI_FETCH_WAITING) {
+		/* Let the thread fault again: its event comes back when there is room. */
+		ferryi_uffd_wake(f->pager->uffd, (void *)fault->va, FERRYI_PAGE_SIZE);
+		return;
+	}
+	f->waiting[f->nr_waiting++] = *fault;
+	atomic_fetch_add(&f->pager->budget_waiters, 1);
+}
+
+static bool charge(struct ferryi_fetcher *f, struct ferryi_fault *fault)
+{
+	struct ferryi_pager *pager = f->pager;
+	bool ok = ferryi_budget_charge(&pager->budget, 1);
+
+	if (ferryi_budget_is_low(&pager->budget))
+		ferryi_pager_need_memory(pager);
+	if (!ok) {
+		if (fault->last_error != -ENOMEM)
+			ferryi_count(&pager->counters.c_budget_waits, 1);
+		fault->last_error = -ENOMEM;
+	}
+	return ok;
+}
+
+void ferryi_fault_count(struct ferryi_fetcher *f, const struct ferryi_fault *fault, bool major)
+{
+	struct ferryi_counters *c = &f->pager->counters;
+	uint64_t ns = ferryi_now_ns() - fault->start_ns;
+
+	if (fault->forced)
+		return;
+	ferryi_count(&c->c_faults, 1);
+	ferryi_hist_add(&c->fault, ns);
+	if (major) {
+		ferryi_count(&c->c_faults_major, 1);
+		ferryi_hist_add(&c->fault_major, ns);
+	}
+}
+
+/* ---- poison ---- */
+
+static unsigned reason_of(const struct ferryi_fault *fault, const struct ferry_pool *pool)
+{
+	if (pool && ferryi_pool_lost(pool))
+		return ferryi_pool_lost(pool) == FERRYI_LOST_REVOKED ? FERRY_FAULT_REVOKED : FERRY_FAULT_SERVER_LOST;
+	switch (fault->last_error) {
+	case -ENOMEM:
+		return FERRY_FAULT_NO_MEMORY;
+	case -EACCES:
+	case -ERANGE:
+	case -EIO:
+		return FERRY_FAULT_IO;
+	default:
+		return FERRY_FAULT_TIMEOUT;
+	}
+}
+
+static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
+			   const struct ferry_pool *pool)
+{
+	ferryi_page_word *word = ferryi_ref_word(ref);
+	uint64_t old = ferryi_page_load(word);
+
+	if (ferryi_page_state(old) != FERRYI_PAGE_AWAY && ferryi_page_state(old) != FERRYI_PAGE_ABSENT)
+		return WAIT; /* somebody has it; look again */
+	/* The reason first: the thread that the ioctl wakes may ask for it at once, from its SIGBUS handler. */
+	bool away = ferryi_page_state(old) == FERRYI_PAGE_AWAY;
+	unsigned reason = reason_of(fault, away ? pool : NULL); /* a first touch only wants room */
+	uint64_t poisoned = ferryi_page_poisoned(reason, fault->last_error);
+
+	if (!ferryi_page_cas(word, &old, poisoned))
+		return WAIT;
+	int rc = ferryi_uffd_poison(f->pager->uffd, (void *)ref->va);
+
+	if (rc && rc != -EEXIST) { /* the address space is changing, or the range is gone */
+		ferryi_page_cas(word, &poisoned, old);
+		if (rc == -EAGAIN)
+			return WAIT;
+		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+		return DONE;
+	}
+	if (away)
+		ferryi_uncount(&f->pager->counters.g_away_pages, 1);
+	if (ferryi_counter_read(&f->pager->counters.c_faults_poisoned) == 0)
+		ferryi_error("page %#lx: poisoned, %s (%s)", (unsigned long)ref->va,
+			     ferry_fault_reason_text((enum ferry_fault_reason)reason), ferryi_strerror(fault->last_error));
+	ferryi_count(&f->pager->counters.c_faults_poisoned, 1);
+	ferryi_fault_count(f, fault, false);
+	return DONE;
+}
+
+/* ---- one page, by state ---- */
+
+static enum outcome fault_absent(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
+				 uint64_t old)
+{
+	struct ferryi_stream_advice advice;
+	uint32_t ahead = 0, done;
+
+	if (!charge(f, fault))
+		return WAIT;
+	if (!ferryi_page_cas(ferryi_ref_word(ref), &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING))) {
+		ferryi_budget_uncharge(&f->pager->budget, 1);
+		return WAIT;
+	}
+	if (!fault->forced && !(ref->area_flags & FERRYI_AREA_RANDOM)) {
+		ferryi_streams_fault(&f->streams, ref->object, ref->index, ref->area_flags & FERRYI_AREA_SEQUENTIAL,
+				     &advice);
+		ahead = ferryi_fetch_claim(f, ref, 1, advice.ahead, FERRYI_PAGE_ABSENT);
+		ferryi_streams_done(&advice, ref->index, ahead);
+	}
+
+	int rc = ferryi_place_run(f->pager, ref->va, f->pager->zeros, 1 + ahead, &done);
+
+	for (uint32_t i = 0; i < done; i++)
+		ferryi_place_finish(f, ref->object, ref->index + i, ref->va + i * FERRYI_PAGE_SIZE,
+			    FERRYI_PAGE_DIRTY | (i ? 0 : FERRYI_PAGE_REFERENCED));
+	for (uint32_t i = done; i < 1 + ahead; i++) {
+		ferryi_place_unclaim(f, ref->object, ref->index + i, FERRYI_PAGE_ABSENT);
+		if (i || (rc != -EAGAIN && rc != -ENOMEM))
+			ferryi_uffd_wake(f->pager->uffd, (void *)(ref->va + i * FERRYI_PAGE_SIZE), FERRYI_PAGE_SIZE);
+	}
+	if (!done && (rc == -EAGAIN || rc == -ENOMEM)) {
+		fault->last_error = rc;
+		return WAIT;
+	}
+	if (done) {
+		if (!fault->forced)
+			ferryi_count(&f->pager->counters.c_faults_zero, 1);
+		ferryi_fault_count(f, fault, false);
+	}
+	return DONE;
+}
+
+/* A fault on a page that should be there: woken late, or dropped by the application and not seen yet. */
+static enum outcome fault_resident(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
+				   uint64_t old)
+{
+	ferryi_page_word *word = ferryi_ref_word(ref);
+	uint64_t keep = old & ~FERRYI_PAGE_STATE_MASK;
+
+	if (fault->forced)
+		return DONE;
+	if (!ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING)))
+		return WAIT;
+	long rc = ferryi_uffd_copy(f->pager->uffd, (void *)ref->va, f->pager->zeros, FERRYI_PAGE_SIZE);
+
+	if (rc > 0) {
+		keep = (keep & ~FERRYI_PAGE_COPIED) | FERRYI_PAGE_DIRTY;
+		ferryi_count(&f->pager->counters.c_faults_zero, 1);
+		ferryi_fault_count(f, fault, false);
+	}
+	/* The page keeps its charge and its place in nr_resident; a drop meanwhile is found the same way, later. */
+	atomic_store_explicit(word, keep | FERRYI_PAGE_RESIDENT, memory_order_release);
+	if (rc == -EAGAIN || rc == -ENOMEM) {
+		fault->last_error = (int)rc;
+		return WAIT;
+	}
+	if (rc < 0)
+		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+	return DONE;
+}
+
+static enum outcome fault_staged(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
+				 uint64_t old)
+{
+	ferryi_page_word *word = ferryi_ref_word(ref);
+	uint64_t staged = old;
+	uint32_t done;
+
+	if (!ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_RESCUING)))
+		return WAIT;
+	bool dropped = staged & FERRYI_PAGE_DROPPED;
+	const uint8_t *src = dropped ? f->pager->zeros : ferryi_slot_addr(f->pager, ferryi_page_arg(staged));
+
+	ferryi_budget_charge_slack(&f->pager->budget, 1);
+	int rc = ferryi_place_run(f->pager, ref->va, src, 1, &done);
+
+	if (rc) {
+		ferryi_budget_uncharge(&f->pager->budget, 1);
+		/* STAGED again, with a DROPPED that may have come meanwhile. */
+		uint64_t now = ferryi_page_load(word);
+
+		while (!ferryi_page_cas(word, &now, ferryi_page_with(now, FERRYI_PAGE_STAGED)))
+			;
+		if (rc == -EAGAIN || rc == -ENOMEM) {
+			fault->last_error = rc;
+			return WAIT;
+		}
+		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+		return DONE;
+	}
+	uint64_t rescued = (staged & FERRYI_PAGE_ARG_MASK) | FERRYI_PAGE_WRITEBACK | FERRYI_PAGE_DIRTY |
+			   FERRYI_PAGE_REFERENCED | FERRYI_PAGE_RESIDENT;
+
+	ferryi_place_count(ref->object, ref->index);
+	for (uint64_t now = ferryi_page_load(word); !ferryi_page_cas(word, &now, rescued);) {
+		if (!(now & FERRYI_PAGE_DROPPED) || dropped)
+			continue;
+		/* Dropped while we copied: out with it; STAGED again, for the evictor to end and the next touch to zero. */
+		ferryi_place_uncount(ref->object, ref->index);
+		ferryi_place_take_out(f, ref->va);
+		ferryi_budget_uncharge(&f->pager->budget, 1);
+		atomic_store(word, ferryi_page_with(now, FERRYI_PAGE_STAGED));
+		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+		return DONE;
+	}
+	if (!fault->forced)
+		ferryi_count(&f->pager->counters.c_faults_rescued, 1);
+	ferryi_fault_count(f, fault, false);
+	return DONE;
+}
+
+static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
+			       uint64_t old)
+{
+	struct ferryi_remote remote;
+	struct ferryi_stream_advice advice;
+	uint64_t off;
+	struct ferry_pool *pool = ferryi_locate(f->pager, ferryi_object_pfn(ref->object, ref->index), &remote, &off);
+
+	if (!pool || ferryi_pool_lost(pool))
+		return poison(f, fault, ref, pool);
+	struct ferryi_channel *channel = ferryi_lines_channel(&f->lines, ferryi_pool_index(pool));
+
+	if (!channel) {
+		fault->last_error = -ENOTCONN;
+		return WAIT;
+	}
+	if (!f->free_small)
+		return WAIT;
+	if (!charge(f, fault))
+		return WAIT;
+	if (!ferryi_page_cas(ferryi_ref_word(ref), &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING))) {
+		ferryi_budget_uncharge(&f->pager->budget, 1);
+		return WAIT;
+	}
+	ferryi_uncount(&f->pager->counters.g_away_pages, 1);
+	struct ferryi_fetch *fetch = f->free_small;
+
+	f->free_small = fetch->next;
+	fetch->fault = *fault;
+	ferryi_fetch_prepare(fetch, ref, 0, 1, &remote, off, ferryi_pool_index(pool));
+	ferryi_fetch_post(f, fetch, channel);
+
+	if (fault->forced || (ref->area_flags & FERRYI_AREA_RANDOM))
+		return DONE;
+	ferryi_streams_fault(&f->streams, ref->object, ref->index, ref->area_flags & FERRYI_AREA_SEQUENTIAL, &advice);
+	ferryi_count(&f->pager->counters.c_readahead_hits, advice.hits);
+	ferryi_streams_done(&advice, ref->index, ferryi_fetch_chunks(f, ref, 1, 1 + advice.ahead, fault) - 1);
+	return DONE;
+}
+
+/* The page is on its way. A stream that has caught up with its window has the next one read already. */
+static enum outcome fault_fetching(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref)
+{
+	struct ferryi_stream_advice advice;
+	size_t from;
+
+	if (fault->forced) /* a request of ours: no wake tells it when the page is there */
+		return WAIT;
+	if (!(ref->area_flags & FERRYI_AREA_RANDOM) &&
+	    ferryi_streams_joined(&f->streams, ref->object, ref->index, &advice, &from)) {
+		uint32_t at = (uint32_t)(from - ref->index);
+		uint32_t got = ferryi_fetch_chunks(f, ref, at, at + advice.ahead, fault) - at;
+
+		if (got) {
+			ferryi_count(&f->pager->counters.c_readahead_hits, advice.hits);
+			ferryi_streams_done(&advice, from - 1, got);
+		}
+	}
+	return DONE; /* its owner copies, or wakes if it cannot: either ends this fault too */
+}
+
+/* Armed memory that is in no area: the old end of an mremap(MREMAP_DONTUNMAP), or growth in place. It reads as zeros. */
+static enum outcome fault_unmanaged(struct ferryi_fetcher *f, struct ferryi_fault *fault)
+{
+	void *page = (void *)(fault->va & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1));
+	int rc = ferryi_uffd_zero(f->pager->uffd, page, FERRYI_PAGE_SIZE);
+
+	/* An evictor may have marked the hole after mremap had taken its page: only a copy fills that. */
+	if (rc == -EEXIST)
+		rc = (int)ferryi_uffd_copy(f->pager->uffd, page, f->pager->zeros, FERRYI_PAGE_SIZE);
+	if (rc == -EAGAIN) /* an event is on its way that will tell whose page this is */
+		return WAIT;
+	if (rc)
+		ferryi_uffd_wake(f->pager->uffd, page, FERRYI_PAGE_SIZE);
+	return DONE;
+}
+
+static enum outcome try_fault(struct ferryi_fetcher *f, struct ferryi_fault *fault)
+{
+	struct ferryi_page_ref ref;
+	enum outcome outcome = WAIT;
+
+	ferryi_areas_read_lock(&f->pager->areas);
+	if (!ferryi_areas_find_locked(&f->pager->areas, fault->va, &ref)) {
+		ferryi_areas_read_unlock(&f->pager->areas);
+		return fault->forced ? DONE : fault_unmanaged(f, fault);
+	}
+	uint64_t word = ferryi_page_load(ferryi_ref_word(&ref));
+
+	switch (ferryi_page_state(word)) {
+	case FERRYI_PAGE_ABSENT:
+		outcome = fault_absent(f, fault, &ref, word);
+		break;
+	case FERRYI_PAGE_RESIDENT:
+		outcome = fault_resident(f, fault, &ref, word);
+		break;
+	case FERRYI_PAGE_STAGED:
+		outcome = fault_staged(f, fault, &ref, word);
+		break;
+	case FERRYI_PAGE_AWAY:
+		outcome = fault_away(f, fault, &ref, word);
+		break;
+	case FERRYI_PAGE_FETCHING:
+	case FERRYI_PAGE_RESCUING:
+		outcome = fault_fetching(f, fault, &ref);
+		break;
+	case FERRYI_PAGE_POISONED:
+		if (!fault->forced && ferryi_uffd_poison(f->pager->uffd, (void *)ref.va))
+			ferryi_uffd_wake(f->pager->uffd, (void *)ref.va, FERRYI_PAGE_SIZE);
+		outcome = DONE;
+		break;
+	case FERRYI_PAGE_ISOLATING:
+		break;
+	}
+	ferryi_areas_read_unlock(&f->pager->areas);
+	return outcome;
+}
+
+/* Past its deadline: poison, if the page is still in a state to be poisoned. */
+static enum outcome expire(struct ferryi_fetcher *f, struct ferryi_fault *fault)
+{
+	struct ferryi_page_ref ref;
+	struct ferryi_remote remote;
+	uint64_t off;
+	enum outcome outcome = WAIT;
+
+	ferryi_areas_read_lock(&f->pager->areas);
+	if (!ferryi_areas_find_locked(&f->pager->areas, fault->va, &ref))
+		outcome = DONE;
+	else if (fault->forced)
+		outcome = DONE; /* the caller looks at the page's state and reports */
+	else
+		outcome = poison(f, fault, &ref,
+				 ferryi_locate(f->pager, ferryi_object_pfn(ref.object, ref.index), &remote, &off));
+	ferryi_areas_read_unlock(&f->pager->areas);
+	return outcome;
+}
+
+void ferryi_fetch_fault(struct ferryi_fetcher *f, const struct ferryi_fault *fault)
+{
+	struct ferryi_fault mine = *fault;
+
+	if (try_fault(f, &mine) == WAIT)
+		ferryi_fault_wait(f, &mine);
+}
+
+unsigned ferryi_fault_retry(struct ferryi_fetcher *f)
+{
+	unsigned n = f->nr_waiting, done = 0;
+	uint64_t now = n ? ferryi_now_ns() : 0;
+
+	f->nr_waiting = 0;
+	for (unsigned i = 0; i < n; i++) {
+		struct ferryi_fault *fault = &f->waiting[i];
+		enum outcome outcome = try_fault(f, fault);
+
+		if (outcome == WAIT && now >= fault->deadline_ns)
+			outcome = expire(f, fault);
+		if (outcome == WAIT) {
+			f->waiting[f->nr_waiting++] = *fault;
+		} else {
+			atomic_fetch_sub(&f->pager->budget_waiters, 1);
+			done++;
+		}
+	}
+	return done;
+}
+

@@ -1,0 +1,44 @@
+/* What the files of the fault path share: place.c, fetch.c, fault_page.c. */
+#ifndef FERRYI_PAGER_FETCH_PRIV_H
+#define FERRYI_PAGER_FETCH_PRIV_H
+
+#include "fetch.h"
+
+/* ---- place.c ---- */
+
+/*
+ * Fills [va, va + nr pages) from src; pages that are there already count as
+ * done. *done says how many, the result why it stopped: 0, -EAGAIN, -ENOENT, -ENOMEM, ....
+ */
+int ferryi_place_run(struct ferryi_pager *pager, uintptr_t va, const uint8_t *src, uint32_t nr, uint32_t *done);
+void ferryi_place_count(struct ferryi_object *object, size_t index);
+void ferryi_place_uncount(struct ferryi_object *object, size_t index);
+/* The application dropped a page while we were putting it in place: takes it out of its memory again. */
+void ferryi_place_take_out(struct ferryi_fetcher *f, uintptr_t va);
+/* The page is in place: FETCHING (ours) -> RESIDENT with these flags. */
+void ferryi_place_finish(struct ferryi_fetcher *f, struct ferryi_object *object, size_t index, uintptr_t va,
+			 uint64_t flags);
+/* A claimed page could not be brought in: back to what it was, unless the application dropped it. */
+void ferryi_place_unclaim(struct ferryi_fetcher *f, struct ferryi_object *object, size_t index, uint64_t back);
+
+/* ---- fetch.c ---- */
+
+/* Claims neighbours of `from` state after ref, up to `want`, within the area; charges them. How many. */
+uint32_t ferryi_fetch_claim(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, size_t first_off, uint32_t want,
+			    enum ferryi_page_state from);
+void ferryi_fetch_prepare(struct ferryi_fetch *fetch, const struct ferryi_page_ref *ref, size_t off, uint32_t nr,
+			  const struct ferryi_remote *remote, uint64_t remote_off, unsigned pool_index);
+void ferryi_fetch_post(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, struct ferryi_channel *channel);
+/* Reads pages [at, end) after ref that are away, in chunks of neighbours; where it stopped. */
+uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, uint32_t at, uint32_t end,
+			     const struct ferryi_fault *fault);
+
+/* ---- fault_page.c ---- */
+
+/* It cannot go on now: tried again at each poll until its deadline. */
+void ferryi_fault_wait(struct ferryi_fetcher *f, const struct ferryi_fault *fault);
+void ferryi_fault_count(struct ferryi_fetcher *f, const struct ferryi_fault *fault, bool major);
+/* Tries what waits; how many faults ended. */
+unsigned ferryi_fault_retry(struct ferryi_fetcher *f);
+
+#endif
