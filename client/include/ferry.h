@@ -73,7 +73,7 @@ struct ferry_config {
 	uint32_t request_timeout_ms; /* one control request; default 10000 [FERRY_REQUEST_TIMEOUT] */
 	uint32_t fault_threads;      /* default 1 [FERRY_FAULT_THREADS] */
 	uint32_t evict_threads;      /* default 1 [FERRY_EVICT_THREADS] */
-	uint32_t readahead_pages;    /* largest window, in pages; default 64; 1: none [FERRY_READAHEAD] */
+	uint32_t readahead_pages;    /* largest window, in pages, 1 (none) to 512; default 256; at most 1/64 of the budget [FERRY_READAHEAD] */
 	const char *log_level;       /* error, warn, notice, info, debug; default warn [FERRY_LOG_LEVEL] */
 };
 

@@ -38,7 +38,7 @@ static const struct ferryi_param table[] = {
 	{ .name = "evict-threads", .type = FERRYI_PARAM_U64, .offset = AT(evict_threads), .env = "FERRY_EVICT_THREADS",
 	  .metavar = "N", .min = 1, .max = 16, .deflt = "1", .text = "Eviction threads." },
 	{ .name = "readahead", .type = FERRYI_PARAM_U64, .offset = AT(readahead_pages), .env = "FERRY_READAHEAD",
-	  .metavar = "PAGES", .min = 1, .max = 128, .deflt = "64", .text = "Largest read-ahead window; 1: none." },
+	  .metavar = "PAGES", .min = 1, .max = 512, .deflt = "256", .text = "Largest read-ahead window; 1: none." },
 	{ .name = "log-level", .type = FERRYI_PARAM_ENUM, .offset = AT(log_level), .values = log_levels,
 	  .env = "FERRY_LOG_LEVEL", .metavar = "LEVEL", .deflt = "warn", .text = "Least urgent level that is logged." },
 	{ .name = NULL },

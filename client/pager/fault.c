@@ -15,7 +15,7 @@
 #include "uffd.h"
 
 #define EVENT_BATCH 16u
-#define SPIN_NS     (50 * FERRYI_NS_PER_US) /* a read that takes longer is worth a sleep */
+#define SPIN_NS     (50 * FERRYI_NS_PER_US) /* a read, or the next fault, that takes longer is worth a sleep */
 
 static void on_pagefault(struct ferryi_handler *h, const struct uffd_msg *msg, uint64_t now)
 {
@@ -111,10 +111,17 @@ static void rest(struct ferryi_handler *h)
 	}
 }
 
+/*
+ * Spins on while reads are under way, and for the next fault of a run of them:
+ * waking this thread can cost more than the whole fault. Faults that come
+ * further apart than the spin end it, so that an idle program costs nothing.
+ */
 void *ferryi_handler_main(void *arg)
 {
 	struct ferryi_handler *h = arg;
-	uint64_t busy_until = 0;
+	bool may_spin = sysconf(_SC_NPROCESSORS_ONLN) > 1;
+	uint64_t idle_since = 0;
+	bool in_a_run = false;
 
 	pthread_setname_np(pthread_self(), "ferry-fault");
 	while (!atomic_load_explicit(&h->pager->stopping, memory_order_relaxed) || !ferryi_fetch_is_idle(&h->fetcher)) {
@@ -122,20 +129,23 @@ void *ferryi_handler_main(void *arg)
 
 		done += read_events(h);
 		if (done) {
-			busy_until = 0;
+			idle_since = 0;
+			in_a_run = true;
 			continue;
 		}
-		if (h->fetcher.nr_outstanding) {
+		if (may_spin && (h->fetcher.nr_outstanding || in_a_run)) {
 			uint64_t now = ferryi_now_ns();
 
-			if (!busy_until)
-				busy_until = now + SPIN_NS;
-			if (now < busy_until) {
+			if (!idle_since)
+				idle_since = now;
+			if (now - idle_since < SPIN_NS) {
 				ferryi_cpu_relax();
 				continue;
 			}
 		}
+		in_a_run = false;
 		rest(h);
+		idle_since = 0;
 	}
 	return NULL;
 }

@@ -110,6 +110,27 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 
 /* ---- one page, by state ---- */
 
+/* Pages [1, ahead] after ref, claimed as first touches of a stream: filled in runs, so that the reader may follow. */
+static void zero_ahead(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, uint32_t ahead)
+{
+	uint32_t at = 1, done;
+	int rc = 0;
+
+	for (; at <= ahead && !rc; at += done) {
+		uintptr_t va = ref->va + (uintptr_t)at * FERRYI_PAGE_SIZE;
+		uint32_t nr = (uint32_t)ferryi_min_u64(ahead + 1 - at, FERRYI_ZERO_PAGES);
+
+		rc = ferryi_place_run(f->pager, va, f->pager->zeros, nr, &done);
+		for (uint32_t i = 0; i < done; i++)
+			ferryi_place_finish(f, ref->object, ref->index + at + i, va + (uintptr_t)i * FERRYI_PAGE_SIZE,
+					    FERRYI_PAGE_DIRTY);
+	}
+	for (; at <= ahead; at++) {
+		ferryi_place_unclaim(f, ref->object, ref->index + at, FERRYI_PAGE_ABSENT);
+		ferryi_uffd_wake(f->pager->uffd, (void *)(ref->va + (uintptr_t)at * FERRYI_PAGE_SIZE), FERRYI_PAGE_SIZE);
+	}
+}
+
 static enum outcome fault_absent(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
 				 uint64_t old)
 {
@@ -129,25 +150,23 @@ static enum outcome fault_absent(struct ferryi_fetcher *f, struct ferryi_fault *
 		ferryi_streams_done(&advice, ref->index, ahead);
 	}
 
-	int rc = ferryi_place_run(f->pager, ref->va, f->pager->zeros, 1 + ahead, &done);
+	int rc = ferryi_place_run(f->pager, ref->va, f->pager->zeros, 1, &done);
 
-	for (uint32_t i = 0; i < done; i++)
-		ferryi_place_finish(f, ref->object, ref->index + i, ref->va + i * FERRYI_PAGE_SIZE,
-			    FERRYI_PAGE_DIRTY | (i ? 0 : FERRYI_PAGE_REFERENCED));
-	for (uint32_t i = done; i < 1 + ahead; i++) {
-		ferryi_place_unclaim(f, ref->object, ref->index + i, FERRYI_PAGE_ABSENT);
-		if (i || (rc != -EAGAIN && rc != -ENOMEM))
-			ferryi_uffd_wake(f->pager->uffd, (void *)(ref->va + i * FERRYI_PAGE_SIZE), FERRYI_PAGE_SIZE);
-	}
-	if (!done && (rc == -EAGAIN || rc == -ENOMEM)) {
-		fault->last_error = rc;
-		return WAIT;
-	}
 	if (done) {
+		ferryi_place_finish(f, ref->object, ref->index, ref->va, FERRYI_PAGE_DIRTY | FERRYI_PAGE_REFERENCED);
 		if (!fault->forced)
 			ferryi_count(&f->pager->counters.c_faults_zero, 1);
 		ferryi_fault_count(f, fault, false);
+	} else {
+		ferryi_place_unclaim(f, ref->object, ref->index, FERRYI_PAGE_ABSENT);
 	}
+	zero_ahead(f, ref, ahead);
+	if (rc == -EAGAIN || rc == -ENOMEM) {
+		fault->last_error = rc;
+		return WAIT;
+	}
+	if (rc)
+		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
 	return DONE;
 }
 

@@ -9,7 +9,9 @@
 #include "pager_priv.h"
 #include "uffd.h"
 
-#define POLL_BATCH 16u
+#define POLL_BATCH      16u
+#define WINDOW_SHARE    64u /* a read-ahead window is at most this part of the budget */
+#define SMALLEST_WINDOW 16u /* pages */
 
 int ferryi_fetcher_init(struct ferryi_fetcher *f, struct ferryi_pager *pager, void *scratch, int wake_fd)
 {
@@ -18,7 +20,10 @@ int ferryi_fetcher_init(struct ferryi_fetcher *f, struct ferryi_pager *pager, vo
 	f->buf = ferryi_arena_alloc(pager->arena, FERRYI_FETCH_BUF_BYTES);
 	if (!f->buf)
 		return -ENOMEM;
-	ferryi_streams_init(&f->streams, pager->attr.readahead_pages - 1);
+	/* Windows of a small budget stay small: a k-way merge has dozens of them open at a time. */
+	uint64_t share = ferryi_max_u64((pager->attr.budget_bytes >> FERRYI_PAGE_SHIFT) / WINDOW_SHARE, SMALLEST_WINDOW);
+
+	ferryi_streams_init(&f->streams, (uint32_t)ferryi_min_u64(pager->attr.readahead_pages, share) - 1);
 
 	uint8_t *buf = f->buf;
 

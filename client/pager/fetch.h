@@ -24,8 +24,12 @@
 struct ferryi_pager;
 
 #define FERRYI_FETCH_SMALL      64u /* demand reads under way: one page each */
-#define FERRYI_FETCH_CHUNKS     32u /* read-ahead chunks under way */
-#define FERRYI_FETCH_CHUNK_PAGES 16u /* 64 KiB: its copy overlaps the next one's transfer */
+#define FERRYI_FETCH_CHUNKS     15u /* read-ahead chunks under way */
+/*
+ * 256 KiB: its copy overlaps the next one's transfer. A reader that has caught
+ * up sleeps once a chunk, and a wake-up can cost as much as copying 64 KiB.
+ */
+#define FERRYI_FETCH_CHUNK_PAGES 64u
 #define FERRYI_FETCH_BUF_BYTES \
 	((size_t)(FERRYI_FETCH_SMALL + FERRYI_FETCH_CHUNKS * FERRYI_FETCH_CHUNK_PAGES) * FERRYI_PAGE_SIZE)
 #define FERRYI_FETCH_WAITING    1024u /* faults that cannot go on yet */

@@ -22,7 +22,6 @@
 	 FERRYI_UFFD_FEATURE_THREAD_ID | FERRYI_UFFD_FEATURE_WP_UNPOPULATED | FERRYI_UFFD_FEATURE_POISON |             \
 	 FERRYI_UFFD_FEATURE_MOVE)
 #define STAGING_FEATURES (FERRYI_UFFD_FEATURE_WP_UNPOPULATED | FERRYI_UFFD_FEATURE_MOVE)
-#define ZERO_PAGES       128u /* a window of first touches is filled by one ioctl */
 
 static int open_descriptors(struct ferryi_pager *pager)
 {
@@ -58,7 +57,7 @@ static int open_staging(struct ferryi_pager *pager)
 
 	pager->staging_bytes = pages * FERRYI_PAGE_SIZE;
 	pager->staging = ferryi_arena_alloc(pager->arena, pager->staging_bytes);
-	pager->zeros = ferryi_arena_alloc(pager->arena, ZERO_PAGES * FERRYI_PAGE_SIZE);
+	pager->zeros = ferryi_arena_alloc(pager->arena, FERRYI_ZERO_PAGES * FERRYI_PAGE_SIZE);
 	if (!pager->staging || !pager->zeros)
 		return -ENOMEM;
 	madvise(pager->staging, pager->staging_bytes, MADV_NOHUGEPAGE);

@@ -17,6 +17,7 @@
 
 #define FERRYI_MAX_THREADS 16u
 #define FERRYI_MAX_ZOMBIES 1024u
+#define FERRYI_ZERO_PAGES  16u /* filled by one ioctl */
 
 struct ferryi_handler {
 	struct ferryi_pager *pager;
@@ -46,7 +47,7 @@ struct ferryi_pager {
 	int fork_guard_fd; /* empty memfd: what a forked child gets in place of managed memory */
 	uint64_t caps;
 	uint64_t features;
-	uint8_t *zeros;   /* FERRYI_FETCH_CHUNK_PAGES pages */
+	uint8_t *zeros;   /* FERRYI_ZERO_PAGES pages */
 	uint64_t zero_hash;
 	uint8_t *staging;
 	size_t staging_bytes;

@@ -338,7 +338,7 @@ static void adopt_cycle(struct ferry *ferry, uint8_t *p, size_t pages, uint64_t 
 static void body_adopt_malloc(void)
 {
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
-	void *p;
+	void *p = NULL;
 
 	CHECK_INT(posix_memalign(&p, FERRYT_PAGE, 32 * FERRYT_MIB), 0);
 	adopt_cycle(ferry, p, 32 * FERRYT_MIB / FERRYT_PAGE, 20);
@@ -386,7 +386,7 @@ static void adopt__mmaped_memory__content_kept_with_holes(void **state)
 static void body_adopt_huge(void)
 {
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
-	void *p;
+	void *p = NULL;
 
 	CHECK_INT(posix_memalign(&p, 2 * FERRYT_MIB, 32 * FERRYT_MIB), 0);
 	madvise(p, 32 * FERRYT_MIB, MADV_HUGEPAGE); /* transparent: none or all of them may be */
