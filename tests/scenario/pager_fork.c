@@ -54,7 +54,7 @@ static void body_fork(void)
 {
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
 	uint8_t *p = ferryt_mmap(ferry, LEN);
-	void *adopted;
+	void *adopted = NULL;
 
 	CHECK_INT(posix_memalign(&adopted, FERRYT_PAGE, LEN), 0);
 	ferryt_fill(adopted, PAGES, 2);
