@@ -117,6 +117,21 @@ bool ferryi_areas_find_locked(struct ferryi_area_table *table, uintptr_t va, str
 	return true;
 }
 
+bool ferryi_areas_va_locked(struct ferryi_area_table *table, const struct ferryi_object *object, size_t index,
+			    uintptr_t *va)
+{
+	for (unsigned i = 0; i < table->nr_areas; i++) {
+		const struct ferryi_area *area = &table->areas[i];
+		size_t nr = (area->end - area->start) >> FERRYI_PAGE_SHIFT;
+
+		if (area->object == object && index >= area->first_page && index - area->first_page < nr) {
+			*va = area->start + ((index - area->first_page) << FERRYI_PAGE_SHIFT);
+			return true;
+		}
+	}
+	return false;
+}
+
 bool ferryi_areas_cover_locked(struct ferryi_area_table *table, uintptr_t start, uintptr_t end)
 {
 	unsigned i = lower_bound(table->areas, table->nr_areas, start);

@@ -119,6 +119,9 @@ static inline uint64_t ferryi_object_pfn(const struct ferryi_object *object, siz
 
 /* false: not managed. ASSUMPTION: lock held, either way. */
 bool ferryi_areas_find_locked(struct ferryi_area_table *table, uintptr_t va, struct ferryi_page_ref *ref);
+/* Where page `index` of the object is mapped now; false: nowhere. ASSUMPTION: lock held, either way. */
+bool ferryi_areas_va_locked(struct ferryi_area_table *table, const struct ferryi_object *object, size_t index,
+			    uintptr_t *va);
 /* Every page of [start, end) is in some area. ASSUMPTION: lock held, either way. */
 bool ferryi_areas_cover_locked(struct ferryi_area_table *table, uintptr_t start, uintptr_t end);
 bool ferryi_areas_overlap_locked(struct ferryi_area_table *table, uintptr_t start, uintptr_t end);

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <xxhash.h>
 
 #include "clock.h"
@@ -12,7 +11,6 @@
 #include "uffd.h"
 
 #define POLL_BATCH  32u
-#define MARK_TRIES  1000u
 #define SCAN_BLOCKS 4096u /* resident blocks that one pick looks at, at most: two turns of an 8 GiB budget's clock */
 
 int ferryi_evictor_init(struct ferryi_evictor *ev, struct ferryi_pager *pager, uint8_t *staging, uint32_t first_slot,
@@ -175,41 +173,64 @@ static void forget_page(struct ferryi_evictor *ev, struct ferryi_evict_page *pag
 	ferryi_budget_uncharge(&ev->pager->budget, 1);
 }
 
-/* Marks the holes that pages [first, first + nr) left. The address space may be changing: bounded tries. */
+/*
+ * Marks the holes that pages [first, first + nr) left. EAGAIN: an event came
+ * between; the page words know the holes all the same, marked or not.
+ */
 static void mark_holes(struct ferryi_evictor *ev, uintptr_t va, unsigned nr)
 {
-	for (unsigned tries = 0; tries < MARK_TRIES; tries++) {
-		if (ferryi_uffd_mark(ev->pager->uffd, (void *)va, (size_t)nr * FERRYI_PAGE_SIZE, true) != -EAGAIN)
-			return;
-		ferryi_cpu_relax();
-	}
+	ferryi_uffd_mark(ev->pager->uffd, (void *)va, (size_t)nr * FERRYI_PAGE_SIZE, true);
 }
 
-/* Moves a run of pages with neighbouring addresses; those that will not move are given back. */
+/*
+ * Moves up to nr pages with neighbouring addresses, those that are still where
+ * they were picked; how many were dealt with. With the events lock held, so
+ * that other memory cannot have come to the address unseen.
+ */
+static unsigned move_some_locked(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned first, unsigned nr)
+{
+	struct ferryi_evict_page *page = &batch->page[first];
+	uint8_t *slot = batch->staging + (size_t)first * FERRYI_PAGE_SIZE;
+	struct ferryi_page_ref ref;
+
+	ferryi_assert_held(&ev->pager->events_lock);
+	if (!ferryi_areas_find_locked(&ev->pager->areas, page->va, &ref) || ref.object != page->object ||
+	    ref.index != page->index) {
+		keep_page(page);
+		return 1;
+	}
+	nr = (unsigned)ferryi_min_u64(nr, ref.area_pages_left);
+	long rc = ferryi_uffd_move(ev->pager->uffd, slot, (void *)page->va, (size_t)nr * FERRYI_PAGE_SIZE);
+
+	if (rc > 0) {
+		unsigned moved = (unsigned)((size_t)rc / FERRYI_PAGE_SIZE);
+
+		mark_holes(ev, page->va, moved);
+		for (unsigned i = 0; i < moved; i++)
+			page[i].staged = true;
+		batch->nr_staged += moved;
+		return moved;
+	}
+	if (rc == -ENOENT) {
+		forget_page(ev, page); /* the application dropped it */
+	} else {
+		keep_page(page);
+		ev->error = (int)rc;
+	}
+	return 1;
+}
+
 static void move_run(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned first, unsigned nr)
 {
 	while (nr) {
-		struct ferryi_evict_page *page = &batch->page[first];
-		uint8_t *slot = batch->staging + (size_t)first * FERRYI_PAGE_SIZE;
-		long rc = ferryi_uffd_move(ev->pager->staging_uffd, slot, (void *)page->va, (size_t)nr * FERRYI_PAGE_SIZE);
-		unsigned moved = rc > 0 ? (unsigned)((size_t)rc / FERRYI_PAGE_SIZE) : 0;
+		ferryi_mutex_lock(&ev->pager->events_lock);
+		ferryi_areas_read_lock(&ev->pager->areas);
+		unsigned done = move_some_locked(ev, batch, first, nr);
 
-		if (moved) {
-			mark_holes(ev, page->va, moved);
-			for (unsigned i = 0; i < moved; i++)
-				page[i].staged = true;
-			batch->nr_staged += moved;
-		} else {
-			if (rc == -ENOENT)
-				forget_page(ev, page); /* the application dropped it */
-			else
-				keep_page(page);
-			if (rc != -ENOENT)
-				ev->error = (int)rc;
-			moved = 1;
-		}
-		first += moved;
-		nr -= moved;
+		ferryi_areas_read_unlock(&ev->pager->areas);
+		ferryi_mutex_unlock(&ev->pager->events_lock);
+		first += done;
+		nr -= done;
 	}
 }
 
@@ -291,7 +312,7 @@ static bool end_page(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch
 static void end_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
 {
 	if (batch->nr_staged) {
-		madvise(batch->staging, (size_t)batch->nr_pages * FERRYI_PAGE_SIZE, MADV_DONTNEED);
+		ferryi_staging_release(ev->pager, batch->staging, (size_t)batch->nr_pages * FERRYI_PAGE_SIZE);
 		ferryi_budget_uncharge(&ev->pager->budget, batch->nr_staged);
 	}
 	batch->in_use = false;
@@ -304,14 +325,21 @@ static void put_back(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch
 {
 	struct ferryi_evict_page *page = &batch->page[i];
 	uint64_t slot = (uint64_t)(batch->first_slot + i) << FERRYI_PAGE_ARG_SHIFT;
+	uintptr_t va;
 	long rc;
 
 	if (!end_page(ev, batch, i, slot | FERRYI_PAGE_RESCUING))
 		return;
 	ferryi_budget_charge_slack(&ev->pager->budget, 1);
 	do {
-		rc = ferryi_uffd_copy(ev->pager->uffd, (void *)page->va, ferryi_slot_addr(ev->pager, batch->first_slot + i),
-				      FERRYI_PAGE_SIZE);
+		rc = -ENOENT;
+		ferryi_mutex_lock(&ev->pager->events_lock);
+		ferryi_areas_read_lock(&ev->pager->areas);
+		if (ferryi_areas_va_locked(&ev->pager->areas, page->object, page->index, &va))
+			rc = ferryi_uffd_copy(ev->pager->uffd, (void *)va,
+					      ferryi_slot_addr(ev->pager, batch->first_slot + i), FERRYI_PAGE_SIZE);
+		ferryi_areas_read_unlock(&ev->pager->areas);
+		ferryi_mutex_unlock(&ev->pager->events_lock);
 	} while (rc == -EAGAIN); /* ends when the fault threads have read the event */
 	if (rc > 0 || rc == -EEXIST) {
 		atomic_fetch_add_explicit(&page->object->blocks[page->index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1,
@@ -465,11 +493,10 @@ unsigned ferryi_evict_some(struct ferryi_evictor *ev)
 	struct ferryi_evict_batch *batch = free_batch(ev);
 
 	ev->error = 0;
-	/* Moved under the lock that they were picked under: other memory may come to a picked page's address. */
 	ferryi_areas_read_lock(&ev->pager->areas);
 	pick_by_clock_locked(ev, batch);
-	move_batch(ev, batch);
 	ferryi_areas_read_unlock(&ev->pager->areas);
+	move_batch(ev, batch);
 	return run_batch(ev, batch);
 }
 
@@ -479,8 +506,8 @@ unsigned ferryi_evict_range(struct ferryi_evictor *ev, uintptr_t *start, uintptr
 
 	ferryi_areas_read_lock(&ev->pager->areas);
 	pick_range_locked(ev, batch, start, end);
-	move_batch(ev, batch);
 	ferryi_areas_read_unlock(&ev->pager->areas);
+	move_batch(ev, batch);
 	return run_batch(ev, batch);
 }
 

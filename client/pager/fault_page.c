@@ -331,9 +331,9 @@ static enum outcome try_fault(struct ferryi_fetcher *f, struct ferryi_fault *fau
 	struct ferryi_page_ref ref;
 	enum outcome outcome = WAIT;
 
-	ferryi_areas_read_lock(&f->pager->areas);
+	ferryi_fetch_lock(f);
 	if (!ferryi_areas_find_locked(&f->pager->areas, fault->va, &ref)) {
-		ferryi_areas_read_unlock(&f->pager->areas);
+		ferryi_fetch_unlock(f);
 		return fault->forced ? DONE : fault_unmanaged(f, fault);
 	}
 	uint64_t word = ferryi_page_load(ferryi_ref_word(&ref));
@@ -363,7 +363,7 @@ static enum outcome try_fault(struct ferryi_fetcher *f, struct ferryi_fault *fau
 	case FERRYI_PAGE_ISOLATING:
 		break;
 	}
-	ferryi_areas_read_unlock(&f->pager->areas);
+	ferryi_fetch_unlock(f);
 	return outcome;
 }
 
@@ -375,7 +375,7 @@ static enum outcome expire(struct ferryi_fetcher *f, struct ferryi_fault *fault)
 	uint64_t off;
 	enum outcome outcome = WAIT;
 
-	ferryi_areas_read_lock(&f->pager->areas);
+	ferryi_fetch_lock(f);
 	if (!ferryi_areas_find_locked(&f->pager->areas, fault->va, &ref))
 		outcome = DONE;
 	else if (fault->forced)
@@ -383,7 +383,7 @@ static enum outcome expire(struct ferryi_fetcher *f, struct ferryi_fault *fault)
 	else
 		outcome = poison(f, fault, &ref,
 				 ferryi_locate(f->pager, ferryi_object_pfn(ref.object, ref.index), &remote, &off));
-	ferryi_areas_read_unlock(&f->pager->areas);
+	ferryi_fetch_unlock(f);
 	return outcome;
 }
 

@@ -16,6 +16,7 @@
 int ferryi_fetcher_init(struct ferryi_fetcher *f, struct ferryi_pager *pager, void *scratch, int wake_fd)
 {
 	f->pager = pager;
+	f->locks_events = wake_fd < 0 || pager->nr_handlers > 1; /* the service's, or one of several */
 	f->scratch = scratch;
 	f->buf = ferryi_arena_alloc(pager->arena, FERRYI_FETCH_BUF_BYTES);
 	if (!f->buf)
@@ -65,6 +66,8 @@ uint32_t ferryi_fetch_claim(struct ferryi_fetcher *f, const struct ferryi_page_r
 			break;
 		got++;
 	}
+	if (ferryi_budget_is_low(&f->pager->budget)) /* read-ahead alone may run for long */
+		ferryi_pager_need_memory(f->pager);
 	if (charged > got)
 		ferryi_budget_uncharge(&f->pager->budget, charged - got);
 	return got;
@@ -157,6 +160,20 @@ uintptr_t ferryi_fetch_ahead(struct ferryi_fetcher *f, uintptr_t start, uintptr_
 	return start;
 }
 
+void ferryi_fetch_lock(struct ferryi_fetcher *f)
+{
+	if (f->locks_events)
+		ferryi_mutex_lock(&f->pager->events_lock);
+	ferryi_areas_read_lock(&f->pager->areas);
+}
+
+void ferryi_fetch_unlock(struct ferryi_fetcher *f)
+{
+	ferryi_areas_read_unlock(&f->pager->areas);
+	if (f->locks_events)
+		ferryi_mutex_unlock(&f->pager->events_lock);
+}
+
 /* ---- completions ---- */
 
 static void free_fetch(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
@@ -232,9 +249,9 @@ static void complete(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 	 * Under the lock, so that an mremap or munmap is seen whole or not at all: a copy to the old address would
 	 * be lost there, or hit memory that has come to the place since.
 	 */
-	ferryi_areas_read_lock(&f->pager->areas);
+	ferryi_fetch_lock(f);
 	if (!still_there_locked(f, fetch)) {
-		ferryi_areas_read_unlock(&f->pager->areas);
+		ferryi_fetch_unlock(f);
 		fail_fetch(f, fetch, -ENOENT);
 		return;
 	}
@@ -246,7 +263,7 @@ static void complete(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 	}
 	for (uint32_t i = 0; i < done; i++)
 		ferryi_place_finish(f, fetch->object, fetch->index + first + i, va + (uintptr_t)i * FERRYI_PAGE_SIZE, flags);
-	ferryi_areas_read_unlock(&f->pager->areas);
+	ferryi_fetch_unlock(f);
 	fetch->nr_copied += done;
 	ferryi_count(&c->c_pages_in, done);
 	ferryi_count(&c->c_bytes_in, (uint64_t)done * FERRYI_PAGE_SIZE);

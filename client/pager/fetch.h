@@ -5,11 +5,12 @@
  *
  *   page words (atomics), area look-up under the read lock, budget counters,
  *   memory-model look-up by PFN, ferryi_lines_channel/_broken,
- *   ferryi_channel_submit/_poll, ioctls on the userfaultfds, madvise on the
+ *   ferryi_channel_submit/_poll, ioctls on the userfaultfd, madvise on the
  *   scratch page, write(2) to an eventfd, the clock, ferryi_log on failures.
  *
- * It may not: allocate, touch managed memory, wait for control I/O, take any
- * lock but the area table's read lock, sleep without a deadline.
+ * It may not: allocate, touch managed memory, wait for control I/O, sleep
+ * without a deadline, take any lock but the area table's read lock and, where
+ * several threads copy, the events lock.
  */
 #ifndef FERRYI_PAGER_FETCH_H
 #define FERRYI_PAGER_FETCH_H
@@ -24,12 +25,12 @@
 struct ferryi_pager;
 
 #define FERRYI_FETCH_SMALL      64u /* demand reads under way: one page each */
-#define FERRYI_FETCH_CHUNKS     15u /* read-ahead chunks under way */
+#define FERRYI_FETCH_CHUNKS     30u /* read-ahead chunks under way */
 /*
- * 256 KiB: its copy overlaps the next one's transfer. A reader that has caught
+ * 128 KiB: its copy overlaps the next one's transfer. A reader that has caught
  * up sleeps once a chunk, and a wake-up can cost as much as copying 64 KiB.
  */
-#define FERRYI_FETCH_CHUNK_PAGES 64u
+#define FERRYI_FETCH_CHUNK_PAGES 32u
 #define FERRYI_FETCH_BUF_BYTES \
 	((size_t)(FERRYI_FETCH_SMALL + FERRYI_FETCH_CHUNKS * FERRYI_FETCH_CHUNK_PAGES) * FERRYI_PAGE_SIZE)
 #define FERRYI_FETCH_WAITING    1024u /* faults that cannot go on yet */
@@ -63,6 +64,7 @@ struct ferryi_fetcher {
 	struct ferryi_pager *pager;
 	struct ferryi_lines lines;
 	struct ferryi_streams streams;
+	bool locks_events; /* other threads read events: hold events_lock while copying (pager_priv.h) */
 	uint8_t *buf;
 	uint8_t *scratch; /* one page in the staging area: where unwanted pages are moved to and dropped */
 	struct ferryi_fetch small[FERRYI_FETCH_SMALL];

@@ -23,6 +23,10 @@ void ferryi_place_unclaim(struct ferryi_fetcher *f, struct ferryi_object *object
 
 /* ---- fetch.c ---- */
 
+/* From the look-up of an address until the page there is in place: the area table, and events where others read them. */
+void ferryi_fetch_lock(struct ferryi_fetcher *f);
+void ferryi_fetch_unlock(struct ferryi_fetcher *f);
+
 /* Claims neighbours of `from` state after ref, up to `want`, within the area; charges them. How many. */
 uint32_t ferryi_fetch_claim(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, size_t first_off, uint32_t want,
 			    enum ferryi_page_state from);

@@ -48,9 +48,8 @@ static void after_fork_in_child(void)
 		     MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, pager->fork_guard_fd, 0);
 	}
 	atomic_store(&pager->forked, true);
-	/* The parent's userfaultfds would keep its faults readable here. */
+	/* The parent's userfaultfd would keep its faults readable here. */
 	close(pager->uffd);
-	close(pager->staging_uffd);
 }
 
 static void install_handlers(void)

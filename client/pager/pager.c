@@ -21,11 +21,10 @@
 	(FERRYI_UFFD_FEATURE_EVENT_REMAP | FERRYI_UFFD_FEATURE_EVENT_REMOVE | FERRYI_UFFD_FEATURE_EVENT_UNMAP |        \
 	 FERRYI_UFFD_FEATURE_THREAD_ID | FERRYI_UFFD_FEATURE_WP_UNPOPULATED | FERRYI_UFFD_FEATURE_POISON |             \
 	 FERRYI_UFFD_FEATURE_MOVE)
-#define STAGING_FEATURES (FERRYI_UFFD_FEATURE_WP_UNPOPULATED | FERRYI_UFFD_FEATURE_MOVE)
 
 static int open_descriptors(struct ferryi_pager *pager)
 {
-	bool kernel_faults, ignored;
+	bool kernel_faults;
 	uint64_t offered = 0;
 	int rc = ferryi_uffd_probe(&offered);
 
@@ -40,9 +39,6 @@ static int open_descriptors(struct ferryi_pager *pager)
 	pager->uffd = ferryi_uffd_open(NEEDED_FEATURES, &kernel_faults);
 	if (pager->uffd < 0)
 		return ferryi_control_fail(pager->uffd, "userfaultfd: %s", ferryi_strerror(pager->uffd));
-	pager->staging_uffd = ferryi_uffd_open(STAGING_FEATURES, &ignored);
-	if (pager->staging_uffd < 0)
-		return ferryi_control_fail(pager->staging_uffd, "userfaultfd: %s", ferryi_strerror(pager->staging_uffd));
 	pager->features = offered;
 	pager->caps = FERRY_CAP_MOVE | FERRY_CAP_POISON | (kernel_faults ? FERRY_CAP_KERNEL_FAULT : 0) |
 		      (offered & FERRYI_UFFD_FEATURE_WP_ASYNC ? FERRY_CAP_WP_ASYNC | FERRY_CAP_PAGEMAP_SCAN : 0) |
@@ -62,7 +58,17 @@ static int open_staging(struct ferryi_pager *pager)
 		return -ENOMEM;
 	madvise(pager->staging, pager->staging_bytes, MADV_NOHUGEPAGE);
 	pager->zero_hash = XXH3_64bits(pager->zeros, FERRYI_PAGE_SIZE);
-	return ferryi_uffd_register(pager->staging_uffd, pager->staging, pager->staging_bytes, false);
+	return ferryi_uffd_register(pager->uffd, pager->staging, pager->staging_bytes, false);
+}
+
+void ferryi_staging_release(struct ferryi_pager *pager, uint8_t *addr, size_t len)
+{
+	ferryi_uffd_unregister(pager->uffd, addr, len);
+	madvise(addr, len, MADV_DONTNEED);
+	int rc = ferryi_uffd_register(pager->uffd, addr, len, false);
+
+	if (rc) /* no more mappings allowed: these slots take no page any more, and the pages stay in RAM */
+		ferryi_error("staging: cannot be armed again (%s): raise vm.max_map_count", ferryi_strerror(rc));
 }
 
 static int start_handlers(struct ferryi_pager *pager, uint8_t *scratch)
@@ -168,8 +174,6 @@ static void destroy(struct ferryi_pager *pager)
 	}
 	if (pager->fork_guard_fd >= 0)
 		ferryi_fork_guard_close(pager);
-	if (pager->staging_uffd >= 0)
-		close(pager->staging_uffd);
 	if (pager->uffd >= 0)
 		close(pager->uffd);
 	ferryi_areas_fini(&pager->areas);
@@ -187,7 +191,7 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->attr = *attr;
 	pager->arena = attr->arena;
 	pager->model = attr->model;
-	pager->uffd = pager->staging_uffd = pager->fork_guard_fd = -1;
+	pager->uffd = pager->fork_guard_fd = -1;
 	ferryi_mutex_init(&pager->service_lock, FERRYI_RANK_SERVICE);
 	ferryi_mutex_init(&pager->events_lock, FERRYI_RANK_EVENTS);
 	ferryi_mutex_init(&pager->zombies_lock, FERRYI_RANK_LEAF);

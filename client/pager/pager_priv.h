@@ -42,8 +42,7 @@ struct ferryi_pager {
 	struct ferryi_arena *arena;
 	struct ferryi_memory_model *model;
 	struct ferryi_keeper *keeper;
-	int uffd;         /* the application's ranges, with events */
-	int staging_uffd; /* staging: no events, so that our own madvise cannot wait for us */
+	int uffd; /* the application's ranges, and staging: UFFDIO_MOVE between them sees pending events (EAGAIN) */
 	int fork_guard_fd; /* empty memfd: what a forked child gets in place of managed memory */
 	uint64_t caps;
 	uint64_t features;
@@ -73,7 +72,12 @@ struct ferryi_pager {
 	struct ferryi_fetcher *service_fetcher;
 	struct ferryi_evictor *service_evictor;
 
-	/* protected by events_lock: reading the userfaultfd, until its non-fault events have been applied */
+	/*
+	 * protected by events_lock: reading the userfaultfd, until its non-fault events have been applied. Who
+	 * moves or copies a page by its address holds it too, from the look-up of the address on: an munmap or
+	 * mremap is then either applied, or unread, and the kernel answers EAGAIN. A lone fault thread reads the
+	 * events itself and need not hold it to copy.
+	 */
 	struct ferryi_mutex events_lock;
 
 	/* protected by zombies_lock: cut areas whose pages have to settle; reaped by the keeper or by munmap */
@@ -106,6 +110,8 @@ unsigned ferryi_zombies_reap(struct ferryi_pager *pager);
 
 /* range.c: every page home, every range given up (ferry_close). 0, -EIO. */
 int ferryi_pager_release_all(struct ferryi_pager *pager);
+/* pager.c: gives the RAM of staging pages back. Without events meanwhile: our own madvise would wait for us. */
+void ferryi_staging_release(struct ferryi_pager *pager, uint8_t *addr, size_t len);
 /* pager.c: between these nothing leaves and the budget does not apply; they nest */
 void ferryi_home_begin(struct ferryi_pager *pager);
 void ferryi_home_end(struct ferryi_pager *pager);

@@ -2,7 +2,6 @@
 #include "fetch_priv.h"
 
 #include <errno.h>
-#include <sys/mman.h>
 
 #include "pager_priv.h"
 #include "uffd.h"
@@ -44,8 +43,8 @@ void ferryi_place_uncount(struct ferryi_object *object, size_t index)
 /* The application dropped a page while we were putting it in place: take it out of its memory again. */
 void ferryi_place_take_out(struct ferryi_fetcher *f, uintptr_t va)
 {
-	if (ferryi_uffd_move(f->pager->staging_uffd, f->scratch, (void *)va, FERRYI_PAGE_SIZE) > 0)
-		madvise(f->scratch, FERRYI_PAGE_SIZE, MADV_DONTNEED);
+	if (ferryi_uffd_move(f->pager->uffd, f->scratch, (void *)va, FERRYI_PAGE_SIZE) > 0)
+		ferryi_staging_release(f->pager, f->scratch, FERRYI_PAGE_SIZE);
 }
 
 /* The page is in place: FETCHING (ours) -> RESIDENT with these flags. */

@@ -49,7 +49,7 @@ int ferryi_streams_joined(struct ferryi_streams *streams, const struct ferryi_ob
 
 		if (s->object != object || index >= s->next || s->next - index > s->window)
 			continue;
-		if (s->window < streams->max_window)
+		if (s->window < streams->max_window / 2)
 			return 0;
 		s->last_use = ++streams->tick;
 		advice->stream = s;

@@ -39,7 +39,7 @@ void ferryi_streams_fault(struct ferryi_streams *streams, const struct ferryi_ob
 			  int sequential, struct ferryi_stream_advice *advice);
 /*
  * A fault on a page that is on its way already: the reader has caught up. True
- * when it is inside the window of a stream that has earned the largest one:
+ * when it is inside the window of a stream that has earned a large one:
  * *from is the page where the next window begins, to be read now, without
  * waiting for the fault there.
  */

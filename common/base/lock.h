@@ -15,8 +15,8 @@
 enum ferryi_lock_rank {
 	FERRYI_RANK_FERRY = 1,      /* client: struct ferry: open/close, adopt/unadopt, budget changes */
 	FERRYI_RANK_SERVICE,        /* client/pager: the service fetcher and evictor, lent to API callers in turn */
-	FERRYI_RANK_AREAS,          /* client/pager: writers of the area table */
 	FERRYI_RANK_EVENTS,         /* client/pager: reading the userfaultfd and its non-fault events */
+	FERRYI_RANK_AREAS,          /* client/pager: the area table (an rwlock: its place in the order only) */
 	FERRYI_RANK_POOL_GROW,      /* client/device: one growth of a lease at a time; held across the control request */
 	FERRYI_RANK_POOL,           /* client/device: leased extents, sub-section bitmap */
 	FERRYI_RANK_SECTIONS,       /* client/device: population of the section table */
