@@ -124,8 +124,9 @@ struct ferryi_peer_attr {
 };
 
 /*
- * Opens the data plane of one server for this process. No connection is made
- * yet except where the row needs one for imports (local).
+ * Opens the data plane of one server for this process. Connects once, without
+ * data, so that the server's end is noticed (local: for imports too); rdm has
+ * no connection to make.
  * Context: may block up to deadline_ns, allocates; never on the fault path.
  * Returns 0, -ENODEV (row not usable here), -EHOSTUNREACH, -ECONNREFUSED,
  * -EACCES (token refused), -ETIMEDOUT, -ENOMEM, -EINVAL (addr not of this row).
@@ -190,7 +191,8 @@ int ferryi_channel_submit(struct ferryi_channel *channel, struct ferryi_op *cons
  * channel is dead *and* every operation has been returned. Checks deadlines:
  * an operation past its deadline kills the channel (one-sided operations
  * cannot be recalled singly), and all others end with -ECANCELED.
- * Context: owner thread; does not block; fault path.
+ * Context: owner thread; does not block, but for up to 250 ms in the call that
+ * finds the channel dead, while the provider flushes; fault path.
  */
 int ferryi_channel_poll(struct ferryi_channel *channel, struct ferryi_op **done, unsigned max);
 
