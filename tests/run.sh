@@ -172,10 +172,11 @@ fi
 
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1
-export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1
+export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1:die_after_fork=0
 # The rdm row and the embedded server repeat what tcp and local have shown, slowly: release alone runs them.
 [ $run_asan = no ] || tests asan . 'bench|checks' 'contract_rdm|_embedded$'
-# ThreadSanitizer sees no locks inside libfabric, which is not built with it, nor inside libgomp (the examples).
+# ThreadSanitizer sees no locks inside libfabric, which is not built with it, nor inside libgomp (the examples), and
+# supports no threads in the child of a fork.
 [ $run_tsan = no ] || tests tsan 'unit|contract|scenario' 'bench' 'contract_(tcp|rdm|verbs)|install_|tool_command|_embedded$|server_options'
 [ $run_fuzz = no ] || tests fuzz '^fuzz$' bench
 [ $run_release = no ] || tests release . bench

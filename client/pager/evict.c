@@ -246,11 +246,13 @@ static void move_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *bat
 	/* From here on a fault takes the page from its slot. */
 	for (unsigned i = 0; i < batch->nr_pages; i++) {
 		struct ferryi_evict_page *page = &batch->page[i];
-		uint64_t old = ferryi_page_load(word_of(page));
 		uint64_t slot = (uint64_t)(batch->first_slot + i) << FERRYI_PAGE_ARG_SHIFT;
 
-		while (page->staged &&
-		       !ferryi_page_cas(word_of(page), &old, slot | (old & FERRYI_PAGE_DROPPED) | FERRYI_PAGE_STAGED))
+		if (!page->staged)
+			continue; /* not ours any more: its object may be gone */
+		uint64_t old = ferryi_page_load(word_of(page));
+
+		while (!ferryi_page_cas(word_of(page), &old, slot | (old & FERRYI_PAGE_DROPPED) | FERRYI_PAGE_STAGED))
 			;
 	}
 	if (atomic_load(&ev->pager->budget_waiters))

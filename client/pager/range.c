@@ -14,6 +14,7 @@
 #include "uffd.h"
 
 #define PAUSE_MS      1
+#define ADOPT_WAIT_MS 20 /* an overlap may be a munmap whose event is still on its way */
 #define PAGEMAP_BATCH 256u
 
 static unsigned long long in_mib(uint64_t bytes)
@@ -68,7 +69,7 @@ static void wait_for_events(struct ferryi_pager *pager)
 	ferryi_mutex_unlock(&pager->events_lock);
 }
 
-static int insert_area(struct ferryi_pager *pager, const struct ferryi_area *area)
+static int try_insert(struct ferryi_pager *pager, const struct ferryi_area *area)
 {
 	int rc = -EINVAL;
 
@@ -77,6 +78,22 @@ static int insert_area(struct ferryi_pager *pager, const struct ferryi_area *are
 	if (!ferryi_areas_overlap_locked(&pager->areas, area->start, area->end))
 		rc = ferryi_areas_insert_locked(&pager->areas, area);
 	ferryi_areas_write_unlock(&pager->areas);
+	return rc;
+}
+
+/*
+ * The kernel may give an address out again before the event of its munmap, by
+ * another thread, has been read: an overlap is one only if it stays for wait_ms.
+ */
+static int insert_area(struct ferryi_pager *pager, const struct ferryi_area *area, uint64_t wait_ms)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(wait_ms);
+	int rc = try_insert(pager, area);
+
+	while (rc == -EINVAL && ferryi_now_ns() < deadline_ns) {
+		poll(NULL, 0, PAUSE_MS);
+		rc = try_insert(pager, area);
+	}
 	if (rc == -EINVAL)
 		return ferryi_control_fail(rc, "%#lx-%#lx overlaps a managed range", (unsigned long)area->start,
 					   (unsigned long)area->end);
@@ -106,14 +123,13 @@ static void reap(struct ferryi_pager *pager)
 
 /*
  * munmap(2) returns once a fault thread has read its event, and that thread may
- * want the area table's lock: so no lock is held here. The event cuts the range
- * out of the table; cut_range does it where nothing was registered yet.
+ * want the area table's lock: so no lock is held here. The event alone cuts the
+ * range out of the table: by now the address may be somebody else's new range.
  */
 static void unmap_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
 	munmap((void *)start, end - start);
 	wait_for_events(pager);
-	cut_range(pager, start, end);
 	reap(pager);
 }
 
@@ -138,13 +154,15 @@ int ferryi_pager_map(struct ferryi_pager *pager, void *hint, size_t len, int pro
 				    .object = object,
 				    .flags = FERRYI_AREA_OWN_MAPPING };
 
-	rc = insert_area(pager, &area);
+	rc = insert_area(pager, &area, pager->attr.fault_timeout_ms);
 	if (rc)
 		goto err_map;
 	rc = ferryi_uffd_register(pager->uffd, addr, len, true);
 	if (rc) {
 		ferryi_control_fail(rc, "userfaultfd: cannot register %llu MiB: %s", in_mib(len), ferryi_strerror(rc));
-		unmap_range(pager, area.start, area.end); /* and the object with it */
+		cut_range(pager, area.start, area.end); /* never armed: no event would do it */
+		munmap(addr, len);
+		reap(pager);
 		return rc;
 	}
 	*out = addr;
@@ -247,7 +265,7 @@ int ferryi_pager_adopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 
 	struct ferryi_area area = { .start = start, .end = end, .object = object };
 
-	rc = insert_area(pager, &area);
+	rc = insert_area(pager, &area, ADOPT_WAIT_MS);
 	if (rc) {
 		ferryi_unbind_pages(pager, object, 0, object->nr_pages, true);
 		ferryi_object_destroy(&pager->areas, &object);
