@@ -19,6 +19,10 @@ die() {
 for m in /modules/*.ko; do
 	$B insmod "$m" || die "insmod $m failed"
 done
+# The kernel booted with one CPU (vm.sh says why); the job has all of them.
+for cpu in /sys/devices/system/cpu/cpu[1-9]*/online; do
+	[ ! -e "$cpu" ] || echo 1 >"$cpu" || die "$cpu does not come online"
+done
 job=
 for word in $($B cat /proc/cmdline); do
 	case $word in ferry.job=*) job=${word#ferry.job=} ;; esac

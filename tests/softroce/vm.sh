@@ -11,7 +11,6 @@
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-top=$(cd "$here/../.." && pwd)
 limit=300 mem=2048 wire_args= wire_addr= cpus=2 flavour=${FERRY_VM_KERNEL:-6.12}
 usage() { echo "usage: vm.sh [--timeout S] [--mem MIB] [--kernel 6.12|6.1] [--wire DIR SELF PEER ADDR] [--] COMMAND ARGS" >&2; exit 2; }
 while [ $# -gt 0 ]; do
@@ -88,23 +87,39 @@ chmod 755 "$run" "$run/job"
 
 # In the background and by wait, so that a signal to this script acts at once;
 # --pdeathsig: whoever kills this script takes the VM along.
-mkfifo "$run/console"
-# shellcheck disable=SC2086
-setpriv --pdeathsig TERM timeout -k 5 "$limit" setpriv --pdeathsig KILL \
-	qemu-system-x86_64 -M q35 $accel_args -smp $cpus -m "$mem" -nodefaults -display none -no-reboot -serial stdio \
-	-kernel "$image/vmlinuz" -initrd "$image/initrd" \
-	-append "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr random.trust_cpu=on ferry.job=$run/job" \
-	-device virtio-rng-pci $wire_args \
-	-virtfs local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap \
-	</dev/null >"$run/console" 2>"$run/qemu.err" &
-vm=$!
-{ tr -d '\r' | tee "$run/serial" | sed -u '/^FERRY-VM-EXIT /,$d'; } <"$run/console" &
-filter=$!
-wait "$vm" || true
-wait "$filter" || true
-vm=
+# maxcpus=1: the kernel patches its own code most while it boots, and emulation
+# with a thread for each CPU may let another CPU run a stale breakpoint of such
+# a patch ("Oops: int3"). /init brings the other CPUs up when that is done.
+start_guest() {
+	rm -f "$run/console"
+	mkfifo "$run/console"
+	# shellcheck disable=SC2086
+	setpriv --pdeathsig TERM timeout -k 5 "$limit" setpriv --pdeathsig KILL \
+		qemu-system-x86_64 -M q35 $accel_args -smp $cpus -m "$mem" -nodefaults -display none -no-reboot -serial stdio \
+		-kernel "$image/vmlinuz" -initrd "$image/initrd" \
+		-append "console=ttyS0 quiet loglevel=3 panic=-1 maxcpus=1 mitigations=off nokaslr random.trust_cpu=on ferry.job=$run/job" \
+		-device virtio-rng-pci $wire_args \
+		-virtfs local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap \
+		</dev/null >"$run/console" 2>"$run/qemu.err" &
+	vm=$!
+	{ tr -d '\r' | tee "$run/serial" | sed -u '/^FERRY-VM-EXIT /,$d'; } <"$run/console" &
+	filter=$!
+	wait "$vm" || true
+	wait "$filter" || true
+	vm=
+	status=$(sed -n 's/^FERRY-VM-EXIT \([0-9]*\)$/\1/p' "$run/serial" | tail -n1)
+}
 
-status=$(sed -n 's/^FERRY-VM-EXIT \([0-9]*\)$/\1/p' "$run/serial" | tail -n1)
+# Only that fault of the emulator is worth another start: it says nothing of
+# the command, and a guest leaves nothing behind.
+status=
+for attempt in 1 2 3; do
+	start_guest
+	if [ -n "$status" ] || ! grep -q 'Oops: int3' "$run/serial"; then
+		break
+	fi
+	echo "vm.sh: start $attempt of at most 3: the emulator ran a stale breakpoint of the guest's kernel (Oops: int3)"
+done
 if [ -z "$status" ]; then
 	cat "$run/qemu.err" >&2
 	echo "vm.sh: the guest ended without a status: it crashed, or ran longer than $limit s" >&2
