@@ -8,6 +8,22 @@
 #include "log.h"
 #include "pager_priv.h"
 
+void ferryi_events_settle(struct ferryi_pager *pager)
+{
+	ferryi_mutex_lock(&pager->events_lock);
+	ferryi_mutex_unlock(&pager->events_lock);
+}
+
+bool ferryi_pager_covers(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
+{
+	ferryi_events_settle(pager);
+	ferryi_areas_read_lock(&pager->areas);
+	bool covers = ferryi_areas_cover_locked(&pager->areas, start, end);
+
+	ferryi_areas_read_unlock(&pager->areas);
+	return covers;
+}
+
 static void drop_page(struct ferryi_pager *pager, ferryi_page_word *word)
 {
 	uint64_t old = ferryi_page_load(word);

@@ -101,6 +101,13 @@ void ferryi_pager_need_memory(struct ferryi_pager *pager);
 void ferryi_event_remove_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
 void ferryi_event_unmap_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
 void ferryi_event_remap_locked(struct ferryi_pager *pager, uintptr_t from, uintptr_t to, uint64_t len);
+/*
+ * Returns when events that have been read are applied. The kernel lets an munmap or mremap return once its event
+ * is read, so a caller of ours may be ahead of the area table. Not the fault path.
+ */
+void ferryi_events_settle(struct ferryi_pager *pager);
+/* Every page of [start, end) is managed, as of the caller's own last munmap or mremap. Not the fault path. */
+bool ferryi_pager_covers(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
 
 /* zombie.c */
 /* Takes an area that was cut from the table. ASSUMPTION: the area table's write lock is held. */

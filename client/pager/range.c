@@ -62,18 +62,11 @@ static int create_object(struct ferryi_pager *pager, size_t nr_pages, unsigned f
 	return 0;
 }
 
-/* Events that the kernel has delivered (the munmap that made room here, say) have been applied when this returns. */
-static void wait_for_events(struct ferryi_pager *pager)
-{
-	ferryi_mutex_lock(&pager->events_lock);
-	ferryi_mutex_unlock(&pager->events_lock);
-}
-
 static int try_insert(struct ferryi_pager *pager, const struct ferryi_area *area)
 {
 	int rc = -EINVAL;
 
-	wait_for_events(pager);
+	ferryi_events_settle(pager);
 	ferryi_areas_write_lock(&pager->areas);
 	if (!ferryi_areas_overlap_locked(&pager->areas, area->start, area->end))
 		rc = ferryi_areas_insert_locked(&pager->areas, area);
@@ -129,7 +122,7 @@ static void reap(struct ferryi_pager *pager)
 static void unmap_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
 	munmap((void *)start, end - start);
-	wait_for_events(pager);
+	ferryi_events_settle(pager);
 	reap(pager);
 }
 
@@ -178,11 +171,7 @@ err_object:
 
 int ferryi_pager_unmap(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
-	ferryi_areas_read_lock(&pager->areas);
-	bool covered = ferryi_areas_cover_locked(&pager->areas, start, end);
-
-	ferryi_areas_read_unlock(&pager->areas);
-	if (!covered)
+	if (!ferryi_pager_covers(pager, start, end))
 		return ferryi_control_fail(-EINVAL, "munmap: the range is not all managed");
 	if (ferryi_service_any_pinned(pager, start, end))
 		return ferryi_control_fail(-EBUSY, "munmap: pages are pinned; unpin them first");
@@ -341,11 +330,7 @@ static int release_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 
 int ferryi_pager_unadopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
-	ferryi_areas_read_lock(&pager->areas);
-	bool covered = ferryi_areas_cover_locked(&pager->areas, start, end);
-
-	ferryi_areas_read_unlock(&pager->areas);
-	if (!covered)
+	if (!ferryi_pager_covers(pager, start, end))
 		return ferryi_control_fail(-EINVAL, "unadopt: the range is not all managed");
 	if (ferryi_service_any_pinned(pager, start, end))
 		return ferryi_control_fail(-EBUSY, "unadopt: pages are pinned; unpin them first");

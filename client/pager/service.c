@@ -192,11 +192,7 @@ int ferryi_pager_pin(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 	uint64_t pinned = ferryi_counter_read(&pager->counters.g_pinned_pages);
 	uint64_t limit = atomic_load(&pager->budget.limit) - (FERRY_BUDGET_MIN >> FERRYI_PAGE_SHIFT);
 
-	ferryi_areas_read_lock(&pager->areas);
-	bool covered = ferryi_areas_cover_locked(&pager->areas, start, end);
-
-	ferryi_areas_read_unlock(&pager->areas);
-	if (!covered)
+	if (!ferryi_pager_covers(pager, start, end))
 		return ferryi_control_fail(-EINVAL, "pin: the range is not all managed");
 	if (pinned + nr > limit)
 		return ferryi_control_fail(-ENOMEM, "pin: %llu pages would leave less than %u MiB of the budget unpinned",
@@ -338,6 +334,7 @@ int ferryi_pager_flush(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 {
 	int rc = 0;
 
+	ferryi_events_settle(pager);
 	for (uintptr_t va = start; va < end && !rc; va += FERRYI_PAGE_SIZE) {
 		uint64_t deadline_ns = deadline_of(pager);
 		struct ferryi_page_ref ref;
@@ -401,11 +398,7 @@ bool ferryi_service_any_pinned(struct ferryi_pager *pager, uintptr_t start, uint
 
 int ferryi_pager_advise(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, enum ferry_advice advice)
 {
-	ferryi_areas_read_lock(&pager->areas);
-	bool covered = ferryi_areas_cover_locked(&pager->areas, start, end);
-
-	ferryi_areas_read_unlock(&pager->areas);
-	if (!covered)
+	if (!ferryi_pager_covers(pager, start, end))
 		return ferryi_control_fail(-EINVAL, "advise: the range is not all managed");
 	switch (advice) {
 	case FERRY_ADVICE_NORMAL:

@@ -1,0 +1,11 @@
+# Everything at once, against a model. Seeds are arguments, so that a failing run can be repeated.
+add_executable(scenario_hmm_stress hmm_stress.c pager_kit.c control_child.c)
+target_link_libraries(scenario_hmm_stress PRIVATE ferry_flags ferry ferry_control ferry_proto ferry_pager_uapi
+	PkgConfig::CMOCKA Threads::Threads)
+target_compile_definitions(scenario_hmm_stress PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
+add_dependencies(scenario_hmm_stress ferryd)
+foreach(row local tcp)
+	add_test(NAME scenario_hmm_stress_${row} COMMAND scenario_hmm_stress ${row} 30 1 2 3)
+	set_tests_properties(scenario_hmm_stress_${row} PROPERTIES LABELS "scenario;needs-uffd"
+		SKIP_RETURN_CODE 77 TIMEOUT 900)
+endforeach()

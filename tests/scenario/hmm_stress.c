@@ -1,0 +1,366 @@
+/*
+ * Random operations of eight threads on shared segments, against a model in
+ * plain memory: touches and writes, pages sent away and brought back, flushes,
+ * pins, munmap, mremap, MADV_DONTNEED, mprotect, fork, and the devices' own
+ * calls. Seeded: a thread's operations follow from the seed and its number, so
+ * that a run can be repeated (not its interleaving).
+ *
+ * usage: hmm_stress ROW [SECONDS [SEED...]]
+ *
+ *   seg->lock   readers use the segment where it is; a writer changes the mapping as a whole
+ *   page lock   who reads or writes a page's content, and its word of the model; taken under seg->lock
+ */
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "clock.h"
+#include "pager_kit.h"
+
+#define THREADS       8u
+#define SEGMENTS      12u
+#define SEGMENT_PAGES 320u /* not a multiple of a 2 MiB block: neighbours share nothing, ends are odd */
+#define SEGMENT_BYTES (SEGMENT_PAGES * FERRYT_PAGE)
+#define BUDGET        (6 * FERRYT_MIB)
+#define MAY_PROTECT   2u   /* segments that may be read-only: such pages cannot leave, so they must fit the budget */
+#define SPAN_PAGES    32u /* of an operation on a part of a segment, at most */
+
+struct segment {
+	pthread_rwlock_t lock;
+	uint8_t *addr;
+	bool read_only;
+	pthread_mutex_t page_lock[SEGMENT_PAGES];
+	uint64_t model[SEGMENT_PAGES]; /* what ferryt_fill_page was given as seed; 0: a page of zeros */
+};
+
+struct worker {
+	pthread_t thread;
+	unsigned id;
+	uint64_t random;
+	uint64_t nr_done;
+};
+
+static struct ferry *ferry;
+static struct segment segments[SEGMENTS];
+static uint64_t seeds[16];
+static unsigned nr_seeds, seconds = 20;
+static _Atomic uint64_t next_version;
+static uint64_t end_ns;
+
+static uint64_t next_random(struct worker *w)
+{
+	w->random ^= w->random << 13;
+	w->random ^= w->random >> 7;
+	w->random ^= w->random << 17;
+	return w->random * 0x9e3779b97f4a7c15ULL >> 16;
+}
+
+static uint8_t *page_of(struct segment *seg, size_t i)
+{
+	return seg->addr + i * FERRYT_PAGE;
+}
+
+/* ---- content; the page's lock, or the segment's write lock, is held ---- */
+
+static void verify_page(struct segment *seg, size_t i)
+{
+	if (seg->model[i])
+		ferryt_verify(page_of(seg, i), i, 1, seg->model[i]);
+	else
+		ferryt_verify_zero(page_of(seg, i), 1);
+}
+
+static void write_page(struct segment *seg, size_t i)
+{
+	seg->model[i] = atomic_fetch_add(&next_version, 1) + 1;
+	ferryt_fill_page(page_of(seg, i), seg->model[i], i);
+}
+
+static void verify_segment(struct segment *seg)
+{
+	for (size_t i = 0; i < SEGMENT_PAGES; i++)
+		verify_page(seg, i);
+}
+
+/* ---- operations: (segment, first page, pages) chosen by the thread's numbers ---- */
+
+struct span {
+	struct segment *seg;
+	size_t first, nr;
+};
+
+static struct span pick(struct worker *w)
+{
+	struct span s = { .seg = &segments[next_random(w) % SEGMENTS], .first = next_random(w) % SEGMENT_PAGES };
+
+	s.nr = 1 + next_random(w) % SPAN_PAGES;
+	if (s.nr > SEGMENT_PAGES - s.first)
+		s.nr = SEGMENT_PAGES - s.first;
+	return s;
+}
+
+static void each_page(struct worker *w, bool may_write)
+{
+	struct span s = pick(w);
+
+	pthread_rwlock_rdlock(&s.seg->lock);
+	for (size_t i = s.first; i < s.first + s.nr; i++) {
+		pthread_mutex_lock(&s.seg->page_lock[i]);
+		verify_page(s.seg, i);
+		if (may_write && !s.seg->read_only && next_random(w) % 2)
+			write_page(s.seg, i);
+		pthread_mutex_unlock(&s.seg->page_lock[i]);
+	}
+	pthread_rwlock_unlock(&s.seg->lock);
+}
+
+static void op_touch(struct worker *w)
+{
+	each_page(w, false);
+}
+
+static void op_write(struct worker *w)
+{
+	each_page(w, true);
+}
+
+static void advise(struct worker *w, enum ferry_advice advice)
+{
+	struct span s = pick(w);
+
+	pthread_rwlock_rdlock(&s.seg->lock);
+	CHECK_INT(ferry_advise(ferry, page_of(s.seg, s.first), s.nr * FERRYT_PAGE, advice), 0);
+	pthread_rwlock_unlock(&s.seg->lock);
+}
+
+static void op_cold(struct worker *w)
+{
+	advise(w, FERRY_ADVICE_COLD);
+}
+
+static void op_willneed(struct worker *w)
+{
+	advise(w, FERRY_ADVICE_WILLNEED);
+}
+
+static void op_flush(struct worker *w)
+{
+	struct span s = pick(w);
+
+	pthread_rwlock_rdlock(&s.seg->lock);
+	CHECK_INT(ferry_flush(ferry, page_of(s.seg, s.first), s.nr * FERRYT_PAGE), 0);
+	pthread_rwlock_unlock(&s.seg->lock);
+}
+
+/* Few at a time: pins must leave the smallest budget free. */
+static void op_pin(struct worker *w)
+{
+	struct span s = pick(w);
+
+	s.nr = s.nr > 4 ? 4 : s.nr;
+	pthread_rwlock_rdlock(&s.seg->lock);
+	CHECK_INT(ferry_pin(ferry, page_of(s.seg, s.first), s.nr * FERRYT_PAGE), 0);
+	for (size_t i = s.first; i < s.first + s.nr; i++) {
+		pthread_mutex_lock(&s.seg->page_lock[i]);
+		verify_page(s.seg, i);
+		pthread_mutex_unlock(&s.seg->page_lock[i]);
+	}
+	CHECK_INT(ferry_unpin(ferry, page_of(s.seg, s.first), s.nr * FERRYT_PAGE), 0);
+	pthread_rwlock_unlock(&s.seg->lock);
+}
+
+static void op_dontneed(struct worker *w)
+{
+	struct span s = pick(w);
+
+	pthread_rwlock_wrlock(&s.seg->lock);
+	if (!s.seg->read_only) {
+		if (next_random(w) % 2)
+			CHECK_INT(ferry_advise(ferry, page_of(s.seg, s.first), s.nr * FERRYT_PAGE, FERRY_ADVICE_DONTNEED), 0);
+		else
+			CHECK_INT(madvise(page_of(s.seg, s.first), s.nr * FERRYT_PAGE, MADV_DONTNEED), 0);
+		memset(&s.seg->model[s.first], 0, s.nr * sizeof(s.seg->model[0]));
+	}
+	pthread_rwlock_unlock(&s.seg->lock);
+}
+
+/* The whole segment goes, by the library or behind its back; a new one comes. */
+static void op_munmap(struct worker *w)
+{
+	struct segment *seg = pick(w).seg;
+
+	pthread_rwlock_wrlock(&seg->lock);
+	if (next_random(w) % 2)
+		CHECK_INT(ferry_munmap(ferry, seg->addr, SEGMENT_BYTES), 0);
+	else
+		CHECK_INT(munmap(seg->addr, SEGMENT_BYTES), 0);
+	seg->addr = ferryt_mmap(ferry, SEGMENT_BYTES);
+	memset(seg->model, 0, sizeof(seg->model));
+	seg->read_only = false;
+	pthread_rwlock_unlock(&seg->lock);
+}
+
+static void op_mremap(struct worker *w)
+{
+	struct segment *seg = pick(w).seg;
+
+	pthread_rwlock_wrlock(&seg->lock);
+	uint8_t *to = mmap(NULL, SEGMENT_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	CHECK(to != MAP_FAILED);
+	CHECK(mremap(seg->addr, SEGMENT_BYTES, SEGMENT_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+	seg->addr = to;
+	pthread_rwlock_unlock(&seg->lock);
+}
+
+/* Read-only, or writable again. */
+static void op_mprotect(struct worker *w)
+{
+	struct segment *seg = &segments[next_random(w) % MAY_PROTECT];
+
+	pthread_rwlock_wrlock(&seg->lock);
+	seg->read_only = !seg->read_only;
+	CHECK_INT(mprotect(seg->addr, SEGMENT_BYTES, seg->read_only ? PROT_READ : PROT_READ | PROT_WRITE), 0);
+	pthread_rwlock_unlock(&seg->lock);
+}
+
+struct op {
+	const char *name;
+	unsigned weight;
+	void (*run)(struct worker *w);
+};
+
+static const struct op ops[] = {
+	{ "touch", 400, op_touch },	  { "write", 400, op_write },	    { "cold", 60, op_cold },
+	{ "willneed", 40, op_willneed },  { "flush", 20, op_flush },	    { "pin", 20, op_pin },
+	{ "dontneed", 20, op_dontneed },  { "munmap", 6, op_munmap },	    { "mremap", 6, op_mremap },
+	{ "mprotect", 6, op_mprotect },
+};
+#define NR_OPS (sizeof(ops) / sizeof(ops[0]))
+
+static void step(struct worker *w)
+{
+	unsigned sum = 0, at = 0;
+
+	for (size_t i = 0; i < NR_OPS; i++)
+		sum += ops[i].weight;
+	unsigned r = (unsigned)(next_random(w) % sum);
+
+	while (r >= ops[at].weight)
+		r -= ops[at++].weight;
+	ops[at].run(w);
+	w->nr_done++;
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+
+	while (ferryi_now_ns() < end_ns)
+		step(w);
+	return NULL;
+}
+
+static void run_seed(uint64_t seed)
+{
+	struct worker workers[THREADS] = { 0 };
+	uint64_t done = 0;
+
+	for (unsigned s = 0; s < SEGMENTS; s++) {
+		pthread_rwlock_init(&segments[s].lock, NULL);
+		for (size_t i = 0; i < SEGMENT_PAGES; i++)
+			pthread_mutex_init(&segments[s].page_lock[i], NULL);
+		segments[s].addr = ferryt_mmap(ferry, SEGMENT_BYTES);
+		memset(segments[s].model, 0, sizeof(segments[s].model));
+		segments[s].read_only = false;
+	}
+	end_ns = ferryi_now_ns() + seconds * 1000000000ULL / nr_seeds;
+	for (unsigned t = 0; t < THREADS; t++) {
+		workers[t] = (struct worker){ .id = t, .random = seed * 1000003 + t + 1 };
+		CHECK_INT(pthread_create(&workers[t].thread, NULL, work, &workers[t]), 0);
+	}
+	for (unsigned t = 0; t < THREADS; t++) {
+		CHECK_INT(pthread_join(workers[t].thread, NULL), 0);
+		done += workers[t].nr_done;
+	}
+	for (unsigned s = 0; s < SEGMENTS; s++) {
+		verify_segment(&segments[s]);
+		CHECK_INT(ferry_munmap(ferry, segments[s].addr, SEGMENT_BYTES), 0);
+	}
+	struct ferry_stats stats = ferryt_stats(ferry);
+
+	printf("# seed %llu: %llu operations, %llu faults, %llu from the pool, %llu evicted, peak %llu of %llu KiB\n",
+	       (unsigned long long)seed, (unsigned long long)done, (unsigned long long)stats.faults,
+	       (unsigned long long)stats.faults_major, (unsigned long long)stats.pages_evicted,
+	       (unsigned long long)stats.peak_resident_bytes >> 10, (unsigned long long)stats.budget_bytes >> 10);
+	CHECK(stats.pages_evicted > 0 && stats.faults_major > 0);
+	CHECK(stats.peak_resident_bytes <= BUDGET);
+}
+
+/* No data is ever lost here: say why the library thinks that some is. */
+static void on_sigbus(int sig, siginfo_t *info, void *context)
+{
+	struct ferry_fault_info why = { .size = sizeof(why) };
+	char line[160];
+
+	(void)context;
+	ferry_fault_query(NULL, (uintptr_t)info->si_addr, &why);
+	int len = snprintf(line, sizeof(line), "SIGBUS at %p: %s (%d)\n", info->si_addr, ferry_fault_reason_text(why.reason),
+			   why.error);
+
+	if (write(STDERR_FILENO, line, (size_t)len) < 0)
+		_exit(1);
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
+
+static void stress_body(void)
+{
+	struct sigaction action = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
+
+	sigaction(SIGBUS, &action, NULL);
+	ferry = ferryt_open(BUDGET);
+	for (unsigned i = 0; i < nr_seeds; i++)
+		run_seed(seeds[i]);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void eight_threads__random_operations__the_model_agrees(void **state)
+{
+	(void)state;
+	RUN(stress_body);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(eight_threads__random_operations__the_model_agrees),
+	};
+	int skip = ferryt_needs_uffd();
+
+	if (skip)
+		return skip;
+	if (argc > 2)
+		seconds = (unsigned)strtoul(argv[2], NULL, 10);
+	for (int i = 3; i < argc && nr_seeds < sizeof(seeds) / sizeof(seeds[0]); i++)
+		seeds[nr_seeds++] = strtoull(argv[i], NULL, 10);
+	if (!nr_seeds)
+		seeds[nr_seeds++] = 1;
+	ferryt_server_start(argc > 1 ? argv[1] : "local");
+	int rc = cmocka_run_group_tests(tests, NULL, NULL);
+
+	ferryt_server_end();
+	return rc;
+}
