@@ -2,16 +2,51 @@
  * The application's own changes to managed memory, as the kernel reports them:
  * MADV_DONTNEED, munmap, mremap. Applied by the fault thread that read them,
  * before any later event is read (events_lock). Fault path rules.
+ *
+ * The kernel changes the address space under its own lock, and queues the event
+ * after it has let that go, so the events of two threads may come in the other
+ * order than their changes:
+ *
+ *   thread 1                              thread 2
+ *   -----------------------------------   ---------------------------------------
+ *   munmap(A): A is free in the kernel
+ *                                         mmap gives A; mremap(B -> A)
+ *                                         event REMAP(B -> A) is queued and read
+ *   event UNMAP(A) is queued and read
+ *
+ * Applied as they come, UNMAP(A) would drop B's pages. So a move to a place that
+ * the area table has in use is late: it waits until the event is applied that
+ * makes its place free, and so do faults there. That event is on its way for
+ * certain as long as the kernel answers EAGAIN (mmap_changing, raised together
+ * with the change). The same holds for the second event of an mremap itself:
+ *
+ *   mremap(A -> B)
+ *   event REMAP(A -> B) is queued and read
+ *                                         mmap gives A; it is adopted, written
+ *   event UNMAP(A) is queued and read
+ *
+ * So a move leaves a vacated range behind, and the one UNMAP of just that range
+ * is not applied. Not covered: thread 2 moving its memory away from A again
+ * before thread 1 has come to queue its event; the two are not to be told apart.
  */
 #include <errno.h>
+#include <sched.h>
 
+#include "clock.h"
 #include "log.h"
 #include "pager_priv.h"
+#include "uffd.h"
 
 void ferryi_events_settle(struct ferryi_pager *pager)
 {
-	ferryi_mutex_lock(&pager->events_lock);
-	ferryi_mutex_unlock(&pager->events_lock);
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+	bool settled;
+
+	do {
+		ferryi_mutex_lock(&pager->events_lock);
+		settled = !pager->nr_late_moves;
+		ferryi_mutex_unlock(&pager->events_lock);
+	} while (!settled && ferryi_now_ns() < deadline_ns && sched_yield() == 0);
 }
 
 bool ferryi_pager_covers(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
@@ -66,32 +101,128 @@ void ferryi_event_remove_locked(struct ferryi_pager *pager, uintptr_t start, uin
 	ferryi_areas_read_unlock(&pager->areas);
 }
 
-void ferryi_event_unmap_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
+/* What is there is cut out and given up; who waits for its pages is told by the zombies' end. */
+static void cut_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
 	struct ferryi_area piece;
 
-	ferryi_assert_held(&pager->events_lock);
-	ferryi_areas_write_lock(&pager->areas);
 	while (ferryi_areas_cut_first_locked(&pager->areas, start, end, &piece) == 1)
 		ferryi_zombies_add(pager, &piece);
-	ferryi_areas_write_unlock(&pager->areas);
-	ferryi_keeper_kick(pager->keeper);
 }
 
-void ferryi_event_remap_locked(struct ferryi_pager *pager, uintptr_t from, uintptr_t to, uint64_t len)
+/* EAGAIN: some change of the address space has an event that is not read yet. */
+static bool events_to_come(struct ferryi_pager *pager)
+{
+	return ferryi_uffd_mark(pager->uffd, pager->staging, FERRYI_PAGE_SIZE, false) == -EAGAIN;
+}
+
+/* An mremap has been seen whose UNMAP of the old range is still to come; MREMAP_DONTUNMAP has none. */
+static void note_vacated(struct ferryi_pager *pager, const struct ferryi_move *move)
+{
+	if (!events_to_come(pager)) {
+		pager->nr_vacated = 0; /* nor is any older one */
+		return;
+	}
+	if (pager->nr_vacated == FERRYI_MAX_LATE_MOVES) /* so many threads between two instructions of the kernel? */
+		ferryi_error("mremap: more than %u at a time", FERRYI_MAX_LATE_MOVES);
+	else
+		pager->vacated[pager->nr_vacated++] = *move;
+}
+
+/* That UNMAP, if it is one: then what is there now is not concerned. */
+static bool take_vacated(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
+{
+	for (unsigned i = 0; i < pager->nr_vacated; i++) {
+		if (pager->vacated[i].from == start && pager->vacated[i].from + pager->vacated[i].len == end) {
+			pager->vacated[i] = pager->vacated[--pager->nr_vacated];
+			return true;
+		}
+	}
+	return false;
+}
+
+static void move_area_locked(struct ferryi_pager *pager, const struct ferryi_move *move)
 {
 	struct ferryi_area piece;
 
-	ferryi_assert_held(&pager->events_lock);
-	ferryi_areas_write_lock(&pager->areas);
-	while (ferryi_areas_cut_first_locked(&pager->areas, from, from + len, &piece) == 1) {
-		piece.start = piece.start - from + to;
-		piece.end = piece.end - from + to;
+	while (ferryi_areas_cut_first_locked(&pager->areas, move->from, move->from + move->len, &piece) == 1) {
+		piece.start = piece.start - move->from + move->to;
+		piece.end = piece.end - move->from + move->to;
 		if (ferryi_areas_insert_locked(&pager->areas, &piece)) {
 			ferryi_error("mremap: area table full, %#lx-%#lx is not managed any more",
 				     (unsigned long)piece.start, (unsigned long)piece.end);
 			ferryi_zombies_add(pager, &piece);
 		}
 	}
+}
+
+/* The late moves whose place has become free; with `all`, what is still in their way goes. */
+static void apply_late_locked(struct ferryi_pager *pager, bool all)
+{
+	for (unsigned i = 0; i < pager->nr_late_moves;) {
+		struct ferryi_move move = pager->late_moves[i];
+		bool taken = ferryi_areas_overlap_locked(&pager->areas, move.to, move.to + move.len);
+
+		if (taken && !all) {
+			i++;
+			continue;
+		}
+		if (taken)
+			cut_locked(pager, move.to, move.to + move.len);
+		move_area_locked(pager, &move);
+		pager->late_moves[i] = pager->late_moves[pager->nr_late_moves - 1];
+		atomic_store(&pager->nr_late_moves, pager->nr_late_moves - 1);
+		i = 0; /* it may have made room for another */
+	}
+}
+
+void ferryi_event_unmap_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
+{
+	ferryi_assert_held(&pager->events_lock);
+	if (take_vacated(pager, start, end))
+		return;
+	ferryi_areas_write_lock(&pager->areas);
+	cut_locked(pager, start, end);
+	apply_late_locked(pager, false);
 	ferryi_areas_write_unlock(&pager->areas);
+	ferryi_keeper_kick(pager->keeper);
+}
+
+void ferryi_event_remap_locked(struct ferryi_pager *pager, uintptr_t from, uintptr_t to, uint64_t len)
+{
+	struct ferryi_move move = { .from = from, .to = to, .len = len };
+
+	ferryi_assert_held(&pager->events_lock);
+	note_vacated(pager, &move);
+	ferryi_areas_write_lock(&pager->areas);
+	if (!ferryi_areas_overlap_locked(&pager->areas, to, to + len)) {
+		move_area_locked(pager, &move);
+		apply_late_locked(pager, false);
+	} else if (ferryi_areas_overlap_locked(&pager->areas, from, from + len)) {
+		if (pager->nr_late_moves == FERRYI_MAX_LATE_MOVES)
+			apply_late_locked(pager, true);
+		pager->late_moves[pager->nr_late_moves] = move;
+		atomic_store(&pager->nr_late_moves, pager->nr_late_moves + 1);
+	}
+	ferryi_areas_write_unlock(&pager->areas);
+}
+
+void ferryi_event_late_locked(struct ferryi_pager *pager)
+{
+	ferryi_assert_held(&pager->events_lock);
+	if (events_to_come(pager))
+		return;
+	pager->nr_vacated = 0;
+	ferryi_areas_write_lock(&pager->areas);
+	apply_late_locked(pager, true);
+	ferryi_areas_write_unlock(&pager->areas);
+}
+
+bool ferryi_event_is_late_locked(const struct ferryi_pager *pager, uintptr_t va)
+{
+	for (unsigned i = 0; i < pager->nr_late_moves; i++) {
+		if (va >= pager->late_moves[i].to && va - pager->late_moves[i].to < pager->late_moves[i].len)
+			return true;
+	}
+	return false;
 }

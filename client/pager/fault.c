@@ -71,6 +71,8 @@ static unsigned read_events(struct ferryi_handler *h)
 		if (msgs[i].event != UFFD_EVENT_PAGEFAULT)
 			on_change_locked(pager, &msgs[i]);
 	}
+	if (atomic_load_explicit(&pager->nr_late_moves, memory_order_relaxed))
+		ferryi_event_late_locked(pager);
 	ferryi_mutex_unlock(&pager->events_lock);
 
 	uint64_t now = n ? ferryi_now_ns() : 0;
@@ -90,7 +92,8 @@ static void rest(struct ferryi_handler *h)
 		{ .fd = h->wake_fd, .events = POLLIN },
 	};
 	nfds_t n = 2;
-	int timeout_ms = ferryi_fetch_is_idle(&h->fetcher) ? -1 : h->fetcher.nr_waiting ? 1 : 10;
+	bool waits = h->fetcher.nr_waiting || atomic_load_explicit(&h->pager->nr_late_moves, memory_order_relaxed);
+	int timeout_ms = waits ? 1 : ferryi_fetch_is_idle(&h->fetcher) ? -1 : 10;
 
 	if (h->fetcher.nr_outstanding) {
 		for (unsigned p = 0; p < FERRYI_MAX_POOLS_ATTACHED; p++) {

@@ -332,6 +332,10 @@ static enum outcome try_fault(struct ferryi_fetcher *f, struct ferryi_fault *fau
 	enum outcome outcome = WAIT;
 
 	ferryi_fetch_lock(f);
+	if (ferryi_event_is_late_locked(f->pager, fault->va)) {
+		ferryi_fetch_unlock(f);
+		return WAIT;
+	}
 	if (!ferryi_areas_find_locked(&f->pager->areas, fault->va, &ref)) {
 		ferryi_fetch_unlock(f);
 		return fault->forced ? DONE : fault_unmanaged(f, fault);

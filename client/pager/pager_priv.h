@@ -17,6 +17,7 @@
 
 #define FERRYI_MAX_THREADS 16u
 #define FERRYI_MAX_ZOMBIES 1024u
+#define FERRYI_MAX_LATE_MOVES 64u
 #define FERRYI_ZERO_PAGES  16u /* filled by one ioctl */
 
 struct ferryi_handler {
@@ -34,6 +35,12 @@ struct ferryi_evict_thread {
 	int wake_fd;
 	_Atomic bool asleep; /* partner: ferryi_pager_need_memory */
 	struct ferryi_evictor evictor;
+};
+
+/* An mremap of the application. */
+struct ferryi_move {
+	uintptr_t from, to;
+	uint64_t len;
 };
 
 struct ferryi_pager {
@@ -79,6 +86,11 @@ struct ferryi_pager {
 	 * events itself and need not hold it to copy.
 	 */
 	struct ferryi_mutex events_lock;
+	/* protected by events_lock (the first count is read without): event.c */
+	_Atomic unsigned nr_late_moves; /* moves whose event came early */
+	struct ferryi_move late_moves[FERRYI_MAX_LATE_MOVES];
+	unsigned nr_vacated; /* moves whose UNMAP of the old range is to come */
+	struct ferryi_move vacated[FERRYI_MAX_LATE_MOVES];
 
 	/* protected by zombies_lock: cut areas whose pages have to settle; reaped by the keeper or by munmap */
 	struct ferryi_mutex zombies_lock;
@@ -101,6 +113,10 @@ void ferryi_pager_need_memory(struct ferryi_pager *pager);
 void ferryi_event_remove_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
 void ferryi_event_unmap_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
 void ferryi_event_remap_locked(struct ferryi_pager *pager, uintptr_t from, uintptr_t to, uint64_t len);
+/* While nr_late_moves: moves that wait for nothing any more are applied. */
+void ferryi_event_late_locked(struct ferryi_pager *pager);
+/* The memory at va was moved there, but the area table does not know yet. By an event reader, or events_lock held. */
+bool ferryi_event_is_late_locked(const struct ferryi_pager *pager, uintptr_t va);
 /*
  * Returns when events that have been read are applied. The kernel lets an munmap or mremap return once its event
  * is read, so a caller of ours may be ahead of the area table. Not the fault path.

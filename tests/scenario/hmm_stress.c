@@ -250,16 +250,24 @@ static const struct op ops[] = {
 };
 #define NR_OPS (sizeof(ops) / sizeof(ops[0]))
 
+/* FERRYT_STRESS_OPS=touch,write,...: these only, to narrow a failure down. */
+static unsigned weight_of(const struct op *op)
+{
+	const char *only = getenv("FERRYT_STRESS_OPS");
+
+	return !only || strstr(only, op->name) ? op->weight : 0;
+}
+
 static void step(struct worker *w)
 {
 	unsigned sum = 0, at = 0;
 
 	for (size_t i = 0; i < NR_OPS; i++)
-		sum += ops[i].weight;
+		sum += weight_of(&ops[i]);
 	unsigned r = (unsigned)(next_random(w) % sum);
 
-	while (r >= ops[at].weight)
-		r -= ops[at++].weight;
+	while (r >= weight_of(&ops[at]))
+		r -= weight_of(&ops[at++]);
 	ops[at].run(w);
 	w->nr_done++;
 }
