@@ -59,15 +59,18 @@ bool ferryi_pager_covers(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 	return covers;
 }
 
-static void drop_page(struct ferryi_pager *pager, ferryi_page_word *word)
+static void drop_page(struct ferryi_pager *pager, ferryi_page_word *word, uint64_t now)
 {
 	uint64_t old = ferryi_page_load(word);
 
 	for (;;) {
 		switch (ferryi_page_state(old)) {
 		case FERRYI_PAGE_ABSENT:
-		case FERRYI_PAGE_RESIDENT: /* the hole is found by the next touch, or by eviction */
 			return;
+		case FERRYI_PAGE_RESIDENT: /* the hole is found by the next touch, or by eviction */
+			if (ferryi_page_cas(word, &old, ferryi_page_zapping(old, now)))
+				return;
+			break;
 		case FERRYI_PAGE_AWAY:
 			if (ferryi_page_cas(word, &old, FERRYI_PAGE_ABSENT)) {
 				ferryi_uncount(&pager->counters.g_away_pages, 1);
@@ -87,6 +90,7 @@ static void drop_page(struct ferryi_pager *pager, ferryi_page_word *word)
 
 void ferryi_event_remove_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
+	uint64_t now = ferryi_now_ns();
 	struct ferryi_page_ref ref;
 
 	ferryi_assert_held(&pager->events_lock);
@@ -95,7 +99,7 @@ void ferryi_event_remove_locked(struct ferryi_pager *pager, uintptr_t start, uin
 		if (!ferryi_areas_find_locked(&pager->areas, va, &ref))
 			continue;
 		for (; ref.area_pages_left && va < end; ref.area_pages_left--, ref.index++, va += FERRYI_PAGE_SIZE)
-			drop_page(pager, ferryi_ref_word(&ref));
+			drop_page(pager, ferryi_ref_word(&ref), now);
 		va -= FERRYI_PAGE_SIZE;
 	}
 	ferryi_areas_read_unlock(&pager->areas);

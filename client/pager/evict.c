@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include "clock.h"
@@ -80,7 +81,7 @@ static bool isolate(struct ferryi_evict_batch *batch, struct ferryi_object *obje
 		return false;
 	}
 	if (!ferryi_page_cas(&object->words[index], &old,
-			     ferryi_page_with(old & ~FERRYI_PAGE_REFERENCED, FERRYI_PAGE_ISOLATING)))
+			     ferryi_page_with(ferryi_page_not_zapping(old & ~FERRYI_PAGE_REFERENCED), FERRYI_PAGE_ISOLATING)))
 		return false;
 	resident_sub(object, index);
 	batch->page[batch->nr_pages++] =
@@ -160,17 +161,44 @@ static void pick_range_locked(struct ferryi_evictor *ev, struct ferryi_evict_bat
 /* The page stays where it is (pinned, shared, not writable): give it back, with a second chance. */
 static void keep_page(struct ferryi_evict_page *page)
 {
-	uint64_t back = page->flags | FERRYI_PAGE_REFERENCED;
+	uint64_t back = page->flags | FERRYI_PAGE_REFERENCED, old = ferryi_page_load(word_of(page));
 
 	atomic_fetch_add_explicit(&page->object->blocks[page->index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1,
 				  memory_order_relaxed);
-	atomic_store_explicit(word_of(page), back, memory_order_release);
+	do {
+		if (old & FERRYI_PAGE_DROPPED)
+			back = ferryi_page_zapping(back, ferryi_now_ns());
+	} while (!ferryi_page_cas(word_of(page), &old, back));
 }
 
 static void forget_page(struct ferryi_evictor *ev, struct ferryi_evict_page *page)
 {
 	atomic_store_explicit(word_of(page), FERRYI_PAGE_ABSENT, memory_order_release);
 	ferryi_budget_uncharge(&ev->pager->budget, 1);
+}
+
+/*
+ * A page that the application has dropped just now: 1 when it is gone (and
+ * forgotten), 0 when it is not for us to move yet (and kept); -1 when it is a
+ * page like any other.
+ */
+static int look_at_drop(struct ferryi_evictor *ev, struct ferryi_evict_page *page)
+{
+	uint64_t entry = 0;
+	off_t at = (off_t)(page->va >> FERRYI_PAGE_SHIFT) * (off_t)sizeof(entry);
+
+	if (!(page->flags & FERRYI_PAGE_ZAPPING))
+		return -1;
+	if (pread(ev->pager->pagemap_fd, &entry, sizeof(entry), at) == (ssize_t)sizeof(entry) && !(entry >> 62)) {
+		forget_page(ev, page); /* neither present nor swapped */
+		return 1;
+	}
+	if (ferryi_page_is_young_zap(page->flags, ferryi_now_ns())) {
+		keep_page(page);
+		return 0;
+	}
+	page->flags = ferryi_page_not_zapping(page->flags);
+	return -1;
 }
 
 /*
@@ -199,7 +227,13 @@ static unsigned move_some_locked(struct ferryi_evictor *ev, struct ferryi_evict_
 		keep_page(page);
 		return 1;
 	}
+	if (look_at_drop(ev, page) >= 0)
+		return 1;
 	nr = (unsigned)ferryi_min_u64(nr, ref.area_pages_left);
+	for (unsigned i = 1; i < nr; i++) {
+		if (page[i].flags & FERRYI_PAGE_ZAPPING)
+			nr = i;
+	}
 	long rc = ferryi_uffd_move(ev->pager->uffd, slot, (void *)page->va, (size_t)nr * FERRYI_PAGE_SIZE);
 
 	if (rc > 0) {

@@ -184,12 +184,16 @@ static enum outcome fault_resident(struct ferryi_fetcher *f, struct ferryi_fault
 	long rc = ferryi_uffd_copy(f->pager->uffd, (void *)ref->va, f->pager->zeros, FERRYI_PAGE_SIZE);
 
 	if (rc > 0) {
-		keep = (keep & ~FERRYI_PAGE_COPIED) | FERRYI_PAGE_DIRTY;
+		keep = ferryi_page_not_zapping(keep & ~FERRYI_PAGE_COPIED) | FERRYI_PAGE_DIRTY;
 		ferryi_count(&f->pager->counters.c_faults_zero, 1);
 		ferryi_fault_count(f, fault, false);
 	}
 	/* The page keeps its charge and its place in nr_resident; a drop meanwhile is found the same way, later. */
-	atomic_store_explicit(word, keep | FERRYI_PAGE_RESIDENT, memory_order_release);
+	uint64_t now = ferryi_page_load(word), back;
+
+	do {
+		back = now & FERRYI_PAGE_DROPPED ? ferryi_page_zapping(keep, ferryi_now_ns()) : keep;
+	} while (!ferryi_page_cas(word, &now, back | FERRYI_PAGE_RESIDENT));
 	if (rc == -EAGAIN || rc == -ENOMEM) {
 		fault->last_error = (int)rc;
 		return WAIT;

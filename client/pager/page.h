@@ -33,6 +33,22 @@
  * Until WRITEBACK is off (the kernel's PG_writeback) the page may not be written
  * again, by another evictor or a flush, nor may its place in the pool be given
  * to anyone: the write under way carries old data and could land last.
+ *
+ * The kernel tells of an MADV_DONTNEED (or MADV_FREE) before it takes the pages
+ * away, and does not tell when it has:
+ *
+ *   madvise(MADV_DONTNEED)                 evictor
+ *   ------------------------------------   --------------------------------------
+ *   event REMOVE is queued and read:
+ *     RESIDENT gets ZAPPING(tick)
+ *                                          ZAPPING: a hole? then ABSENT
+ *                                            there, and young: left where it is
+ *   the kernel takes the page away
+ *   returns; a touch: RESIDENT but a hole,
+ *     filled with zeros, ZAPPING is off
+ *
+ * Moved out in that window, the dropped data would come back with the next
+ * fault. A page that is still there after FERRYI_ZAP_TICKS was MADV_FREEd.
  */
 #ifndef FERRYI_PAGER_PAGE_H
 #define FERRYI_PAGER_PAGE_H
@@ -58,6 +74,9 @@ enum ferryi_page_state {
 #define FERRYI_PAGE_COPIED     (1ULL << 6) /* the pool holds a copy whose hash is in struct ferry_page */
 #define FERRYI_PAGE_DROPPED    (1ULL << 7) /* dropped by the application during a transient state */
 #define FERRYI_PAGE_WRITEBACK  (1ULL << 8) /* RESIDENT, rescued: a write of its old content is still under way */
+#define FERRYI_PAGE_ZAPPING    (1ULL << 9) /* RESIDENT: the application drops it, the kernel may not have done so yet */
+#define FERRYI_PAGE_TICK_SHIFT 10          /* ... since this tick: see ferryi_page_zapping */
+#define FERRYI_PAGE_TICK_MASK  (0x3fULL << FERRYI_PAGE_TICK_SHIFT)
 #define FERRYI_PAGE_PIN_SHIFT  16
 #define FERRYI_PAGE_PIN_ONE    (1ULL << FERRYI_PAGE_PIN_SHIFT)
 #define FERRYI_PAGE_PIN_MASK   (0xffffULL << FERRYI_PAGE_PIN_SHIFT)
@@ -121,6 +140,32 @@ static inline bool ferryi_page_release(ferryi_page_word *word, uint64_t desired)
 	while (!ferryi_page_cas(word, &old, old & FERRYI_PAGE_DROPPED ? (uint64_t)FERRYI_PAGE_ABSENT : desired))
 		;
 	return old & FERRYI_PAGE_DROPPED;
+}
+
+#define FERRYI_ZAP_TICKS 8u /* of 134 ms: longer than a thread is kept off a CPU between two steps of one call */
+
+static inline uint64_t ferryi_page_tick(uint64_t now_ns)
+{
+	return (now_ns >> 27 << FERRYI_PAGE_TICK_SHIFT) & FERRYI_PAGE_TICK_MASK;
+}
+
+/* The word of a RESIDENT page that the application drops now. */
+static inline uint64_t ferryi_page_zapping(uint64_t word, uint64_t now_ns)
+{
+	return (word & ~FERRYI_PAGE_TICK_MASK) | FERRYI_PAGE_ZAPPING | ferryi_page_tick(now_ns);
+}
+
+static inline uint64_t ferryi_page_not_zapping(uint64_t word)
+{
+	return word & ~(FERRYI_PAGE_ZAPPING | FERRYI_PAGE_TICK_MASK);
+}
+
+/* The drop is so young that the kernel may not have come to it. Ticks wrap after 8 s: then it is young once more. */
+static inline bool ferryi_page_is_young_zap(uint64_t word, uint64_t now_ns)
+{
+	uint64_t age = (ferryi_page_tick(now_ns) - word) & FERRYI_PAGE_TICK_MASK;
+
+	return (word & FERRYI_PAGE_ZAPPING) && age >> FERRYI_PAGE_TICK_SHIFT < FERRYI_ZAP_TICKS;
 }
 
 /* POISONED's argument: reason in the low byte, errno above it. */

@@ -2,6 +2,7 @@
 #include "pager.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -39,6 +40,7 @@ static int open_descriptors(struct ferryi_pager *pager)
 	pager->uffd = ferryi_uffd_open(NEEDED_FEATURES, &kernel_faults);
 	if (pager->uffd < 0)
 		return ferryi_control_fail(pager->uffd, "userfaultfd: %s", ferryi_strerror(pager->uffd));
+	pager->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	pager->features = offered;
 	pager->caps = FERRY_CAP_MOVE | FERRY_CAP_POISON | (kernel_faults ? FERRY_CAP_KERNEL_FAULT : 0) |
 		      (offered & FERRYI_UFFD_FEATURE_WP_ASYNC ? FERRY_CAP_WP_ASYNC | FERRY_CAP_PAGEMAP_SCAN : 0) |
@@ -176,6 +178,8 @@ static void destroy(struct ferryi_pager *pager)
 		ferryi_fork_guard_close(pager);
 	if (pager->uffd >= 0)
 		close(pager->uffd);
+	if (pager->pagemap_fd >= 0)
+		close(pager->pagemap_fd);
 	ferryi_areas_fini(&pager->areas);
 	ferryi_mutex_fini(&pager->service_lock);
 	ferryi_mutex_fini(&pager->events_lock);
@@ -191,7 +195,7 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->attr = *attr;
 	pager->arena = attr->arena;
 	pager->model = attr->model;
-	pager->uffd = pager->fork_guard_fd = -1;
+	pager->uffd = pager->pagemap_fd = pager->fork_guard_fd = -1;
 	ferryi_mutex_init(&pager->service_lock, FERRYI_RANK_SERVICE);
 	ferryi_mutex_init(&pager->events_lock, FERRYI_RANK_EVENTS);
 	ferryi_mutex_init(&pager->zombies_lock, FERRYI_RANK_LEAF);

@@ -50,6 +50,7 @@ struct ferryi_pager {
 	struct ferryi_memory_model *model;
 	struct ferryi_keeper *keeper;
 	int uffd; /* the application's ranges, and staging: UFFDIO_MOVE between them sees pending events (EAGAIN) */
+	int pagemap_fd; /* /proc/self/pagemap; -1: may not be read (non-dumpable) */
 	int fork_guard_fd; /* empty memfd: what a forked child gets in place of managed memory */
 	uint64_t caps;
 	uint64_t features;
