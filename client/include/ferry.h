@@ -308,6 +308,84 @@ struct ferry_page *ferry_pfn_to_page(struct ferry *ferry, uint64_t pfn);
 uint64_t ferry_page_to_pfn(struct ferry *ferry, const struct ferry_page *page);
 bool ferry_pfn_valid(struct ferry *ferry, uint64_t pfn);
 
+/* ---- mirrors: struct hmm_mirror, mmu_notifier ---- */
+
+/*
+ * A mirror is one device's view of this process's address space. The library
+ * tells it of every change before the CPU can see the new page
+ * (Documentation/mm/hmm.rst, "Address space mirroring implementation and API").
+ */
+enum ferry_update_event {
+	FERRY_UPDATE_UNMAP = 1, /* munmap */
+	FERRY_UPDATE_REMOVE,    /* MADV_DONTNEED: content dropped */
+	FERRY_UPDATE_REMAP,     /* mremap moved it: the old addresses */
+	FERRY_UPDATE_MIGRATE,   /* the page moves between RAM and a pool */
+	FERRY_UPDATE_EXCLUSIVE, /* a device takes it for itself, or gives it back */
+	FERRY_UPDATE_PROTECT,   /* found out at a device access: no event exists for mprotect */
+	FERRY_UPDATE_FORK,      /* pages become shared with a child */
+	FERRY_UPDATE_POISON,    /* its data is lost */
+};
+
+struct ferry_update {
+	uintptr_t start, end; /* page aligned */
+	enum ferry_update_event event;
+	bool blockable;       /* false: invalidate may not sleep */
+	const void *owner;    /* MIGRATE: the owner whose call does it, NULL the pager's own; a device may skip its own */
+};
+
+struct ferry_mirror;
+struct ferry_mirror_ops {
+	/* The address space goes (ferry_close, last moments of exit): stop all device access before returning. May be NULL. */
+	void (*release)(struct ferry_mirror *mirror);
+	/*
+	 * The device must not use [start, end) any more when this returns. Called in library threads, on the fault
+	 * path: must not touch managed memory, allocate, call this library, nor wait for a thread that may.
+	 * Returns 0, or -EAGAIN (only if !blockable): asked again later.
+	 */
+	int (*invalidate)(struct ferry_mirror *mirror, const struct ferry_update *update);
+};
+
+/* The caller's, zeroed but for ops and owner; must live until it is unregistered. */
+struct ferry_mirror {
+	const struct ferry_mirror_ops *ops;
+	const void *owner; /* identity: pools with the same owner are this device's own memory */
+	void *data;        /* the caller's */
+	struct ferry *ferry; /* set by register */
+	uint64_t private_[4];
+};
+
+/* -EINVAL (no ops.invalidate, registered already), -ENOMEM (FERRY_MAX_MIRRORS are registered). */
+#define FERRY_MAX_MIRRORS 16u
+int ferry_mirror_register(struct ferry_mirror *mirror, struct ferry *ferry);
+/* Waits for callbacks that run. -EDEADLK from within a callback; -EINVAL not registered; -EBUSY ranges of it are registered. */
+int ferry_mirror_unregister(struct ferry_mirror *mirror);
+
+struct ferry_mirror_stats {
+	size_t size; /* sizeof(struct ferry_mirror_stats); the members are added to */
+	uint64_t rounds;      /* looks at the address space, retries included */
+	uint64_t pages_ram;   /* pages served from RAM */
+	uint64_t pages_pool;  /* ... from a pool, in place */
+	uint64_t pages_populated; /* were missing: made to be zeros first */
+	uint64_t pages_home;  /* belonged to another owner: brought to RAM first */
+	uint64_t bytes;
+};
+
+/*
+ * The device's own access to [va, va + len), any alignment: each page where it
+ * is, in RAM or in a pool, without moving it when its pool is this mirror's
+ * (same owner). Pages missing are populated; pages in another owner's pool come
+ * home first. Unmanaged memory is accessed in RAM. Per page the access is
+ * atomic with respect to migration: never a mixture of two places.
+ * stats may be NULL. -EFAULT (not mapped), -EPERM (mapping not readable, or not
+ * writable), -EIO (a page is lost): the caller's buffer (read) or the memory
+ * (write) is untouched on -EFAULT and -EPERM.
+ */
+int ferry_mirror_read(struct ferry_mirror *mirror, uintptr_t va, void *buf, size_t len, struct ferry_mirror_stats *stats);
+int ferry_mirror_write(struct ferry_mirror *mirror, uintptr_t va, const void *buf, size_t len,
+		       struct ferry_mirror_stats *stats);
+/* Reads only what is in a pool now, from there: -ENOENT when some page of it is not. Never faults, moves nothing. */
+int ferry_mirror_peek(struct ferry_mirror *mirror, uintptr_t va, void *buf, size_t len);
+
 #if defined(__GNUC__)
 #pragma GCC visibility pop
 #endif

@@ -153,6 +153,10 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 		.readahead_pages = (uint32_t)config.readahead_pages,
 	};
 
+	rc = ferryi_mirrors_open(&ferry->mirrors, ferry);
+	if (rc)
+		goto err_mirrors;
+	pager_attr.notifier = &ferry->mirrors.notifier;
 	rc = ferryi_memory_model_open(arena, &ferry->model);
 	if (rc) {
 		ferryi_control_fail(rc, "cannot reserve address space for page descriptors: raise RLIMIT_AS (ulimit -v)");
@@ -162,6 +166,7 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 	rc = ferryi_pager_open(&pager_attr, &ferry->pager);
 	if (rc)
 		goto err_ferry;
+	ferry->mirrors.pager = ferry->pager;
 	rc = start_control(ferry);
 	if (!rc)
 		rc = attach_servers(ferry);
@@ -173,6 +178,8 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 err_pager:
 	ferryi_pager_close(&ferry->pager); /* nothing is managed yet: cannot fail */
 err_ferry:
+	ferryi_mirrors_close(&ferry->mirrors);
+err_mirrors:
 	dismantle(ferry);
 	return rc;
 }
@@ -210,6 +217,7 @@ int ferry_close(struct ferry *ferry)
 		rc = ferryi_pager_close(&ferry->pager);
 	if (!rc) {
 		atomic_store_explicit(&the_ferry, NULL, memory_order_release);
+		ferryi_mirrors_close(&ferry->mirrors);
 		dismantle(ferry);
 	}
 	ferryi_mutex_unlock(&open_lock);

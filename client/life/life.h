@@ -7,6 +7,7 @@
 #include "device.h"
 #include "ferry.h"
 #include "lock.h"
+#include "mirror.h"
 #include "pager.h"
 
 #define FERRYI_FERRY_MAGIC 0x59525245u /* "ERRY" */
@@ -21,6 +22,7 @@ struct ferry {
 	struct ferryi_pager *pager;
 	struct ferryi_control *control;
 	struct ferryi_embedded *embedded;
+	struct ferryi_mirrors mirrors; /* its own lock */
 
 	/* protected by lock */
 	struct ferryi_mutex lock;

@@ -234,12 +234,18 @@ static unsigned move_some_locked(struct ferryi_evictor *ev, struct ferryi_evict_
 		if (page[i].flags & FERRYI_PAGE_ZAPPING)
 			nr = i;
 	}
+	struct ferryi_notice notice;
+
+	ferryi_notify_begin(ev->pager->attr.notifier, &notice, page->va, (size_t)nr * FERRYI_PAGE_SIZE,
+			    FERRY_UPDATE_MIGRATE, ev->owner);
 	long rc = ferryi_uffd_move(ev->pager->uffd, slot, (void *)page->va, (size_t)nr * FERRYI_PAGE_SIZE);
 
+	if (rc > 0)
+		mark_holes(ev, page->va, (unsigned)((size_t)rc / FERRYI_PAGE_SIZE));
+	ferryi_notify_end(&notice);
 	if (rc > 0) {
 		unsigned moved = (unsigned)((size_t)rc / FERRYI_PAGE_SIZE);
 
-		mark_holes(ev, page->va, moved);
 		for (unsigned i = 0; i < moved; i++)
 			page[i].staged = true;
 		batch->nr_staged += moved;
@@ -371,9 +377,15 @@ static void put_back(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch
 		rc = -ENOENT;
 		ferryi_mutex_lock(&ev->pager->events_lock);
 		ferryi_areas_read_lock(&ev->pager->areas);
-		if (ferryi_areas_va_locked(&ev->pager->areas, page->object, page->index, &va))
+		if (ferryi_areas_va_locked(&ev->pager->areas, page->object, page->index, &va)) {
+			struct ferryi_notice notice;
+
+			ferryi_notify_begin(ev->pager->attr.notifier, &notice, va, FERRYI_PAGE_SIZE,
+					    FERRY_UPDATE_MIGRATE, ev->owner);
 			rc = ferryi_uffd_copy(ev->pager->uffd, (void *)va,
 					      ferryi_slot_addr(ev->pager, batch->first_slot + i), FERRYI_PAGE_SIZE);
+			ferryi_notify_end(&notice);
+		}
 		ferryi_areas_read_unlock(&ev->pager->areas);
 		ferryi_mutex_unlock(&ev->pager->events_lock);
 	} while (rc == -EAGAIN); /* ends when the fault threads have read the event */

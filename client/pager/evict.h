@@ -66,6 +66,7 @@ struct ferryi_evictor {
 	struct ferryi_pager *pager;
 	struct ferryi_lines lines;
 	uintptr_t hand; /* next address of the clock */
+	const void *owner; /* whose migration this is, for the notifier; NULL: the pager's own */
 	int error;      /* why pages could not leave last: negative errno */
 	struct ferryi_evict_batch batch[FERRYI_EVICT_BATCHES];
 };

@@ -35,8 +35,29 @@ static void on_pagefault(struct ferryi_handler *h, const struct uffd_msg *msg, u
 	ferryi_fetch_fault(&h->fetcher, &fault);
 }
 
+struct ferryi_change {
+	uintptr_t start;
+	size_t len;
+	enum ferry_update_event event;
+};
+
+/* What a mirror is told of an event: for mremap, the old addresses. */
+static struct ferryi_change change_of(const struct uffd_msg *msg)
+{
+	if (msg->event == UFFD_EVENT_REMAP)
+		return (struct ferryi_change){ (uintptr_t)msg->arg.remap.from, (size_t)msg->arg.remap.len,
+					       FERRY_UPDATE_REMAP };
+	return (struct ferryi_change){ (uintptr_t)msg->arg.remove.start,
+				       (size_t)(msg->arg.remove.end - msg->arg.remove.start),
+				       msg->event == UFFD_EVENT_REMOVE ? FERRY_UPDATE_REMOVE : FERRY_UPDATE_UNMAP };
+}
+
 static void on_change_locked(struct ferryi_pager *pager, const struct uffd_msg *msg)
 {
+	struct ferryi_notice notice;
+	const struct ferryi_change change = change_of(msg);
+
+	ferryi_notify_begin(pager->attr.notifier, &notice, change.start, change.len, change.event, NULL);
 	switch (msg->event) {
 	case UFFD_EVENT_REMOVE:
 		ferryi_event_remove_locked(pager, (uintptr_t)msg->arg.remove.start, (uintptr_t)msg->arg.remove.end);
@@ -51,6 +72,7 @@ static void on_change_locked(struct ferryi_pager *pager, const struct uffd_msg *
 	default:
 		break;
 	}
+	ferryi_notify_end(&notice);
 }
 
 /*

@@ -89,7 +89,12 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 
 	if (!ferryi_page_cas(word, &old, poisoned))
 		return WAIT;
+	struct ferryi_notice notice;
+
+	ferryi_notify_begin(f->pager->attr.notifier, &notice, ref->va, FERRYI_PAGE_SIZE, FERRY_UPDATE_POISON, NULL);
 	int rc = ferryi_uffd_poison(f->pager->uffd, (void *)ref->va);
+
+	ferryi_notify_end(&notice);
 
 	if (rc && rc != -EEXIST) { /* the address space is changing, or the range is gone */
 		ferryi_page_cas(word, &poisoned, old);
@@ -120,7 +125,7 @@ static void zero_ahead(struct ferryi_fetcher *f, const struct ferryi_page_ref *r
 		uintptr_t va = ref->va + (uintptr_t)at * FERRYI_PAGE_SIZE;
 		uint32_t nr = (uint32_t)ferryi_min_u64(ahead + 1 - at, FERRYI_ZERO_PAGES);
 
-		rc = ferryi_place_run(f->pager, va, f->pager->zeros, nr, &done);
+		rc = ferryi_place_announced(f->pager, va, f->pager->zeros, nr, &done);
 		for (uint32_t i = 0; i < done; i++)
 			ferryi_place_finish(f, ref->object, ref->index + at + i, va + (uintptr_t)i * FERRYI_PAGE_SIZE,
 					    FERRYI_PAGE_DIRTY);
@@ -150,7 +155,7 @@ static enum outcome fault_absent(struct ferryi_fetcher *f, struct ferryi_fault *
 		ferryi_streams_done(&advice, ref->index, ahead);
 	}
 
-	int rc = ferryi_place_run(f->pager, ref->va, f->pager->zeros, 1, &done);
+	int rc = ferryi_place_announced(f->pager, ref->va, f->pager->zeros, 1, &done);
 
 	if (done) {
 		ferryi_place_finish(f, ref->object, ref->index, ref->va, FERRYI_PAGE_DIRTY | FERRYI_PAGE_REFERENCED);
@@ -181,8 +186,12 @@ static enum outcome fault_resident(struct ferryi_fetcher *f, struct ferryi_fault
 		return DONE;
 	if (!ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING)))
 		return WAIT;
+	struct ferryi_notice notice;
+
+	ferryi_notify_begin(f->pager->attr.notifier, &notice, ref->va, FERRYI_PAGE_SIZE, FERRY_UPDATE_REMOVE, NULL);
 	long rc = ferryi_uffd_copy(f->pager->uffd, (void *)ref->va, f->pager->zeros, FERRYI_PAGE_SIZE);
 
+	ferryi_notify_end(&notice);
 	if (rc > 0) {
 		keep = ferryi_page_not_zapping(keep & ~FERRYI_PAGE_COPIED) | FERRYI_PAGE_DIRTY;
 		ferryi_count(&f->pager->counters.c_faults_zero, 1);
@@ -216,7 +225,7 @@ static enum outcome fault_staged(struct ferryi_fetcher *f, struct ferryi_fault *
 	const uint8_t *src = dropped ? f->pager->zeros : ferryi_slot_addr(f->pager, ferryi_page_arg(staged));
 
 	ferryi_budget_charge_slack(&f->pager->budget, 1);
-	int rc = ferryi_place_run(f->pager, ref->va, src, 1, &done);
+	int rc = ferryi_place_announced(f->pager, ref->va, src, 1, &done);
 
 	if (rc) {
 		ferryi_budget_uncharge(&f->pager->budget, 1);
@@ -282,7 +291,7 @@ static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fa
 
 	f->free_small = fetch->next;
 	fetch->fault = *fault;
-	ferryi_fetch_prepare(fetch, ref, 0, 1, &remote, off, ferryi_pool_index(pool));
+	ferryi_fetch_prepare(f->pager->attr.notifier, fetch, ref, 0, 1, &remote, off, ferryi_pool_index(pool));
 	ferryi_fetch_post(f, fetch, channel);
 
 	if (fault->forced || (ref->area_flags & FERRYI_AREA_RANDOM))

@@ -87,8 +87,9 @@ void ferryi_fetch_post(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, str
 	f->landed = fetch;
 }
 
-void ferryi_fetch_prepare(struct ferryi_fetch *fetch, const struct ferryi_page_ref *ref, size_t off, uint32_t nr,
-		    const struct ferryi_remote *remote, uint64_t remote_off, unsigned pool_index)
+void ferryi_fetch_prepare(struct ferryi_notifier *notifier, struct ferryi_fetch *fetch, const struct ferryi_page_ref *ref,
+			  size_t off, uint32_t nr, const struct ferryi_remote *remote, uint64_t remote_off,
+			  unsigned pool_index)
 {
 	fetch->object = ref->object;
 	fetch->index = ref->index + off;
@@ -102,6 +103,8 @@ void ferryi_fetch_prepare(struct ferryi_fetch *fetch, const struct ferryi_page_r
 	fetch->op.remote = *remote;
 	fetch->op.remote_off = remote_off;
 	fetch->op.deadline_ns = fetch->fault.deadline_ns;
+	/* Before the read: a device may write to the pages in the pool until it is told. */
+	ferryi_notify_begin(notifier, &fetch->notice, fetch->fault.va, fetch->op.len_bytes, FERRY_UPDATE_MIGRATE, NULL);
 }
 
 /* Reads pages [at, end) after ref that are away, in chunks of neighbours; where it stopped. */
@@ -135,7 +138,7 @@ uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_
 
 		f->free_chunks = fetch->next;
 		fetch->fault = *fault;
-		ferryi_fetch_prepare(fetch, ref, at, got, &remote, off, ferryi_pool_index(pool));
+		ferryi_fetch_prepare(f->pager->attr.notifier, fetch, ref, at, got, &remote, off, ferryi_pool_index(pool));
 		ferryi_fetch_post(f, fetch, channel);
 		at += got;
 	}
@@ -180,15 +183,15 @@ static void free_fetch(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 {
 	struct ferryi_fetch **list = fetch->demand ? &f->free_small : &f->free_chunks;
 
+	ferryi_notify_end(&fetch->notice);
 	fetch->next = *list;
 	*list = fetch;
 	f->nr_outstanding--;
 }
 
-/* Wakes who waits for pages of the object, wherever mremap has taken them since the read began. */
-static void wake_pages(struct ferryi_fetcher *f, const struct ferryi_object *object, size_t index, size_t nr)
+void ferryi_fetch_wake(struct ferryi_pager *pager, const struct ferryi_object *object, size_t index, size_t nr)
 {
-	struct ferryi_area_table *table = &f->pager->areas;
+	struct ferryi_area_table *table = &pager->areas;
 
 	ferryi_areas_read_lock(table);
 	for (unsigned i = 0; i < table->nr_areas; i++) {
@@ -197,7 +200,7 @@ static void wake_pages(struct ferryi_fetcher *f, const struct ferryi_object *obj
 		size_t from = ferryi_max_u64(index, area->first_page), to = ferryi_min_u64(index + nr, area_end);
 
 		if (area->object == object && from < to)
-			ferryi_uffd_wake(f->pager->uffd,
+			ferryi_uffd_wake(pager->uffd,
 					 (void *)(area->start + (from - area->first_page) * FERRYI_PAGE_SIZE),
 					 (to - from) * FERRYI_PAGE_SIZE);
 	}
@@ -217,7 +220,7 @@ static void fail_fetch(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, int
 		ferryi_fault_wait(f, &fetch->fault);
 	} else if (left) {
 		ferryi_uffd_wake(f->pager->uffd, (void *)va, (size_t)left * FERRYI_PAGE_SIZE);
-		wake_pages(f, fetch->object, fetch->index + fetch->nr_copied, left);
+		ferryi_fetch_wake(f->pager, fetch->object, fetch->index + fetch->nr_copied, left);
 	}
 	free_fetch(f, fetch);
 }

@@ -6,7 +6,8 @@
  *   page words (atomics), area look-up under the read lock, budget counters,
  *   memory-model look-up by PFN, ferryi_lines_channel/_broken,
  *   ferryi_channel_submit/_poll, ioctls on the userfaultfd, madvise on the
- *   scratch page, write(2) to an eventfd, the clock, ferryi_log on failures.
+ *   scratch page, write(2) to an eventfd, the clock, ferryi_log on failures,
+ *   the notifier (notify.h).
  *
  * It may not: allocate, touch managed memory, wait for control I/O, sleep
  * without a deadline, take any lock but the area table's read lock and, where
@@ -20,6 +21,7 @@
 
 #include "area.h"
 #include "link.h"
+#include "notify.h"
 #include "stream.h"
 
 struct ferryi_pager;
@@ -55,6 +57,7 @@ struct ferryi_fetch {
 	uint32_t nr_copied; /* pages done already, when a copy had to be interrupted */
 	unsigned pool_index;
 	bool demand;
+	struct ferryi_notice notice; /* from the claim until the pages are in place, or back */
 	bool landed;        /* data is in the slot, the copy waits for the address space to settle */
 	struct ferryi_fetch *next; /* free list, or landed list */
 };

@@ -11,6 +11,8 @@
  * done. *done says how many, the result why it stopped: 0, -EAGAIN, -ENOENT, -ENOMEM, ....
  */
 int ferryi_place_run(struct ferryi_pager *pager, uintptr_t va, const uint8_t *src, uint32_t nr, uint32_t *done);
+/* The same, announced: for pages whose fetch was not. */
+int ferryi_place_announced(struct ferryi_pager *pager, uintptr_t va, const uint8_t *src, uint32_t nr, uint32_t *done);
 void ferryi_place_count(struct ferryi_object *object, size_t index);
 void ferryi_place_uncount(struct ferryi_object *object, size_t index);
 /* The application dropped a page while we were putting it in place: takes it out of its memory again. */
@@ -30,12 +32,16 @@ void ferryi_fetch_unlock(struct ferryi_fetcher *f);
 /* Claims neighbours of `from` state after ref, up to `want`, within the area; charges them. How many. */
 uint32_t ferryi_fetch_claim(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, size_t first_off, uint32_t want,
 			    enum ferryi_page_state from);
-void ferryi_fetch_prepare(struct ferryi_fetch *fetch, const struct ferryi_page_ref *ref, size_t off, uint32_t nr,
-			  const struct ferryi_remote *remote, uint64_t remote_off, unsigned pool_index);
+void ferryi_fetch_prepare(struct ferryi_notifier *notifier, struct ferryi_fetch *fetch, const struct ferryi_page_ref *ref,
+			  size_t off, uint32_t nr, const struct ferryi_remote *remote, uint64_t remote_off,
+			  unsigned pool_index);
 void ferryi_fetch_post(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, struct ferryi_channel *channel);
 /* Reads pages [at, end) after ref that are away, in chunks of neighbours; where it stopped. */
 uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, uint32_t at, uint32_t end,
 			     const struct ferryi_fault *fault);
+
+/* Wakes who waits for pages of the object, wherever mremap has taken them. Takes the area table's read lock. */
+void ferryi_fetch_wake(struct ferryi_pager *pager, const struct ferryi_object *object, size_t index, size_t nr);
 
 /* ---- fault_page.c ---- */
 

@@ -16,6 +16,7 @@
 
 #include "device.h"
 #include "ferry.h"
+#include "notify.h"
 
 struct ferryi_pager;
 
@@ -26,6 +27,7 @@ struct ferryi_pager_attr {
 	uint32_t fault_timeout_ms;
 	uint32_t fault_threads, evict_threads;
 	uint32_t readahead_pages;
+	struct ferryi_notifier *notifier; /* told of every change (notify.h); NULL: none */
 };
 
 /* -EPERM, -EOPNOTSUPP, -ENOMEM, -EMFILE. */

@@ -30,6 +30,17 @@ int ferryi_place_run(struct ferryi_pager *pager, uintptr_t va, const uint8_t *sr
 	return 0;
 }
 
+int ferryi_place_announced(struct ferryi_pager *pager, uintptr_t va, const uint8_t *src, uint32_t nr, uint32_t *done)
+{
+	struct ferryi_notice notice;
+
+	ferryi_notify_begin(pager->attr.notifier, &notice, va, (size_t)nr * FERRYI_PAGE_SIZE, FERRY_UPDATE_MIGRATE, NULL);
+	int rc = ferryi_place_run(pager, va, src, nr, done);
+
+	ferryi_notify_end(&notice);
+	return rc;
+}
+
 void ferryi_place_count(struct ferryi_object *object, size_t index)
 {
 	atomic_fetch_add_explicit(&object->blocks[index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1, memory_order_relaxed);
@@ -43,8 +54,12 @@ void ferryi_place_uncount(struct ferryi_object *object, size_t index)
 /* The application dropped a page while we were putting it in place: take it out of its memory again. */
 void ferryi_place_take_out(struct ferryi_fetcher *f, uintptr_t va)
 {
+	struct ferryi_notice notice;
+
+	ferryi_notify_begin(f->pager->attr.notifier, &notice, va, FERRYI_PAGE_SIZE, FERRY_UPDATE_REMOVE, NULL);
 	if (ferryi_uffd_move(f->pager->uffd, f->scratch, (void *)va, FERRYI_PAGE_SIZE) > 0)
 		ferryi_staging_release(f->pager, f->scratch, FERRYI_PAGE_SIZE);
+	ferryi_notify_end(&notice);
 }
 
 /* The page is in place: FETCHING (ours) -> RESIDENT with these flags. */

@@ -121,8 +121,12 @@ static void reap(struct ferryi_pager *pager)
  */
 static void unmap_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
+	struct ferryi_notice notice;
+
+	ferryi_notify_begin(pager->attr.notifier, &notice, start, end - start, FERRY_UPDATE_UNMAP, NULL);
 	munmap((void *)start, end - start);
 	ferryi_events_settle(pager);
+	ferryi_notify_end(&notice);
 	reap(pager);
 }
 

@@ -21,7 +21,7 @@ static uint64_t deadline_of(const struct ferryi_pager *pager)
 	return ferryi_deadline_ms(pager->attr.fault_timeout_ms);
 }
 
-static bool look(struct ferryi_pager *pager, uintptr_t va, struct ferryi_page_ref *ref, uint64_t *word)
+bool ferryi_service_look(struct ferryi_pager *pager, uintptr_t va, struct ferryi_page_ref *ref, uint64_t *word)
 {
 	ferryi_areas_read_lock(&pager->areas);
 	bool found = ferryi_areas_find_locked(&pager->areas, va, ref);
@@ -62,6 +62,14 @@ static void read_range(struct ferryi_fetcher *f, uintptr_t start, uintptr_t end,
 	fetch_until_idle(f);
 }
 
+void ferryi_service_fault(struct ferryi_pager *pager, const struct ferryi_fault *fault)
+{
+	ferryi_mutex_lock(&pager->service_lock);
+	ferryi_fetch_fault(pager->service_fetcher, fault);
+	fetch_until_idle(pager->service_fetcher);
+	ferryi_mutex_unlock(&pager->service_lock);
+}
+
 int ferryi_service_bring(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, bool only_what_fits)
 {
 	struct ferryi_fetcher *f = pager->service_fetcher;
@@ -75,7 +83,7 @@ int ferryi_service_bring(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 		uint64_t deadline_ns = deadline_of(pager);
 
 		for (;;) {
-			if (!look(pager, va, &ref, &word))
+			if (!ferryi_service_look(pager, va, &ref, &word))
 				break;
 			enum ferryi_page_state state = ferryi_page_state(word);
 
@@ -115,8 +123,7 @@ void ferryi_service_send_away(struct ferryi_pager *pager, uintptr_t start, uintp
 
 /* ---- pins ---- */
 
-/* One more pin on a resident page; 0, -EAGAIN (not resident), -EOVERFLOW. */
-static int pin_if_resident(struct ferryi_pager *pager, uintptr_t va)
+int ferryi_service_pin_resident(struct ferryi_pager *pager, uintptr_t va)
 {
 	struct ferryi_page_ref ref;
 	int rc = -EAGAIN;
@@ -142,7 +149,7 @@ static int pin_if_resident(struct ferryi_pager *pager, uintptr_t va)
 	return rc;
 }
 
-static void unpin_page(struct ferryi_pager *pager, uintptr_t va)
+void ferryi_service_unpin(struct ferryi_pager *pager, uintptr_t va)
 {
 	struct ferryi_page_ref ref;
 
@@ -172,16 +179,12 @@ static int pin_page(struct ferryi_pager *pager, uintptr_t va)
 	uint64_t word;
 	int rc;
 
-	while ((rc = pin_if_resident(pager, va)) == -EAGAIN) {
-		if (!look(pager, va, &ref, &word))
+	while ((rc = ferryi_service_pin_resident(pager, va)) == -EAGAIN) {
+		if (!ferryi_service_look(pager, va, &ref, &word))
 			return -EINVAL;
 		if (ferryi_page_state(word) == FERRYI_PAGE_POISONED || ferryi_now_ns() >= deadline_ns)
 			return -EIO;
-		ferryi_mutex_lock(&pager->service_lock);
-		ferryi_fetch_fault(pager->service_fetcher,
-				   &(struct ferryi_fault){ .va = va, .forced = true, .deadline_ns = deadline_ns });
-		fetch_until_idle(pager->service_fetcher);
-		ferryi_mutex_unlock(&pager->service_lock);
+		ferryi_service_fault(pager, &(struct ferryi_fault){ .va = va, .forced = true, .deadline_ns = deadline_ns });
 	}
 	return rc;
 }
@@ -214,7 +217,7 @@ int ferryi_pager_pin(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 		if (rc) {
 			while (va > start) {
 				va -= FERRYI_PAGE_SIZE;
-				unpin_page(pager, va);
+				ferryi_service_unpin(pager, va);
 			}
 			return ferryi_control_fail(rc, "pin: page %#lx is lost or did not come in time", (unsigned long)va);
 		}
@@ -229,11 +232,11 @@ int ferryi_pager_unpin(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 	uint64_t word;
 
 	for (uintptr_t va = start; va < end; va += FERRYI_PAGE_SIZE) {
-		if (!look(pager, va, &ref, &word) || !ferryi_page_pins(word))
+		if (!ferryi_service_look(pager, va, &ref, &word) || !ferryi_page_pins(word))
 			return ferryi_control_fail(-EINVAL, "unpin: page %#lx is not pinned", (unsigned long)va);
 	}
 	for (uintptr_t va = start; va < end; va += FERRYI_PAGE_SIZE)
-		unpin_page(pager, va);
+		ferryi_service_unpin(pager, va);
 	return 0;
 }
 
@@ -259,16 +262,17 @@ static void note_copied(struct ferryi_pager *pager, const struct ferryi_page_ref
 		;
 }
 
-static int write_page(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint8_t *bounce)
+int ferryi_service_io(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, enum ferryi_op_kind kind,
+		      uint8_t *bounce)
 {
 	struct ferryi_lines *lines = &pager->service_evictor->lines;
-	struct ferryi_op op = { .kind = FERRYI_OP_WRITE,
+	struct ferryi_op op = { .kind = kind,
 				.local = bounce,
 				.len_bytes = FERRYI_PAGE_SIZE,
 				.deadline_ns = deadline_of(pager) };
 	struct ferryi_op *p = &op;
 
-	if (!ferryi_object_pfn(ref->object, ref->index)) {
+	if (!ferryi_object_pfn(ref->object, ref->index)) { /* NORESERVE: its block has no place yet */
 		int rc = ferryi_bind_pages(pager, ref->object, ref->index, 1);
 
 		if (rc)
@@ -317,25 +321,25 @@ static int flush_page(struct ferryi_pager *pager, uintptr_t va)
 	uint64_t word;
 	int rc = 0;
 
-	if (pin_if_resident(pager, va))
+	if (ferryi_service_pin_resident(pager, va))
 		return -EAGAIN;
-	if (look(pager, va, &ref, &word) && (word & FERRYI_PAGE_WRITEBACK)) {
+	if (ferryi_service_look(pager, va, &ref, &word) && (word & FERRYI_PAGE_WRITEBACK)) {
 		rc = -EAGAIN; /* its old content is being written: wait for that end */
-	} else if (look(pager, va, &ref, &word)) {
+	} else if (ferryi_service_look(pager, va, &ref, &word)) {
 		copy_live(bounce, va);
 		uint64_t hash = XXH3_64bits(bounce, FERRYI_PAGE_SIZE);
 		struct ferry_page *desc = ferryi_pfn_to_page(pager->model, ferryi_object_pfn(ref.object, ref.index));
 
 		if (!desc || !(word & FERRYI_PAGE_COPIED) || desc->hash != hash) {
 			note_writing(&ref);
-			rc = write_page(pager, &ref, bounce);
+			rc = ferryi_service_io(pager, &ref, FERRYI_OP_WRITE, bounce);
 			if (!rc) {
 				note_copied(pager, &ref, hash);
 				ferryi_count(&pager->counters.c_bytes_out, FERRYI_PAGE_SIZE);
 			}
 		}
 	}
-	unpin_page(pager, va);
+	ferryi_service_unpin(pager, va);
 	return rc;
 }
 
@@ -350,7 +354,7 @@ int ferryi_pager_flush(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 		uint64_t word;
 
 		for (;;) {
-			if (!look(pager, va, &ref, &word))
+			if (!ferryi_service_look(pager, va, &ref, &word))
 				return ferryi_control_fail(-EINVAL, "flush: %#lx is not managed", (unsigned long)va);
 			enum ferryi_page_state state = ferryi_page_state(word);
 
@@ -399,10 +403,21 @@ bool ferryi_service_any_pinned(struct ferryi_pager *pager, uintptr_t start, uint
 	if (!ferryi_counter_read(&pager->counters.g_pinned_pages))
 		return false;
 	for (uintptr_t va = start; va < end; va += FERRYI_PAGE_SIZE) {
-		if (look(pager, va, &ref, &word) && ferryi_page_pins(word))
+		if (ferryi_service_look(pager, va, &ref, &word) && ferryi_page_pins(word))
 			return true;
 	}
 	return false;
+}
+
+static int drop_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
+{
+	struct ferryi_notice notice;
+
+	ferryi_notify_begin(pager->attr.notifier, &notice, start, end - start, FERRY_UPDATE_REMOVE, NULL);
+	int rc = madvise((void *)start, end - start, MADV_DONTNEED) ? -errno : 0;
+
+	ferryi_notify_end(&notice);
+	return rc;
 }
 
 int ferryi_pager_advise(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, enum ferry_advice advice)
@@ -424,7 +439,7 @@ int ferryi_pager_advise(struct ferryi_pager *pager, uintptr_t start, uintptr_t e
 	case FERRY_ADVICE_DONTNEED:
 		if (ferryi_service_any_pinned(pager, start, end))
 			return ferryi_control_fail(-EBUSY, "advise: DONTNEED on pinned pages; unpin them first");
-		return madvise((void *)start, end - start, MADV_DONTNEED) ? -errno : 0;
+		return drop_range(pager, start, end);
 	}
 	return ferryi_control_fail(-EINVAL, "advise: unknown advice %d", (int)advice);
 }

@@ -13,4 +13,19 @@ int ferryi_service_bring(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 void ferryi_service_send_away(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
 bool ferryi_service_any_pinned(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
 
+/* The page at va and its word, as of now; false: not managed. */
+bool ferryi_service_look(struct ferryi_pager *pager, uintptr_t va, struct ferryi_page_ref *ref, uint64_t *word);
+/* One more pin on a resident page; 0, -EAGAIN (not resident), -EOVERFLOW. Unpin: a page pinned by us. */
+int ferryi_service_pin_resident(struct ferryi_pager *pager, uintptr_t va);
+void ferryi_service_unpin(struct ferryi_pager *pager, uintptr_t va);
+/* Has the page brought in (forced), or a fault answered; returns when that has ended. */
+void ferryi_service_fault(struct ferryi_pager *pager, const struct ferryi_fault *fault);
+/*
+ * Reads or writes the page's copy in the pool, from or to a registered buffer
+ * (the service evictor's bounce). -ENOTCONN, -ETIMEDOUT, or as the transport.
+ * ASSUMPTION: service lock held, page word ours or pinned.
+ */
+int ferryi_service_io(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, enum ferryi_op_kind kind,
+		      uint8_t *bounce);
+
 #endif

@@ -2,7 +2,8 @@
  * Mutexes with a rank. The table below is the lock order of the whole project:
  * a thread may take a lock only if its rank is higher than that of every lock
  * it holds. Debug builds (FERRYI_LOCK_DEBUG) check that and abort; release
- * builds are a bare pthread_mutex_t. Callbacks are called with no lock held.
+ * builds are a bare pthread_mutex_t. Callbacks are called with no lock held;
+ * but for a mirror's invalidate, which may call nothing that locks (ferry.h).
  */
 #ifndef FERRYI_BASE_LOCK_H
 #define FERRYI_BASE_LOCK_H
@@ -17,6 +18,7 @@ enum ferryi_lock_rank {
 	FERRYI_RANK_SERVICE,        /* client/pager: the service fetcher and evictor, lent to API callers in turn */
 	FERRYI_RANK_EVENTS,         /* client/pager: reading the userfaultfd and its non-fault events */
 	FERRYI_RANK_AREAS,          /* client/pager: the area table (an rwlock: its place in the order only) */
+	FERRYI_RANK_MIRRORS,        /* client/mirror: mirrors and changes under way; nothing is called under it */
 	FERRYI_RANK_POOL_GROW,      /* client/device: one growth of a lease at a time; held across the control request */
 	FERRYI_RANK_POOL,           /* client/device: leased extents, sub-section bitmap */
 	FERRYI_RANK_SECTIONS,       /* client/device: population of the section table */

@@ -1,3 +1,17 @@
+# The device's side of the public API, by part and fabric row.
+foreach(part mirror)
+	add_executable(scenario_mirror_${part} mirror_${part}.c pager_kit.c control_child.c)
+	target_link_libraries(scenario_mirror_${part} PRIVATE ferry_flags ferry ferry_control ferry_proto ferry_pager_uapi
+		PkgConfig::CMOCKA Threads::Threads)
+	target_compile_definitions(scenario_mirror_${part} PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
+	add_dependencies(scenario_mirror_${part} ferryd)
+	foreach(row local tcp)
+		add_test(NAME scenario_mirror_${part}_${row} COMMAND scenario_mirror_${part} ${row})
+		set_tests_properties(scenario_mirror_${part}_${row} PROPERTIES LABELS "scenario;needs-uffd"
+			SKIP_RETURN_CODE 77 TIMEOUT 900)
+	endforeach()
+endforeach()
+
 # Everything at once, against a model. Seeds are arguments, so that a failing run can be repeated.
 add_executable(scenario_hmm_stress hmm_stress.c pager_kit.c control_child.c)
 target_link_libraries(scenario_hmm_stress PRIVATE ferry_flags ferry ferry_control ferry_proto ferry_pager_uapi

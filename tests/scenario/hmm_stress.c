@@ -236,6 +236,43 @@ static void op_mprotect(struct worker *w)
 	pthread_rwlock_unlock(&seg->lock);
 }
 
+/* ---- as a device ---- */
+
+static int ignore(struct ferry_mirror *mirror, const struct ferry_update *update)
+{
+	(void)mirror;
+	(void)update;
+	return 0;
+}
+
+static const struct ferry_mirror_ops mirror_ops = { .invalidate = ignore };
+static struct ferry_mirror mirror = { .ops = &mirror_ops };
+
+static void op_device(struct worker *w)
+{
+	uint8_t page[FERRYT_PAGE];
+	struct span s = pick(w);
+
+	pthread_rwlock_rdlock(&s.seg->lock);
+	for (size_t i = s.first; i < s.first + s.nr; i++) {
+		uintptr_t va = (uintptr_t)page_of(s.seg, i);
+
+		pthread_mutex_lock(&s.seg->page_lock[i]);
+		CHECK_INT(ferry_mirror_read(&mirror, va, page, sizeof(page), NULL), 0);
+		if (s.seg->model[i])
+			ferryt_verify(page, i, 1, s.seg->model[i]);
+		else
+			ferryt_verify_zero(page, 1);
+		if (!s.seg->read_only && next_random(w) % 2) {
+			s.seg->model[i] = atomic_fetch_add(&next_version, 1) + 1;
+			ferryt_fill_page(page, s.seg->model[i], i);
+			CHECK_INT(ferry_mirror_write(&mirror, va, page, sizeof(page), NULL), 0);
+		}
+		pthread_mutex_unlock(&s.seg->page_lock[i]);
+	}
+	pthread_rwlock_unlock(&s.seg->lock);
+}
+
 struct op {
 	const char *name;
 	unsigned weight;
@@ -246,7 +283,7 @@ static const struct op ops[] = {
 	{ "touch", 400, op_touch },	  { "write", 400, op_write },	    { "cold", 60, op_cold },
 	{ "willneed", 40, op_willneed },  { "flush", 20, op_flush },	    { "pin", 20, op_pin },
 	{ "dontneed", 20, op_dontneed },  { "munmap", 6, op_munmap },	    { "mremap", 6, op_mremap },
-	{ "mprotect", 6, op_mprotect },
+	{ "mprotect", 6, op_mprotect },	  { "device", 60, op_device },
 };
 #define NR_OPS (sizeof(ops) / sizeof(ops[0]))
 
@@ -340,8 +377,10 @@ static void stress_body(void)
 
 	sigaction(SIGBUS, &action, NULL);
 	ferry = ferryt_open(BUDGET);
+	CHECK_INT(ferry_mirror_register(&mirror, ferry), 0);
 	for (unsigned i = 0; i < nr_seeds; i++)
 		run_seed(seeds[i]);
+	CHECK_INT(ferry_mirror_unregister(&mirror), 0);
 	CHECK_INT(ferry_close(ferry), 0);
 }
 

@@ -1,0 +1,61 @@
+/*
+ * The mirrors of a process, and the changes under way. The pager announces each
+ * change with a notice (pager/notify.h); from begin to end it is in a list
+ * here, so that a look at a span can tell whether anything there is changing,
+ * and a count of changes tells whether anything has changed since.
+ *
+ *   pager                                  device driver
+ *   ------------------------------------   --------------------------------------
+ *                                          seq = read_begin: waits until no change
+ *                                            of the span is under way
+ *                                          takes its snapshot
+ *   begin: changes++, notice in the list
+ *     invalidate: the driver takes its
+ *     lock, forgets its entries
+ *   the change
+ *   end: changes++, notice off the list
+ *                                          its own lock; read_retry(seq): true, for
+ *                                            changes != seq: do it again
+ */
+#ifndef FERRYI_MIRROR_H
+#define FERRYI_MIRROR_H
+
+#include "ferry.h"
+#include "lock.h"
+#include "notify.h"
+#include "pager.h"
+
+struct ferryi_mirrors {
+	struct ferryi_notifier notifier; /* must be first */
+	/* immutable after open */
+	struct ferry *ferry;
+	struct ferryi_pager *pager;
+	int maps_fd; /* /proc/self/maps, for vma.h */
+	/* protected by lock */
+	struct ferryi_mutex lock;
+	pthread_cond_t changed; /* a change has ended, or a callback has returned */
+	struct ferry_mirror *mirror[FERRY_MAX_MIRRORS];
+	unsigned running[FERRY_MAX_MIRRORS]; /* callbacks of that mirror */
+	struct ferryi_notice *under_way;
+};
+
+/* Before the pager opens; its attr.notifier is &mirrors->notifier. 0, negative errno. */
+int ferryi_mirrors_open(struct ferryi_mirrors *mirrors, struct ferry *ferry);
+/* Calls release of each mirror that is still registered. ASSUMPTION: the pager is closed. */
+void ferryi_mirrors_close(struct ferryi_mirrors *mirrors);
+
+/* As the public calls. */
+int ferryi_mirror_register(struct ferryi_mirrors *mirrors, struct ferry_mirror *mirror);
+int ferryi_mirror_unregister(struct ferryi_mirrors *mirrors, struct ferry_mirror *mirror);
+/* -EINVAL with a line unless it is registered here. */
+int ferryi_mirror_check(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, const char *call);
+
+/* access.c: as the public calls */
+int ferryi_mirror_read(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, uintptr_t va, void *buf,
+		       size_t len, struct ferry_mirror_stats *stats);
+int ferryi_mirror_write(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, uintptr_t va, const void *buf,
+			size_t len, struct ferry_mirror_stats *stats);
+int ferryi_mirror_peek(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, uintptr_t va, void *buf,
+		       size_t len);
+
+#endif

@@ -1,0 +1,160 @@
+/* See access.h. */
+#include "access.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "clock.h"
+#include "fetch_priv.h"
+#include "service.h"
+#include "uffd.h"
+
+#define PAUSE_MS 1
+
+/* ---- in RAM: the page is pinned by us ---- */
+
+/* By the kernel, which respects the mapping's rights at this moment. 0, -EFAULT. */
+static int copy_ram(const struct ferryi_access *a)
+{
+	struct iovec mine = { .iov_base = a->read_to ? a->read_to : (void *)(uintptr_t)a->write_from, .iov_len = a->len };
+	struct iovec theirs = { .iov_base = (void *)a->va, .iov_len = a->len };
+	ssize_t n = a->read_to ? process_vm_readv(getpid(), &mine, 1, &theirs, 1, 0) :
+				 process_vm_writev(getpid(), &mine, 1, &theirs, 1, 0);
+
+	return n == (ssize_t)a->len ? 0 : n < 0 ? -errno : -EFAULT;
+}
+
+static int access_ram(struct ferryi_pager *pager, struct ferryi_access *a, uint64_t deadline_ns)
+{
+	uintptr_t page = a->va & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1);
+	int rc = copy_ram(a);
+
+	if (rc == -EFAULT) {
+		/* A hole that the application's MADV_DONTNEED left: where system calls may not fault, fill it for them. */
+		struct ferryi_fault fault = { .va = page, .start_ns = ferryi_now_ns(), .deadline_ns = deadline_ns };
+
+		ferryi_service_fault(pager, &fault);
+		rc = copy_ram(a);
+	}
+	a->place = FERRYI_ACCESS_RAM;
+	return rc;
+}
+
+/* ---- in the pool: the page is claimed by us, the service lock held ---- */
+
+static int write_pool(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, struct ferryi_access *a, uint8_t *bounce)
+{
+	struct ferry_page *desc = ferryi_pfn_to_page(pager->model, ferryi_object_pfn(ref->object, ref->index));
+	int rc = 0;
+
+	if (a->len < FERRYI_PAGE_SIZE)
+		rc = ferryi_service_io(pager, ref, FERRYI_OP_READ, bounce);
+	if (rc)
+		return rc;
+	memcpy(bounce + a->va % FERRYI_PAGE_SIZE, a->write_from, a->len);
+	rc = ferryi_service_io(pager, ref, FERRYI_OP_WRITE, bounce);
+	if (!rc)
+		desc->hash = XXH3_64bits(bounce, FERRYI_PAGE_SIZE);
+	return rc;
+}
+
+static int access_pool(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint64_t old, struct ferryi_access *a)
+{
+	ferryi_page_word *word = ferryi_ref_word(ref);
+	uint8_t *bounce = pager->service_evictor->batch[0].bounce;
+	int rc;
+
+	if (!ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING)))
+		return -EAGAIN;
+	ferryi_uncount(&pager->counters.g_away_pages, 1);
+	if (a->read_to) {
+		rc = ferryi_service_io(pager, ref, FERRYI_OP_READ, bounce);
+		if (!rc)
+			memcpy(a->read_to, bounce + a->va % FERRYI_PAGE_SIZE, a->len);
+	} else {
+		rc = write_pool(pager, ref, a, bounce);
+	}
+	/* A write that failed may have landed in part: nobody is to see the mixture. */
+	bool torn = rc && a->write_from;
+	uint64_t back = torn ? ferryi_page_poisoned(FERRY_FAULT_IO, rc) : FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED;
+
+	if (!ferryi_page_release(word, back) && !torn)
+		ferryi_count(&pager->counters.g_away_pages, 1);
+	ferryi_fetch_wake(pager, ref->object, ref->index, 1);
+	a->place = FERRYI_ACCESS_POOL;
+	return rc;
+}
+
+/* ---- one page ---- */
+
+static bool is_own(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, const void *owner)
+{
+	struct ferryi_remote remote;
+	uint64_t off;
+	struct ferry_pool *pool = ferryi_locate(pager, ferryi_object_pfn(ref->object, ref->index), &remote, &off);
+
+	return pool && ferryi_pool_owner(pool) == owner;
+}
+
+/* One look; -EAGAIN: look again. */
+static int try_access(struct ferryi_pager *pager, struct ferryi_access *a, uint64_t deadline_ns)
+{
+	uintptr_t page = a->va & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1);
+	struct ferryi_page_ref ref;
+	uint64_t word;
+	int rc = -EAGAIN;
+
+	if (!ferryi_service_look(pager, page, &ref, &word))
+		return -ENOENT;
+	enum ferryi_page_state state = ferryi_page_state(word);
+	bool own = state == FERRYI_PAGE_AWAY && is_own(pager, &ref, a->owner);
+
+	if (a->pool_only && !own && !ferryi_page_is_transient(word))
+		return -ENOENT;
+	switch (state) {
+	case FERRYI_PAGE_RESIDENT:
+		if (ferryi_service_pin_resident(pager, page))
+			return -EAGAIN;
+		rc = access_ram(pager, a, deadline_ns);
+		ferryi_service_unpin(pager, page);
+		return rc;
+	case FERRYI_PAGE_AWAY:
+		if (own) {
+			ferryi_mutex_lock(&pager->service_lock);
+			rc = access_pool(pager, &ref, word, a);
+			ferryi_mutex_unlock(&pager->service_lock);
+			return rc;
+		}
+		a->came_home = true;
+		rc = ferryi_service_bring(pager, page, page + FERRYI_PAGE_SIZE, false);
+		return rc ? rc : -EAGAIN;
+	case FERRYI_PAGE_ABSENT:
+		a->populated = true;
+		ferryi_service_fault(pager, &(struct ferryi_fault){ .va = page, .forced = true, .deadline_ns = deadline_ns });
+		return -EAGAIN;
+	case FERRYI_PAGE_POISONED:
+		return -EIO;
+	default: /* on its way in or out: that ends by itself */
+		poll(NULL, 0, PAUSE_MS);
+		return -EAGAIN;
+	}
+}
+
+int ferryi_pager_access(struct ferryi_pager *pager, struct ferryi_access *a)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+	int rc;
+
+	a->populated = a->came_home = false;
+	a->rounds = 0;
+	ferryi_events_settle(pager);
+	do {
+		rc = try_access(pager, a, deadline_ns);
+		a->rounds++;
+	} while (rc == -EAGAIN && ferryi_now_ns() < deadline_ns);
+	return rc == -EAGAIN ? -ETIMEDOUT : rc;
+}
