@@ -28,6 +28,7 @@
 #define FERRYI_MAX_POOLS_ATTACHED    16u
 
 struct ferry_pool;
+struct ferry_pool_ops; /* ferry.h */
 
 /* Descriptor of one device page: struct page. Zeroed when its sub-section is populated. */
 struct ferry_page {
@@ -74,6 +75,7 @@ struct ferryi_pool_attr {
 	unsigned index;             /* 0 .. FERRYI_MAX_POOLS_ATTACHED - 1, unique in the process */
 	const void *owner;
 	void *data;
+	const struct ferry_pool_ops *ops; /* may be NULL */
 };
 
 int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *arena, const struct ferryi_pool_attr *attr,
@@ -95,6 +97,8 @@ void ferryi_pool_give(struct ferry_pool *pool, uint32_t subsection);
 unsigned ferryi_pool_index(const struct ferry_pool *pool);
 struct ferryi_lease *ferryi_pool_lease(const struct ferry_pool *pool);
 const void *ferryi_pool_owner(const struct ferry_pool *pool);
+/* The caller's callbacks, or NULL. */
+const struct ferry_pool_ops *ferryi_pool_ops(const struct ferry_pool *pool);
 uint64_t ferryi_pool_pfn_first(const struct ferry_pool *pool);
 uint64_t ferryi_pool_pfn_last(const struct ferry_pool *pool);
 uint64_t ferryi_pool_leased_bytes(struct ferry_pool *pool);
@@ -102,10 +106,27 @@ uint64_t ferryi_pool_used_bytes(struct ferry_pool *pool);
 /* What the pool could still give, were this process its only tenant. */
 uint64_t ferryi_pool_room_bytes(struct ferry_pool *pool);
 
-/* References as of get_dev_pagemap(); the opener holds one. try_get fails once the count has reached 0. */
+/* References as of get_dev_pagemap(); the opener holds one. try_get fails once the pool is killed or closed. */
 bool ferryi_pool_try_get(struct ferry_pool *pool);
+/* The pool of a valid PFN with a reference, or NULL: also while it is being detached. Lock-free. */
+struct ferry_pool *ferryi_pool_get_of(const struct ferryi_memory_model *model, uint64_t pfn);
 void ferryi_pool_put_ref(struct ferry_pool *pool);
 unsigned ferryi_pool_refs(const struct ferry_pool *pool);
+
+/* percpu_ref_kill(): from its return on nothing is taken from the pool (-ESHUTDOWN) and try_get fails. For good. */
+void ferryi_pool_kill(struct ferry_pool *pool);
+bool ferryi_pool_is_killed(const struct ferry_pool *pool);
+
+/*
+ * The server reports [off_bytes, off_bytes + len_bytes) of an extent of this pool's lease as failed: its pages are
+ * not read any more, and nothing is put there. What is not within the extent is ignored. Control thread.
+ */
+void ferryi_pool_set_failed(struct ferry_pool *pool, unsigned extent_index, uint64_t off_bytes, uint64_t len_bytes);
+/* Lock-free; fault path. ASSUMPTION: pfn is valid and the pool's. */
+bool ferryi_pool_page_failed(const struct ferry_pool *pool, uint64_t pfn);
+/* Some page of its sub-section has. */
+bool ferryi_pool_subsection_failed(const struct ferry_pool *pool, uint64_t pfn);
+bool ferryi_pool_any_failed(const struct ferry_pool *pool);
 
 /* Set once, by the control thread, when the pool's server is gone. Any thread, lock-free. */
 void ferryi_pool_set_lost(struct ferry_pool *pool, enum ferryi_lost_reason reason);

@@ -1,6 +1,18 @@
 /*
  * A pool: one lease's extents as sub-sections of a PFN window. Growth leases
  * extents in steps and hot-adds their sub-sections at the window's end.
+ *
+ * Pool structs are type-stable: they stay in a table of the process and are
+ * used again, so that a look-up by PFN may meet a pool that is being detached
+ * (the kernel has RCU for that):
+ *
+ *   ferryi_pool_get_of(pfn)                ferryi_pool_close
+ *   ------------------------------------   --------------------------------------
+ *   pool = sub-section's pool (acquire)
+ *                                          refs = 0
+ *                                          sub-sections invalid; struct used again
+ *   try_get(pool): fails at refs 0
+ *   got it: still that sub-section's pool? else put it and return NULL
  */
 #include "device.h"
 
@@ -19,6 +31,7 @@ struct ferry_pool {
 	unsigned index;
 	const void *owner;
 	void *data;
+	const struct ferry_pool_ops *ops; /* may be NULL */
 	uint64_t pfn_first;
 	uint64_t nr_window; /* sub-sections */
 	size_t map_bytes;
@@ -30,13 +43,25 @@ struct ferry_pool {
 	struct ferryi_mutex lock;
 	uint64_t nr_leased; /* sub-sections populated, from the window's start */
 	uint64_t nr_used;
-	uint64_t next;      /* next-fit position */
-	uint64_t *used_map; /* bit set: in use, or not leased */
+	uint64_t nr_retired; /* free, but with failed pages in them: never taken again */
+	uint64_t next;       /* next-fit position */
+	uint64_t *used_map;  /* bit set: in use, retired, or not leased */
 
-	/* atomic: a reference count; an event that happens once */
+	/* atomic: references and KILLED; an event that happens once; a table, bits are only set (release: pool_set_failed) */
 	_Atomic unsigned refs;
 	_Atomic int lost;
+	_Atomic(_Atomic uint64_t *) failed_map; /* a bit a page of the window; NULL while none has failed */
 };
+
+#define KILLED (1u << 31) /* in refs: no new reference, as percpu_ref_kill() */
+
+/* By index, which is unique in the process. */
+static struct ferry_pool pool_table[FERRYI_MAX_POOLS_ATTACHED];
+
+static size_t failed_map_bytes(const struct ferry_pool *pool)
+{
+	return FERRYI_BITMAP_WORDS(pool->nr_window * FERRYI_PAGES_PER_SUBSECTION) * sizeof(uint64_t);
+}
 
 static int add_extent_locked(struct ferry_pool *pool, const struct ferryi_extent *extent)
 {
@@ -63,11 +88,9 @@ static int add_extent_locked(struct ferry_pool *pool, const struct ferryi_extent
 int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *arena, const struct ferryi_pool_attr *attr,
 		     struct ferry_pool **out)
 {
-	struct ferry_pool *pool = ferryi_arena_alloc(arena, sizeof(*pool));
+	struct ferry_pool *pool = &pool_table[attr->index];
 	int rc = -ENOMEM;
 
-	if (!pool)
-		return rc;
 	ferryi_mutex_init(&pool->grow_lock, FERRYI_RANK_POOL_GROW);
 	ferryi_mutex_init(&pool->lock, FERRYI_RANK_POOL);
 	pool->model = model;
@@ -76,7 +99,10 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	pool->index = attr->index;
 	pool->owner = attr->owner;
 	pool->data = attr->data;
-	atomic_init(&pool->refs, 1);
+	pool->ops = attr->ops;
+	pool->nr_leased = pool->nr_used = pool->nr_retired = pool->next = 0;
+	atomic_store(&pool->lost, 0);
+	atomic_store(&pool->failed_map, NULL);
 	/* The lease may come to hold the whole server pool, so the window is that large: address space only. */
 	pool->nr_window = ferryi_lease_pool_size(attr->lease) >> FERRYI_SUBSECTION_SHIFT;
 	pool->map_bytes = FERRYI_BITMAP_WORDS(pool->nr_window) * sizeof(uint64_t);
@@ -94,6 +120,7 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	ferryi_mutex_unlock(&pool->lock);
 	if (rc)
 		goto err_window;
+	atomic_store(&pool->refs, 1);
 	*out = pool;
 	return 0;
 
@@ -106,7 +133,6 @@ err_map:
 err_pool:
 	ferryi_mutex_fini(&pool->lock);
 	ferryi_mutex_fini(&pool->grow_lock);
-	ferryi_arena_free(arena, pool, sizeof(*pool));
 	return rc;
 }
 
@@ -117,14 +143,15 @@ void ferryi_pool_close(struct ferry_pool **pool_p)
 	if (!pool)
 		return;
 	*pool_p = NULL;
+	atomic_store(&pool->refs, 0);
 	for (uint64_t i = 0; i < pool->nr_leased; i++)
 		ferryi_subsection_depopulate(pool->model, pool->pfn_first + i * FERRYI_PAGES_PER_SUBSECTION);
 	ferryi_pfn_window_free(pool->model, pool->pfn_first, pool->nr_window);
 	ferryi_lease_close(&pool->lease);
 	ferryi_arena_free(pool->arena, pool->used_map, pool->map_bytes);
+	ferryi_arena_free(pool->arena, (void *)atomic_load(&pool->failed_map), failed_map_bytes(pool));
 	ferryi_mutex_fini(&pool->lock);
 	ferryi_mutex_fini(&pool->grow_lock);
-	ferryi_arena_free(pool->arena, pool, sizeof(*pool));
 }
 
 /* Leases until `want` sub-sections are free, or says why not. */
@@ -134,7 +161,7 @@ static int grow(struct ferry_pool *pool, uint64_t want)
 
 	ferryi_mutex_lock(&pool->grow_lock);
 	ferryi_mutex_lock(&pool->lock);
-	uint64_t nr_free = pool->nr_leased - pool->nr_used;
+	uint64_t nr_free = pool->nr_leased - pool->nr_used - pool->nr_retired;
 	uint64_t nr_room = pool->nr_window - pool->nr_leased;
 
 	ferryi_mutex_unlock(&pool->lock);
@@ -162,16 +189,20 @@ out:
 
 int ferryi_pool_reserve(struct ferry_pool *pool, unsigned want)
 {
+	if (ferryi_pool_is_killed(pool))
+		return -ESHUTDOWN;
 	return grow(pool, want);
 }
 
-static bool take_free(struct ferry_pool *pool, unsigned want, uint32_t *subsections)
+/* 1: taken; 0: too few are free; -ESHUTDOWN. */
+static int take_free(struct ferry_pool *pool, unsigned want, uint32_t *subsections)
 {
 	uint32_t first_ssn = (uint32_t)(pool->pfn_first / FERRYI_PAGES_PER_SUBSECTION);
 	unsigned got = 0;
 
 	ferryi_mutex_lock(&pool->lock);
-	bool enough = pool->nr_leased - pool->nr_used >= want;
+	bool killed = ferryi_pool_is_killed(pool);
+	bool enough = !killed && pool->nr_leased - pool->nr_used - pool->nr_retired >= want;
 
 	while (enough && got < want) {
 		size_t start = 0;
@@ -184,25 +215,32 @@ static bool take_free(struct ferry_pool *pool, unsigned want, uint32_t *subsecti
 		pool->next = start + run < pool->nr_leased ? start + run : 0;
 	}
 	ferryi_mutex_unlock(&pool->lock);
-	return enough;
+	return killed ? -ESHUTDOWN : enough;
 }
 
 int ferryi_pool_take(struct ferry_pool *pool, unsigned want, bool may_grow, uint32_t *subsections)
 {
-	while (!take_free(pool, want, subsections)) {
+	int taken;
+
+	while ((taken = take_free(pool, want, subsections)) == 0) {
 		int rc = may_grow ? grow(pool, want) : -ENOMEM;
 
 		if (rc)
 			return rc;
 	}
-	return 0;
+	return taken < 0 ? taken : 0;
 }
 
 void ferryi_pool_give(struct ferry_pool *pool, uint32_t subsection)
 {
+	uint64_t pfn = (uint64_t)subsection * FERRYI_PAGES_PER_SUBSECTION;
+
 	ferryi_mutex_lock(&pool->lock);
-	ferryi_bitmap_clear(pool->used_map, subsection - pool->pfn_first / FERRYI_PAGES_PER_SUBSECTION);
 	pool->nr_used--;
+	if (ferryi_pool_subsection_failed(pool, pfn))
+		pool->nr_retired++;
+	else
+		ferryi_bitmap_clear(pool->used_map, (pfn - pool->pfn_first) / FERRYI_PAGES_PER_SUBSECTION);
 	ferryi_mutex_unlock(&pool->lock);
 }
 
@@ -254,15 +292,36 @@ uint64_t ferryi_pool_room_bytes(struct ferry_pool *pool)
 	return (pool->nr_window << FERRYI_SUBSECTION_SHIFT) - ferryi_pool_used_bytes(pool);
 }
 
+const struct ferry_pool_ops *ferryi_pool_ops(const struct ferry_pool *pool)
+{
+	return pool->ops;
+}
+
+/* ---- references ---- */
+
 bool ferryi_pool_try_get(struct ferry_pool *pool)
 {
 	unsigned refs = atomic_load(&pool->refs);
 
-	while (refs) {
+	while (refs && !(refs & KILLED)) {
 		if (atomic_compare_exchange_weak(&pool->refs, &refs, refs + 1))
 			return true;
 	}
 	return false;
+}
+
+struct ferry_pool *ferryi_pool_get_of(const struct ferryi_memory_model *model, uint64_t pfn)
+{
+	const struct ferryi_subsection *sub = ferryi_subsection_of(model, pfn);
+	struct ferry_pool *pool = sub ? __atomic_load_n(&sub->pool, __ATOMIC_ACQUIRE) : NULL;
+
+	if (!pool || !ferryi_pool_try_get(pool))
+		return NULL;
+	sub = ferryi_subsection_of(model, pfn);
+	if (sub && __atomic_load_n(&sub->pool, __ATOMIC_ACQUIRE) == pool)
+		return pool;
+	ferryi_pool_put_ref(pool); /* detached meanwhile, and its struct used again */
+	return NULL;
 }
 
 void ferryi_pool_put_ref(struct ferry_pool *pool)
@@ -272,7 +331,103 @@ void ferryi_pool_put_ref(struct ferry_pool *pool)
 
 unsigned ferryi_pool_refs(const struct ferry_pool *pool)
 {
-	return atomic_load(&pool->refs);
+	return atomic_load(&pool->refs) & ~KILLED;
+}
+
+void ferryi_pool_kill(struct ferry_pool *pool)
+{
+	ferryi_mutex_lock(&pool->lock); /* nothing is taken from it once this returns */
+	atomic_fetch_or(&pool->refs, KILLED);
+	ferryi_mutex_unlock(&pool->lock);
+}
+
+bool ferryi_pool_is_killed(const struct ferry_pool *pool)
+{
+	return atomic_load_explicit(&pool->refs, memory_order_relaxed) & KILLED;
+}
+
+/* ---- memory failure ---- */
+
+/* The failed-page table, made at the first failure; NULL: no address space for it. */
+static _Atomic uint64_t *failed_map(struct ferry_pool *pool)
+{
+	_Atomic uint64_t *map = atomic_load(&pool->failed_map);
+
+	if (!map) {
+		map = ferryi_arena_alloc(pool->arena, failed_map_bytes(pool));
+		atomic_store_explicit(&pool->failed_map, map, memory_order_release);
+	}
+	return map;
+}
+
+/* Window page at which an extent begins: extents are added at the window's end, in their order. */
+static uint64_t extent_first_page(const struct ferry_pool *pool, unsigned extent_index)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < extent_index; i++)
+		bytes += ferryi_lease_extent(pool->lease, i)->len_bytes;
+	return bytes >> FERRYI_PAGE_SHIFT;
+}
+
+static void retire_if_free_locked(struct ferry_pool *pool, uint64_t nr)
+{
+	ferryi_assert_held(&pool->lock);
+	if (nr < pool->nr_leased && !ferryi_bitmap_test(pool->used_map, nr)) {
+		ferryi_bitmap_set(pool->used_map, nr);
+		pool->nr_retired++;
+	}
+}
+
+void ferryi_pool_set_failed(struct ferry_pool *pool, unsigned extent_index, uint64_t off_bytes, uint64_t len_bytes)
+{
+	if (extent_index >= ferryi_lease_extent_count(pool->lease))
+		return;
+	uint64_t size = ferryi_lease_extent(pool->lease, extent_index)->len_bytes;
+
+	if (!len_bytes || !ferryi_range_ok(off_bytes, len_bytes, size))
+		return;
+	uint64_t base = extent_first_page(pool, extent_index);
+	uint64_t first = base + (off_bytes >> FERRYI_PAGE_SHIFT);
+	uint64_t end = base + ((off_bytes + len_bytes + FERRYI_PAGE_SIZE - 1) >> FERRYI_PAGE_SHIFT);
+
+	ferryi_mutex_lock(&pool->lock);
+	_Atomic uint64_t *map = failed_map(pool);
+
+	for (uint64_t i = first; map && i < end; i++) {
+		atomic_fetch_or_explicit(&map[i / 64], 1ULL << (i % 64), memory_order_release);
+		retire_if_free_locked(pool, i / FERRYI_PAGES_PER_SUBSECTION);
+	}
+	ferryi_mutex_unlock(&pool->lock);
+	ferryi_warn("%s: memory failure of %llu pages of extent %u",
+		    ferryi_session_name(ferryi_lease_session(pool->lease)), (unsigned long long)(end - first), extent_index);
+	if (!map) /* which page has failed cannot be noted: none is to be trusted */
+		ferryi_pool_set_lost(pool, FERRYI_LOST_REVOKED);
+}
+
+bool ferryi_pool_page_failed(const struct ferry_pool *pool, uint64_t pfn)
+{
+	_Atomic uint64_t *map = atomic_load_explicit(&pool->failed_map, memory_order_acquire);
+	uint64_t i = pfn - pool->pfn_first;
+
+	return map && (atomic_load_explicit(&map[i / 64], memory_order_acquire) >> (i % 64) & 1);
+}
+
+bool ferryi_pool_subsection_failed(const struct ferry_pool *pool, uint64_t pfn)
+{
+	_Atomic uint64_t *map = atomic_load_explicit(&pool->failed_map, memory_order_acquire);
+	uint64_t word = (pfn - pool->pfn_first) / FERRYI_PAGES_PER_SUBSECTION * (FERRYI_PAGES_PER_SUBSECTION / 64);
+
+	for (unsigned i = 0; map && i < FERRYI_PAGES_PER_SUBSECTION / 64; i++) {
+		if (atomic_load_explicit(&map[word + i], memory_order_acquire))
+			return true;
+	}
+	return false;
+}
+
+bool ferryi_pool_any_failed(const struct ferry_pool *pool)
+{
+	return atomic_load_explicit(&pool->failed_map, memory_order_relaxed) != NULL;
 }
 
 void ferryi_pool_set_lost(struct ferry_pool *pool, enum ferryi_lost_reason reason)

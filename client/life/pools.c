@@ -159,9 +159,7 @@ struct ferry_pool *ferry_pool_get(struct ferry *ferry, uint64_t pfn, struct ferr
 			return hint;
 		ferryi_pool_put_ref(hint);
 	}
-	const struct ferryi_subsection *sub = ferryi_subsection_of(ferry->model, pfn);
-
-	return sub && ferryi_pool_try_get(sub->pool) ? sub->pool : NULL;
+	return ferryi_pool_get_of(ferry->model, pfn);
 }
 
 void ferry_pool_put(struct ferry_pool *pool)
