@@ -28,9 +28,12 @@
 
 /* 2 MiB of an object. */
 struct ferryi_block {
-	_Atomic uint32_t subsection; /* sub-section number + 1; 0: not bound yet (NORESERVE) */
+	_Atomic uint32_t subsection; /* sub-section number + 1, or FERRYI_BLOCK_LEAVING | that; 0: not bound (bind.c) */
 	_Atomic uint32_t nr_resident; /* RESIDENT pages: lets the clock hand skip the block */
+	_Atomic uint32_t users; /* who writes to its pages' places while they are RESIDENT (flush): bind.c */
 };
+
+#define FERRYI_BLOCK_LEAVING (1u << 31) /* about to be taken off its sub-section: no page of it may leave */
 
 struct ferryi_object {
 	/* immutable */
@@ -112,7 +115,8 @@ static inline struct ferryi_block *ferryi_ref_block(const struct ferryi_page_ref
 static inline uint64_t ferryi_object_pfn(const struct ferryi_object *object, size_t index)
 {
 	uint32_t sub = atomic_load_explicit(&object->blocks[index / FERRYI_PAGES_PER_BLOCK].subsection,
-					    memory_order_acquire);
+					    memory_order_acquire) &
+		       ~FERRYI_BLOCK_LEAVING;
 
 	return sub ? (uint64_t)(sub - 1) * FERRYI_PAGES_PER_SUBSECTION + index % FERRYI_PAGES_PER_BLOCK : 0;
 }

@@ -2,6 +2,24 @@
  * Binding: each 2 MiB block of an object to one sub-section of a pool, at map
  * or adopt time (so that eviction cannot fail for want of pool memory), or at
  * first eviction for NORESERVE ranges.
+ *
+ * A block is taken off its sub-section (its pool is killed, its memory has
+ * failed, or it migrates) only when it has settled: no page of it is away or
+ * under way, so nobody uses its PFNs. Against those who would begin to:
+ *
+ *   evictor (evict.c: pick_area)           ferryi_block_leave_begin, _commit
+ *   ------------------------------------   --------------------------------------
+ *   sub = subsection; LEAVING? not now
+ *   pages: RESIDENT -> ISOLATING           subsection |= LEAVING
+ *   fence (seq_cst)                        fence (seq_cst)
+ *   subsection == sub? go on               pages: one not settled? -EAGAIN, -EBUSY
+ *   else the pages are given back          cas subsection: sub | LEAVING -> 0
+ *
+ * Either the evictor sees LEAVING (or another binding), or the taker sees
+ * ISOLATING. ferryi_block_use_begin (a flush writes a page's place while it is
+ * RESIDENT) does the same with `users` in place of the page word. A fault uses
+ * the PFN of a page that is AWAY or FETCHING only, and no page becomes either
+ * while LEAVING is set and all have been seen settled.
  */
 #include <errno.h>
 
@@ -23,7 +41,7 @@ static int take_somewhere(struct ferryi_pager *pager, unsigned nr, bool may_grow
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
 		struct ferry_pool *pool = atomic_load(&pager->pools[i]);
 
-		if (!pool || ferryi_pool_lost(pool))
+		if (!pool || ferryi_pool_lost(pool) || ferryi_pool_is_killed(pool))
 			continue;
 		rc = ferryi_pool_take(pool, nr, may_grow, subsections);
 		if (!rc)
@@ -67,7 +85,7 @@ void ferryi_bind_reserve_ahead(struct ferryi_pager *pager)
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
 		struct ferry_pool *pool = atomic_load(&pager->pools[i]);
 
-		if (pool && !ferryi_pool_lost(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0)
+		if (pool && !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0)
 			return;
 	}
 }
@@ -99,6 +117,116 @@ void ferryi_unbind_pages(struct ferryi_pager *pager, struct ferryi_object *objec
 		uint32_t sub = atomic_exchange(&object->blocks[b].subsection, 0);
 
 		if (sub)
-			give(pager, sub - 1);
+			give(pager, (sub & ~FERRYI_BLOCK_LEAVING) - 1);
 	}
+}
+
+/* ---- taking a block off its sub-section ---- */
+
+bool ferryi_block_leave_begin(struct ferryi_block *block)
+{
+	uint32_t sub = atomic_load(&block->subsection);
+
+	while (sub && !(sub & FERRYI_BLOCK_LEAVING)) {
+		if (atomic_compare_exchange_weak(&block->subsection, &sub, sub | FERRYI_BLOCK_LEAVING)) {
+			atomic_thread_fence(memory_order_seq_cst); /* partners: ferryi_block_is_still, _use_begin */
+			return true;
+		}
+	}
+	return false;
+}
+
+void ferryi_block_leave_abort(struct ferryi_block *block)
+{
+	uint32_t sub = atomic_load(&block->subsection);
+
+	/* It is 0 when the block's memory was unmapped meanwhile. */
+	while ((sub & FERRYI_BLOCK_LEAVING) &&
+	       !atomic_compare_exchange_weak(&block->subsection, &sub, sub & ~FERRYI_BLOCK_LEAVING))
+		;
+}
+
+/* The copy in the pool goes: the page in RAM is all there is of it. */
+static int settle_page(ferryi_page_word *word)
+{
+	uint64_t old = ferryi_page_load(word);
+
+	do {
+		if (ferryi_page_state(old) == FERRYI_PAGE_AWAY)
+			return -EBUSY;
+		if (ferryi_page_is_transient(old) || (old & FERRYI_PAGE_WRITEBACK))
+			return -EAGAIN;
+		if (!(old & FERRYI_PAGE_COPIED))
+			return 0;
+	} while (!ferryi_page_cas(word, &old, (old & ~FERRYI_PAGE_COPIED) | FERRYI_PAGE_DIRTY));
+	return 0;
+}
+
+int ferryi_block_leave_commit(struct ferryi_pager *pager, struct ferryi_object *object, size_t nr)
+{
+	struct ferryi_block *block = &object->blocks[nr];
+	uint32_t sub = atomic_load(&block->subsection);
+	size_t first = nr * FERRYI_PAGES_PER_BLOCK;
+	size_t end = ferryi_min_u64(first + FERRYI_PAGES_PER_BLOCK, object->nr_pages);
+	int rc = 0;
+
+	if (atomic_load(&block->users))
+		return -EAGAIN;
+	for (size_t i = first; i < end && rc != -EBUSY; i++) {
+		int one = settle_page(&object->words[i]);
+
+		rc = one ? one : rc;
+	}
+	if (rc || !(sub & FERRYI_BLOCK_LEAVING))
+		return rc;
+	if (atomic_compare_exchange_strong(&block->subsection, &sub, 0))
+		give(pager, (sub & ~FERRYI_BLOCK_LEAVING) - 1);
+	return 0;
+}
+
+int ferryi_unbind_block(struct ferryi_pager *pager, struct ferryi_object *object, size_t nr)
+{
+	struct ferryi_block *block = &object->blocks[nr];
+
+	if (!ferryi_block_leave_begin(block))
+		return atomic_load(&block->subsection) ? -EAGAIN : 0;
+	int rc = ferryi_block_leave_commit(pager, object, nr);
+
+	if (rc)
+		ferryi_block_leave_abort(block);
+	return rc;
+}
+
+int ferryi_bind_block_to(struct ferryi_pager *pager, struct ferryi_block *block, struct ferry_pool *pool, bool may_grow)
+{
+	uint32_t subsection, none = 0;
+	int rc = ferryi_pool_take(pool, 1, may_grow, &subsection);
+
+	if (rc)
+		return rc;
+	if (atomic_compare_exchange_strong(&block->subsection, &none, subsection + 1))
+		return 0;
+	give(pager, subsection);
+	return -EAGAIN;
+}
+
+bool ferryi_block_is_still(const struct ferryi_block *block, uint32_t subsection)
+{
+	atomic_thread_fence(memory_order_seq_cst); /* partner: ferryi_block_leave_begin */
+	return atomic_load_explicit(&block->subsection, memory_order_relaxed) == subsection;
+}
+
+bool ferryi_block_use_begin(struct ferryi_block *block)
+{
+	atomic_fetch_add(&block->users, 1);
+	atomic_thread_fence(memory_order_seq_cst); /* partner: ferryi_block_leave_begin */
+	if (!(atomic_load(&block->subsection) & FERRYI_BLOCK_LEAVING))
+		return true;
+	ferryi_block_use_end(block);
+	return false;
+}
+
+void ferryi_block_use_end(struct ferryi_block *block)
+{
+	atomic_fetch_sub(&block->users, 1);
 }

@@ -44,28 +44,68 @@ static void resident_sub(struct ferryi_object *object, size_t index)
 
 /* ---- picking ---- */
 
-/* Can pages of this block leave at all now? Binds it when it has to and memory is at hand. */
-static bool block_can_leave(struct ferryi_evictor *ev, struct ferryi_object *object, size_t index)
+/* The page stays where it is (pinned, shared, not writable): give it back, with a second chance. */
+static void keep_page(struct ferryi_evict_page *page)
+{
+	uint64_t back = page->flags | FERRYI_PAGE_REFERENCED, old = ferryi_page_load(word_of(page));
+
+	atomic_fetch_add_explicit(&page->object->blocks[page->index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1,
+				  memory_order_relaxed);
+	do {
+		if (old & FERRYI_PAGE_DROPPED)
+			back = ferryi_page_zapping(back, ferryi_now_ns());
+	} while (!ferryi_page_cas(word_of(page), &old, back));
+}
+
+/* Is the block's memory no place for its pages any more? Then it is taken off it, to be bound elsewhere. */
+static bool leaves_its_place(const struct ferry_pool *pool, uint64_t pfn)
+{
+	return ferryi_pool_is_killed(pool) || (ferryi_pool_any_failed(pool) && ferryi_pool_subsection_failed(pool, pfn));
+}
+
+/*
+ * Can pages of this block leave at all now? Binds it when it has to and memory
+ * is at hand. *bound: its binding, for ferryi_block_is_still.
+ */
+static bool block_can_leave(struct ferryi_evictor *ev, struct ferryi_object *object, size_t index, uint32_t *bound)
 {
 	struct ferryi_block *block = &object->blocks[index / FERRYI_PAGES_PER_BLOCK];
-	struct ferryi_remote remote;
-	uint64_t off;
+	uint64_t pfn = ferryi_object_pfn(object, index);
+	const struct ferryi_subsection *sub = pfn ? ferryi_subsection_of(ev->pager->model, pfn) : NULL;
 
-	if (!atomic_load_explicit(&block->subsection, memory_order_relaxed)) {
+	/* While pages of the block are there, the others may join them: there is nowhere else for them. */
+	if (sub && leaves_its_place(sub->pool, pfn))
+		ferryi_unbind_block(ev->pager, object, index / FERRYI_PAGES_PER_BLOCK);
+	*bound = atomic_load_explicit(&block->subsection, memory_order_acquire);
+	if (!*bound) {
 		int rc = ferryi_bind_block_now(ev->pager, block);
 
 		if (rc) {
+			atomic_store(&ev->pager->binds_late, true); /* the keeper leases more */
 			ev->error = rc;
 			return false;
 		}
+		*bound = atomic_load_explicit(&block->subsection, memory_order_acquire);
 	}
-	struct ferry_pool *pool = ferryi_locate(ev->pager, ferryi_object_pfn(object, index), &remote, &off);
-
-	if (!pool || ferryi_pool_lost(pool) || !ferryi_lines_channel(&ev->lines, ferryi_pool_index(pool))) {
+	if (!*bound || (*bound & FERRYI_BLOCK_LEAVING)) {
+		ev->error = -EAGAIN;
+		return false;
+	}
+	sub = ferryi_subsection_of(ev->pager->model, (uint64_t)(*bound - 1) * FERRYI_PAGES_PER_SUBSECTION);
+	if (!sub || ferryi_pool_lost(sub->pool) || !ferryi_lines_channel(&ev->lines, ferryi_pool_index(sub->pool))) {
 		ev->error = -ENOTCONN;
 		return false;
 	}
 	return true;
+}
+
+/* The page's place in the pool has failed (while others of its block are there, so that it could not be left). */
+static bool place_failed(struct ferryi_evictor *ev, const struct ferryi_object *object, size_t index)
+{
+	uint64_t pfn = ferryi_object_pfn(object, index);
+	const struct ferryi_subsection *sub = ferryi_subsection_of(ev->pager->model, pfn);
+
+	return sub && ferryi_pool_any_failed(sub->pool) && ferryi_pool_page_failed(sub->pool, pfn);
 }
 
 /* Takes the page if it is resident, unpinned and (clock) not referenced since the hand passed last. */
@@ -101,14 +141,23 @@ static uintptr_t pick_area(struct ferryi_evictor *ev, struct ferryi_evict_batch 
 
 		if (stop > end)
 			stop = end;
+		unsigned before = batch->nr_pages;
+		uint32_t bound;
+
 		if (!atomic_load_explicit(&block->nr_resident, memory_order_relaxed) ||
-		    !block_can_leave(ev, area->object, index)) {
+		    !block_can_leave(ev, area->object, index, &bound)) {
 			va = stop;
 			continue;
 		}
 		(*blocks_left)--;
-		for (; va < stop && batch->nr_pages < FERRYI_EVICT_BATCH; va += FERRYI_PAGE_SIZE, index++)
-			isolate(batch, area->object, index, va, clock);
+		for (; va < stop && batch->nr_pages < FERRYI_EVICT_BATCH; va += FERRYI_PAGE_SIZE, index++) {
+			if (!place_failed(ev, area->object, index))
+				isolate(batch, area->object, index, va, clock);
+		}
+		if (batch->nr_pages > before && !ferryi_block_is_still(block, bound)) {
+			while (batch->nr_pages > before) /* it is being taken off its sub-section: not now */
+				keep_page(&batch->page[--batch->nr_pages]);
+		}
 	}
 	return va;
 }
@@ -157,19 +206,6 @@ static void pick_range_locked(struct ferryi_evictor *ev, struct ferryi_evict_bat
 }
 
 /* ---- moving ---- */
-
-/* The page stays where it is (pinned, shared, not writable): give it back, with a second chance. */
-static void keep_page(struct ferryi_evict_page *page)
-{
-	uint64_t back = page->flags | FERRYI_PAGE_REFERENCED, old = ferryi_page_load(word_of(page));
-
-	atomic_fetch_add_explicit(&page->object->blocks[page->index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1,
-				  memory_order_relaxed);
-	do {
-		if (old & FERRYI_PAGE_DROPPED)
-			back = ferryi_page_zapping(back, ferryi_now_ns());
-	} while (!ferryi_page_cas(word_of(page), &old, back));
-}
 
 static void forget_page(struct ferryi_evictor *ev, struct ferryi_evict_page *page)
 {

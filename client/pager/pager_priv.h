@@ -154,6 +154,26 @@ int ferryi_bind_block_now(struct ferryi_pager *pager, struct ferryi_block *block
 /* Gives back the blocks that lie wholly in [first, first + n), or all (whole). ASSUMPTION: pages settled. */
 void ferryi_unbind_pages(struct ferryi_pager *pager, struct ferryi_object *object, size_t first, size_t n, bool whole);
 
+/*
+ * Taking block `nr` of an object off its sub-section (race diagram: bind.c). Any thread, does not block; fault path.
+ * ASSUMPTION: the object cannot go: the area table's read lock is held, or an area of it is the caller's.
+ * begin: from now on no page of the block leaves RAM; false: it is not bound, or somebody else has begun.
+ * commit: 0 (unbound; the sub-section is its pool's again, pages in RAM have no copy any more); -EBUSY: a page is
+ * away, bring it home; -EAGAIN: a page is under way or being flushed, look again. After an error commit again, or abort.
+ */
+bool ferryi_block_leave_begin(struct ferryi_block *block);
+int ferryi_block_leave_commit(struct ferryi_pager *pager, struct ferryi_object *object, size_t nr);
+void ferryi_block_leave_abort(struct ferryi_block *block);
+/* All three for a block that has settled already: 0 (also when it was not bound), -EBUSY, -EAGAIN. */
+int ferryi_unbind_block(struct ferryi_pager *pager, struct ferryi_object *object, size_t nr);
+/* Binds an unbound block to this pool. -EAGAIN: somebody has bound it meanwhile; else as ferryi_pool_take. */
+int ferryi_bind_block_to(struct ferryi_pager *pager, struct ferryi_block *block, struct ferry_pool *pool, bool may_grow);
+/* After isolating pages of the block: it is bound as it was before (`subsection`, without LEAVING). */
+bool ferryi_block_is_still(const struct ferryi_block *block, uint32_t subsection);
+/* Who writes to the place of a RESIDENT page (a flush) does so between these; false: not now, it is leaving. */
+bool ferryi_block_use_begin(struct ferryi_block *block);
+void ferryi_block_use_end(struct ferryi_block *block);
+
 /* Pool by the PFN of a page, with its remote place; NULL when it is not valid. Fault path. */
 static inline struct ferry_pool *ferryi_locate(struct ferryi_pager *pager, uint64_t pfn, struct ferryi_remote *remote,
 					       uint64_t *off)

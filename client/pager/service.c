@@ -323,9 +323,14 @@ static int flush_page(struct ferryi_pager *pager, uintptr_t va)
 
 	if (ferryi_service_pin_resident(pager, va))
 		return -EAGAIN;
-	if (ferryi_service_look(pager, va, &ref, &word) && (word & FERRYI_PAGE_WRITEBACK)) {
+	bool found = ferryi_service_look(pager, va, &ref, &word);
+
+	if (found && (word & FERRYI_PAGE_WRITEBACK)) {
 		rc = -EAGAIN; /* its old content is being written: wait for that end */
-	} else if (ferryi_service_look(pager, va, &ref, &word)) {
+	} else if (found && !ferryi_block_use_begin(ferryi_ref_block(&ref))) {
+		rc = -EAGAIN; /* its block is changing its place */
+	} else if (found) {
+		word = ferryi_page_load(ferryi_ref_word(&ref)); /* a block that left just before took COPIED along */
 		copy_live(bounce, va);
 		uint64_t hash = XXH3_64bits(bounce, FERRYI_PAGE_SIZE);
 		struct ferry_page *desc = ferryi_pfn_to_page(pager->model, ferryi_object_pfn(ref.object, ref.index));
@@ -338,6 +343,7 @@ static int flush_page(struct ferryi_pager *pager, uintptr_t va)
 				ferryi_count(&pager->counters.c_bytes_out, FERRYI_PAGE_SIZE);
 			}
 		}
+		ferryi_block_use_end(ferryi_ref_block(&ref));
 	}
 	ferryi_service_unpin(pager, va);
 	return rc;
