@@ -283,6 +283,35 @@ int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, s
 /* -EBUSY while pages of the process live in it, or references are held. The struct is gone on success. */
 int ferry_pool_detach(struct ferry_pool *pool);
 
+/* ---- a pool's end: percpu_ref_kill, memunmap_pages ---- */
+
+/*
+ * From now on no memory of the process is given a place in the pool, and
+ * ferry_pool_get fails for it (NULL). A block of 2 MiB with pages in it stays,
+ * until it has been called home or has come home by itself. For good; killing
+ * twice is 0. -EINVAL. Does not block.
+ */
+int ferry_pool_kill(struct ferry_pool *pool);
+/*
+ * Every page of the process leaves the pool, block by block: to RAM and from
+ * there, as the budget demands, to the other pools. Not beside
+ * ferry_pool_detach of the same pool. -EINVAL: not killed. -ENOMEM: the budget
+ * and the other pools cannot hold them (what has left stays out); -EIO: a page
+ * is lost (the others have left); -ETIMEDOUT: a page did not come to rest.
+ */
+int ferry_pool_evict(struct ferry_pool *pool);
+/*
+ * Waits until nothing of the process lives in a killed pool and no reference
+ * but the attacher's is held: ferry_pool_detach succeeds then.
+ * -EINVAL (not killed, timeout_ms below 0), -ETIMEDOUT.
+ */
+int ferry_pool_drain(struct ferry_pool *pool, int timeout_ms);
+/*
+ * What is still in a killed pool is given up: touching it raises SIGBUS
+ * (reason FERRY_FAULT_REVOKED), never waits. Number of pages poisoned, or -EINVAL.
+ */
+long ferry_pool_poison(struct ferry_pool *pool);
+
 /*
  * get_dev_pagemap(): the pool that pfn belongs to, with a reference, or NULL.
  * A hint that covers pfn is returned as it is; one that does not is put.
@@ -307,6 +336,28 @@ struct ferry_pool *ferry_pool_at(struct ferry *ferry, unsigned index);
 struct ferry_page *ferry_pfn_to_page(struct ferry *ferry, uint64_t pfn);
 uint64_t ferry_page_to_pfn(struct ferry *ferry, const struct ferry_page *page);
 bool ferry_pfn_valid(struct ferry *ferry, uint64_t pfn);
+
+/* One number a device page, the driver's own; 0 until set. The page is valid. Do not block. */
+void ferry_page_set_drvdata(struct ferry_page *page, uint64_t data);
+uint64_t ferry_page_get_drvdata(const struct ferry_page *page);
+/*
+ * The server that holds the page, as page_to_nid(): "host:port" to name, cut to
+ * name_len bytes with its '\0'. -EINVAL (not ferry_pfn_valid, no name), name
+ * untouched then. Does not block.
+ */
+int ferry_pfn_to_server(struct ferry *ferry, uint64_t pfn, char *name, size_t name_len);
+
+/*
+ * hmm_device: a fake device that groups pools and mirrors into one owner: give
+ * the pointer as their `owner`. The caller's reference; put it after the last
+ * pool and mirror that name it. name: 1 to 63 characters, copied.
+ * NULL and ferry_last_error: a bad name, or FERRY_MAX_DEVICES are there.
+ */
+#define FERRY_MAX_DEVICES 64u
+struct ferry_device;
+struct ferry_device *ferry_device_new(struct ferry *ferry, const char *name);
+/* NULL is allowed. */
+void ferry_device_put(struct ferry_device *device);
 
 /* ---- mirrors: struct hmm_mirror, mmu_notifier ---- */
 

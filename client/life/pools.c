@@ -150,6 +150,70 @@ int ferry_pool_detach(struct ferry_pool *pool)
 	return rc;
 }
 
+/* ---- a pool's end ---- */
+
+static int check_killed(const struct ferry_pool *pool, const char *call)
+{
+	if (!pool || !ferryi_the_ferry())
+		return ferryi_control_fail(-EINVAL, "%s: no such pool", call);
+	if (!ferryi_pool_is_killed(pool))
+		return ferryi_control_fail(-EINVAL, "%s: kill the pool first (ferry_pool_kill)", call);
+	return 0;
+}
+
+int ferry_pool_kill(struct ferry_pool *pool)
+{
+	if (!pool || !ferryi_the_ferry())
+		return ferryi_control_fail(-EINVAL, "pool_kill: no such pool");
+	ferryi_pool_kill(pool);
+	return 0;
+}
+
+int ferry_pool_evict(struct ferry_pool *pool)
+{
+	int rc = check_killed(pool, "pool_evict");
+
+	if (rc)
+		return rc;
+	rc = ferryi_pager_evict_pool(ferryi_the_ferry()->pager, pool);
+	switch (rc) {
+	case 0:
+		return 0;
+	case -ENOMEM:
+		return ferryi_control_fail(rc, "pool_evict: neither the budget nor the other pools can hold its pages; raise "
+					       "the budget or attach another pool");
+	case -EIO:
+		return ferryi_control_fail(rc, "pool_evict: pages of the pool are lost (ferry_pool_poison gives them up)");
+	default:
+		return ferryi_control_fail(rc, "pool_evict: a page did not come to rest in time");
+	}
+}
+
+int ferry_pool_drain(struct ferry_pool *pool, int timeout_ms)
+{
+	int rc = check_killed(pool, "pool_drain");
+
+	if (rc)
+		return rc;
+	if (timeout_ms < 0)
+		return ferryi_control_fail(-EINVAL, "pool_drain: a timeout of %d ms", timeout_ms);
+	rc = ferryi_pager_drain_pool(ferryi_the_ferry()->pager, pool, timeout_ms);
+	if (rc)
+		ferryi_control_fail(rc, "pool_drain: %llu KiB are in use and %u references held after %d ms",
+				    (unsigned long long)ferryi_pool_used_bytes(pool) >> 10, ferryi_pool_refs(pool) - 1,
+				    timeout_ms);
+	return rc;
+}
+
+long ferry_pool_poison(struct ferry_pool *pool)
+{
+	int rc = check_killed(pool, "pool_poison");
+
+	return rc ? rc : ferryi_pager_poison_pool(ferryi_the_ferry()->pager, pool);
+}
+
+/* ---- look-up ---- */
+
 struct ferry_pool *ferry_pool_get(struct ferry *ferry, uint64_t pfn, struct ferry_pool *hint)
 {
 	if (ferryi_ferry_check(ferry, "pool_get"))
@@ -218,4 +282,65 @@ uint64_t ferry_page_to_pfn(struct ferry *ferry, const struct ferry_page *page)
 bool ferry_pfn_valid(struct ferry *ferry, uint64_t pfn)
 {
 	return ferry_pfn_to_page(ferry, pfn) != NULL;
+}
+
+void ferry_page_set_drvdata(struct ferry_page *page, uint64_t data)
+{
+	page->drvdata = data;
+}
+
+uint64_t ferry_page_get_drvdata(const struct ferry_page *page)
+{
+	return page->drvdata;
+}
+
+int ferry_pfn_to_server(struct ferry *ferry, uint64_t pfn, char *name, size_t name_len)
+{
+	int rc = ferryi_ferry_check(ferry, "pfn_to_server");
+
+	if (rc)
+		return rc;
+	const struct ferryi_subsection *sub = ferryi_subsection_of(ferry->model, pfn);
+
+	if (!sub || !name || !name_len)
+		return ferryi_control_fail(-EINVAL, "pfn_to_server: %#llx is not a page of a pool, or no room for the name",
+					   (unsigned long long)pfn);
+	snprintf(name, name_len, "%s", ferryi_session_name(ferryi_lease_session(ferryi_pool_lease(sub->pool))));
+	return 0;
+}
+
+/* ---- owners ---- */
+
+struct ferry_device {
+	_Atomic unsigned refs; /* atomic: 0 is free */
+	char name[64];
+};
+
+/* An owner is its address, so that devices need no memory of the process's struct ferry. */
+static struct ferry_device devices[FERRY_MAX_DEVICES];
+
+struct ferry_device *ferry_device_new(struct ferry *ferry, const char *name)
+{
+	if (ferryi_ferry_check(ferry, "device_new"))
+		return NULL;
+	if (!name || !*name || strlen(name) >= sizeof(devices[0].name)) {
+		ferryi_control_fail(-EINVAL, "device_new: a name has 1 to %zu characters", sizeof(devices[0].name) - 1);
+		return NULL;
+	}
+	for (unsigned i = 0; i < FERRY_MAX_DEVICES; i++) {
+		unsigned none = 0;
+
+		if (atomic_compare_exchange_strong(&devices[i].refs, &none, 1)) {
+			strcpy(devices[i].name, name);
+			return &devices[i];
+		}
+	}
+	ferryi_control_fail(-ENOMEM, "device_new: %u devices are there already", FERRY_MAX_DEVICES);
+	return NULL;
+}
+
+void ferry_device_put(struct ferry_device *device)
+{
+	if (device)
+		atomic_fetch_sub(&device->refs, 1);
 }

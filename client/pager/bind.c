@@ -177,10 +177,11 @@ int ferryi_block_leave_commit(struct ferryi_pager *pager, struct ferryi_object *
 
 		rc = one ? one : rc;
 	}
-	if (rc || !(sub & FERRYI_BLOCK_LEAVING))
+	if (rc || !sub)
 		return rc;
-	if (atomic_compare_exchange_strong(&block->subsection, &sub, 0))
-		give(pager, (sub & ~FERRYI_BLOCK_LEAVING) - 1);
+	if (!(sub & FERRYI_BLOCK_LEAVING) || !atomic_compare_exchange_strong(&block->subsection, &sub, 0))
+		return -EAGAIN; /* somebody has aborted it */
+	give(pager, (sub & ~FERRYI_BLOCK_LEAVING) - 1);
 	return 0;
 }
 
@@ -195,6 +196,16 @@ int ferryi_unbind_block(struct ferryi_pager *pager, struct ferryi_object *object
 	if (rc)
 		ferryi_block_leave_abort(block);
 	return rc;
+}
+
+int ferryi_bind_take(struct ferryi_pager *pager, uint32_t *subsection)
+{
+	return take_somewhere(pager, 1, true, subsection);
+}
+
+void ferryi_bind_give(struct ferryi_pager *pager, uint32_t subsection)
+{
+	give(pager, subsection);
 }
 
 int ferryi_bind_block_to(struct ferryi_pager *pager, struct ferryi_block *block, struct ferry_pool *pool, bool may_grow)

@@ -73,15 +73,19 @@ static bool block_can_leave(struct ferryi_evictor *ev, struct ferryi_object *obj
 	uint64_t pfn = ferryi_object_pfn(object, index);
 	const struct ferryi_subsection *sub = pfn ? ferryi_subsection_of(ev->pager->model, pfn) : NULL;
 
-	/* While pages of the block are there, the others may join them: there is nowhere else for them. */
-	if (sub && leaves_its_place(sub->pool, pfn))
-		ferryi_unbind_block(ev->pager, object, index / FERRYI_PAGES_PER_BLOCK);
+	/* While pages of the block are there (-EBUSY), the others may join them: there is nowhere else for them. */
+	if (sub && leaves_its_place(sub->pool, pfn) &&
+	    ferryi_unbind_block(ev->pager, object, index / FERRYI_PAGES_PER_BLOCK) == -EAGAIN) {
+		ev->error = -EAGAIN;
+		return false;
+	}
 	*bound = atomic_load_explicit(&block->subsection, memory_order_acquire);
 	if (!*bound) {
 		int rc = ferryi_bind_block_now(ev->pager, block);
 
 		if (rc) {
-			atomic_store(&ev->pager->binds_late, true); /* the keeper leases more */
+			if (rc == -ENOMEM && !atomic_exchange(&ev->pager->binds_late, true))
+				ferryi_keeper_kick(ev->pager->keeper); /* it leases more */
 			ev->error = rc;
 			return false;
 		}

@@ -66,6 +66,7 @@ static unsigned reason_of(const struct ferryi_fault *fault, const struct ferry_p
 	case -ENOMEM:
 		return FERRY_FAULT_NO_MEMORY;
 	case -EACCES:
+	case -EHWPOISON:
 	case -ERANGE:
 	case -EIO:
 		return FERRY_FAULT_IO;
@@ -395,7 +396,9 @@ static enum outcome expire(struct ferryi_fetcher *f, struct ferryi_fault *fault)
 	ferryi_fetch_lock(f);
 	if (!ferryi_areas_find_locked(&f->pager->areas, fault->va, &ref))
 		outcome = DONE;
-	else if (fault->forced)
+	else if (fault->give_up && ferryi_page_state(ferryi_page_load(ferryi_ref_word(&ref))) != FERRYI_PAGE_AWAY)
+		outcome = DONE; /* somebody has it, and ends this too */
+	else if (fault->forced && !fault->give_up)
 		outcome = DONE; /* the caller looks at the page's state and reports */
 	else
 		outcome = poison(f, fault, &ref,
@@ -408,7 +411,7 @@ void ferryi_fetch_fault(struct ferryi_fetcher *f, const struct ferryi_fault *fau
 {
 	struct ferryi_fault mine = *fault;
 
-	if (try_fault(f, &mine) == WAIT)
+	if ((mine.give_up ? expire(f, &mine) : try_fault(f, &mine)) == WAIT)
 		ferryi_fault_wait(f, &mine);
 }
 
@@ -420,9 +423,9 @@ unsigned ferryi_fault_retry(struct ferryi_fetcher *f)
 	f->nr_waiting = 0;
 	for (unsigned i = 0; i < n; i++) {
 		struct ferryi_fault *fault = &f->waiting[i];
-		enum outcome outcome = try_fault(f, fault);
+		enum outcome outcome = fault->give_up ? expire(f, fault) : try_fault(f, fault);
 
-		if (outcome == WAIT && now >= fault->deadline_ns)
+		if (outcome == WAIT && !fault->give_up && now >= fault->deadline_ns)
 			outcome = expire(f, fault);
 		if (outcome == WAIT) {
 			f->waiting[f->nr_waiting++] = *fault;

@@ -44,6 +44,7 @@ struct ferryi_fault {
 	bool forced;         /* ours: bring it in, no thread is waiting on it */
 	uint64_t start_ns;
 	uint64_t deadline_ns;
+	bool give_up;        /* an away page is poisoned, its data is not to be had: last_error says why */
 	int last_error;      /* why it had to wait last: negative errno */
 };
 

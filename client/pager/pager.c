@@ -181,6 +181,7 @@ static void destroy(struct ferryi_pager *pager)
 	if (pager->pagemap_fd >= 0)
 		close(pager->pagemap_fd);
 	ferryi_areas_fini(&pager->areas);
+	ferryi_mutex_fini(&pager->leave_lock);
 	ferryi_mutex_fini(&pager->service_lock);
 	ferryi_mutex_fini(&pager->events_lock);
 	ferryi_mutex_fini(&pager->zombies_lock);
@@ -196,6 +197,7 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->arena = attr->arena;
 	pager->model = attr->model;
 	pager->uffd = pager->pagemap_fd = pager->fork_guard_fd = -1;
+	ferryi_mutex_init(&pager->leave_lock, FERRYI_RANK_LEAVE);
 	ferryi_mutex_init(&pager->service_lock, FERRYI_RANK_SERVICE);
 	ferryi_mutex_init(&pager->events_lock, FERRYI_RANK_EVENTS);
 	ferryi_mutex_init(&pager->zombies_lock, FERRYI_RANK_LEAF);

@@ -46,6 +46,15 @@ int ferryi_pager_remove_pool(struct ferryi_pager *pager, struct ferry_pool *pool
 /* A pool's server is gone (ferryi_pool_set_lost was called): faults that wait for it end now. Any thread. */
 void ferryi_pager_pool_lost(struct ferryi_pager *pager);
 
+/*
+ * The pool's end (leave.c), as ferry_pool_evict, _drain and _poison.
+ * ASSUMPTION: the pool is killed, and is not detached meanwhile.
+ * evict: 0, -ENOMEM, -EIO, -ETIMEDOUT (a page did not settle). drain: 0, -ETIMEDOUT. poison: how many pages.
+ */
+int ferryi_pager_evict_pool(struct ferryi_pager *pager, struct ferry_pool *pool);
+int ferryi_pager_drain_pool(struct ferryi_pager *pager, struct ferry_pool *pool, int timeout_ms);
+long ferryi_pager_poison_pool(struct ferryi_pager *pager, struct ferry_pool *pool);
+
 /* As the public calls of the same names; ranges are validated by the caller to be page aligned and not empty. */
 int ferryi_pager_map(struct ferryi_pager *pager, void *hint, size_t len, int prot, unsigned flags, void **out);
 int ferryi_pager_unmap(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);

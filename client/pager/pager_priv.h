@@ -75,6 +75,8 @@ struct ferryi_pager {
 	_Atomic(struct ferry_pool *) pools[FERRYI_MAX_POOLS_ATTACHED]; /* NULL holes; changed under the ferry lock */
 	_Atomic bool binds_late; /* some object is NORESERVE: its blocks are bound at first eviction */
 
+	struct ferryi_mutex leave_lock; /* one evict, drain or poison of a pool at a time (leave.c) */
+
 	/* protected by service_lock: the service fetcher and evictor */
 	struct ferryi_mutex service_lock;
 	struct ferryi_fetcher *service_fetcher;
@@ -166,6 +168,9 @@ int ferryi_block_leave_commit(struct ferryi_pager *pager, struct ferryi_object *
 void ferryi_block_leave_abort(struct ferryi_block *block);
 /* All three for a block that has settled already: 0 (also when it was not bound), -EBUSY, -EAGAIN. */
 int ferryi_unbind_block(struct ferryi_pager *pager, struct ferryi_object *object, size_t nr);
+/* A sub-section of some pool that is well, for a block to come; blocks on the server. Errors as ferryi_bind_pages. */
+int ferryi_bind_take(struct ferryi_pager *pager, uint32_t *subsection);
+void ferryi_bind_give(struct ferryi_pager *pager, uint32_t subsection);
 /* Binds an unbound block to this pool. -EAGAIN: somebody has bound it meanwhile; else as ferryi_pool_take. */
 int ferryi_bind_block_to(struct ferryi_pager *pager, struct ferryi_block *block, struct ferry_pool *pool, bool may_grow);
 /* After isolating pages of the block: it is bound as it was before (`subsection`, without LEAVING). */

@@ -1,0 +1,375 @@
+/*
+ * A pool's references and its end: get, put, kill, evict, drain, poison,
+ * detach. argv[1]: the fabric row. The pool of ferry_open ("big") is the one
+ * that ends; "test", of 64 MiB, is the one that its pages go to.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "clock.h"
+#include "pager_kit.h"
+
+#define PAGES	(32 * FERRYT_MIB / FERRYT_PAGE)
+#define THREADS 4u
+
+/* The pool of ferry_open, without a reference. */
+static struct ferry_pool *first_pool(struct ferry *ferry)
+{
+	struct ferry_pool *pool = ferry_pool_at(ferry, 0);
+
+	CHECK(pool);
+	ferry_pool_put(pool);
+	return pool;
+}
+
+static struct ferry_pool *attach_test(struct ferry *ferry)
+{
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .pool = "test" };
+	struct ferry_pool *pool = NULL;
+
+	CHECK_INT(ferry_pool_attach(ferry, &attr, &pool), 0);
+	return pool;
+}
+
+static struct ferry_pool_info info_of(struct ferry_pool *pool)
+{
+	struct ferry_pool_info info = { .size = sizeof(info) };
+
+	CHECK_INT(ferry_pool_info(pool, &info), 0);
+	return info;
+}
+
+/* ---- references ---- */
+
+static void references_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = first_pool(ferry), *b = attach_test(ferry);
+	uint8_t *p = ferryt_mmap(ferry, PAGES * FERRYT_PAGE);
+	struct ferry_pool_attr more = { .size = sizeof(more), .type = FERRY_MEM_PRIVATE, .pool = "test",
+					.len_bytes = FERRY_SUBSECTION };
+	uint64_t pfn_a = info_of(a).pfn_first, pfn_b;
+	struct ferry_pool *c;
+
+	ferryt_fill_away(ferry, p, 16, 1);
+	CHECK_INT(ferry_pool_detach(b), 0);
+	CHECK_INT(ferry_pool_attach(ferry, &more, &b), 0);
+	pfn_b = info_of(b).pfn_first;
+	/* No hint: looked up, one reference more. */
+	c = ferry_pool_get(ferry, pfn_b, NULL);
+	CHECK(c == b);
+	CHECK_FAILS(ferry_pool_detach(b), -EBUSY, "1 references");
+	/* A hint that covers the PFN is returned as it is: no reference more. */
+	CHECK(ferry_pool_get(ferry, pfn_b + 5, c) == b);
+	CHECK_FAILS(ferry_pool_detach(b), -EBUSY, "1 references");
+	/* One that does not is put, and the other looked up. */
+	c = ferry_pool_get(ferry, pfn_a, b);
+	CHECK(c == a);
+	/* ... also when there is none. */
+	CHECK(ferry_pool_get(ferry, 1, a) == NULL);
+	/* Dying: no new reference, but a hint is one that is held already. */
+	c = ferry_pool_get(ferry, pfn_b, NULL);
+	CHECK_INT(ferry_pool_kill(b), 0);
+	CHECK_INT(ferry_pool_kill(b), 0);
+	CHECK(ferry_pool_get(ferry, pfn_b, NULL) == NULL);
+	CHECK(ferry_pool_get(ferry, pfn_b, c) == b);
+	CHECK_FAILS(ferry_pool_detach(b), -EBUSY, "1 references");
+	CHECK_FAILS(ferry_pool_drain(b, 30), -ETIMEDOUT, "1 references");
+	ferry_pool_put(c);
+	CHECK_INT(ferry_pool_drain(b, 0), 0);
+	CHECK_INT(ferry_pool_detach(b), 0);
+	CHECK(ferry_pool_get(ferry, pfn_b, NULL) == NULL);
+	CHECK(!ferry_pfn_valid(ferry, pfn_b));
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void get_dev_pagemap__hint_kill_put__references_are_exact(void **state)
+{
+	(void)state;
+	RUN(references_body);
+}
+
+static void arguments_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = first_pool(ferry);
+
+	CHECK_FAILS(ferry_pool_kill(NULL), -EINVAL, "pool");
+	CHECK_FAILS(ferry_pool_evict(NULL), -EINVAL, "pool");
+	CHECK_FAILS(ferry_pool_evict(a), -EINVAL, "kill");
+	CHECK_FAILS(ferry_pool_drain(a, 1), -EINVAL, "kill");
+	CHECK_FAILS(ferry_pool_poison(a), -EINVAL, "kill");
+	CHECK_INT(ferry_pool_kill(a), 0);
+	CHECK_FAILS(ferry_pool_drain(a, -1), -EINVAL, "-1");
+	CHECK(ferry_mmap(ferry, NULL, FERRYT_PAGE, 3, 0) == (void *)-1 && errno == ENOMEM);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void pool_end__not_killed_or_bad__einval(void **state)
+{
+	(void)state;
+	RUN(arguments_body);
+}
+
+/* ---- descriptors, owners ---- */
+
+static void descriptors_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = first_pool(ferry);
+	uint8_t *p = ferryt_mmap(ferry, 64 * FERRYT_PAGE);
+	uint64_t pfn = info_of(a).pfn_first;
+	char name[64] = "x", cut[4];
+
+	CHECK_INT(info_of(a).type, FERRY_MEM_PRIVATE);
+	CHECK(ferry_pfn_valid(ferry, pfn));
+	CHECK_INT(ferry_page_get_drvdata(ferry_pfn_to_page(ferry, pfn)), 0);
+	ferry_page_set_drvdata(ferry_pfn_to_page(ferry, pfn), 0xfedcba9876543210ull);
+	ferryt_fill_away(ferry, p, 64, 3);
+	ferryt_verify(p, 0, 64, 3);
+	CHECK(ferry_page_get_drvdata(ferry_pfn_to_page(ferry, pfn)) == 0xfedcba9876543210ull);
+	CHECK_INT(ferry_page_get_drvdata(ferry_pfn_to_page(ferry, pfn + 1)), 0);
+	CHECK_INT(ferry_pfn_to_server(ferry, pfn, name, sizeof(name)), 0);
+	CHECK(strcmp(name, info_of(a).server) == 0 && strstr(ferryt_server_url(), name));
+	CHECK_INT(ferry_pfn_to_server(ferry, pfn, cut, sizeof(cut)), 0);
+	CHECK(strlen(cut) == 3 && strncmp(name, cut, 3) == 0);
+	CHECK_FAILS(ferry_pfn_to_server(ferry, 7, name, sizeof(name)), -EINVAL, "0x7");
+	CHECK_FAILS(ferry_pfn_to_server(ferry, pfn, name, 0), -EINVAL, "room");
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void page__drvdata_and_server__kept_and_named(void **state)
+{
+	(void)state;
+	RUN(descriptors_body);
+}
+
+static void devices_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_device *device[FERRY_MAX_DEVICES];
+
+	for (unsigned i = 0; i < FERRY_MAX_DEVICES; i++) {
+		device[i] = ferry_device_new(ferry, "gpu");
+		CHECK(device[i] && (i == 0 || device[i] != device[i - 1]));
+	}
+	CHECK(!ferry_device_new(ferry, "gpu") && strstr(ferry_last_error(), "64"));
+	ferry_device_put(device[7]);
+	CHECK(ferry_device_new(ferry, "gpu") == device[7]);
+	CHECK(!ferry_device_new(ferry, "") && strstr(ferry_last_error(), "name"));
+	ferry_device_put(NULL);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void hmm_device_new_put__64_of_them__then_none_until_one_is_put(void **state)
+{
+	(void)state;
+	RUN(devices_body);
+}
+
+/* ---- the end, under load ---- */
+
+struct toucher {
+	pthread_t thread;
+	uint8_t *p;
+	size_t pages;
+	uint64_t seed;
+	_Atomic bool *stop;
+	uint64_t rounds;
+};
+
+/* Rewrites its pages in turn, and looks at each before: what it wrote last is there. */
+static void *touch_on(void *arg)
+{
+	struct toucher *t = arg;
+
+	for (; !atomic_load(t->stop); t->rounds++) {
+		size_t i = (size_t)(t->rounds * 7919) % t->pages;
+
+		ferryt_verify(t->p + i * FERRYT_PAGE, i, 1, t->seed);
+		ferryt_fill_page(t->p + i * FERRYT_PAGE, t->seed, i);
+	}
+	return NULL;
+}
+
+static void under_load_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = first_pool(ferry);
+	uint8_t *p = ferryt_mmap(ferry, PAGES * FERRYT_PAGE);
+	struct toucher t[THREADS] = { 0 };
+	_Atomic bool stop = false;
+
+	CHECK(info_of(a).used_bytes == PAGES * FERRYT_PAGE);
+	for (unsigned i = 0; i < THREADS; i++) {
+		t[i] = (struct toucher){ .p = p + i * (PAGES / THREADS) * FERRYT_PAGE,
+					 .pages = PAGES / THREADS,
+					 .seed = 10 + i,
+					 .stop = &stop };
+		ferryt_fill(t[i].p, t[i].pages, t[i].seed);
+	}
+	struct ferry_pool *b = attach_test(ferry);
+
+	for (unsigned i = 0; i < THREADS; i++)
+		CHECK(pthread_create(&t[i].thread, NULL, touch_on, &t[i]) == 0);
+	CHECK_INT(ferry_pool_kill(a), 0);
+	CHECK_INT(ferry_pool_evict(a), 0);
+	CHECK_INT(ferry_pool_drain(a, 10000), 0);
+	CHECK_INT(info_of(a).used_bytes, 0);
+	CHECK_INT(ferry_pool_detach(a), 0);
+	CHECK(info_of(b).used_bytes == PAGES * FERRYT_PAGE);
+	atomic_store(&stop, true);
+	for (unsigned i = 0; i < THREADS; i++) {
+		CHECK(pthread_join(t[i].thread, NULL) == 0);
+		CHECK(t[i].rounds > 0);
+		ferryt_verify(t[i].p, 0, t[i].pages, t[i].seed);
+	}
+	CHECK(ferryt_stats(ferry).peak_resident_bytes <= FERRYT_BUDGET);
+	CHECK_INT(ferryt_stats(ferry).faults_poisoned, 0);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void kill_evict_drain_detach__four_threads_touch__pages_move_to_the_other_pool(void **state)
+{
+	(void)state;
+	RUN(under_load_body);
+}
+
+/* More in the pool than the budget and the other pool hold together. */
+static void evict_no_room_body(void)
+{
+	enum { MUCH = 96 * 256 };
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = first_pool(ferry);
+	uint8_t *p = ferryt_mmap(ferry, MUCH * FERRYT_PAGE);
+	struct ferry_pool *b;
+
+	ferryt_fill(p, MUCH, 5);
+	b = attach_test(ferry);
+	CHECK_INT(ferry_pool_kill(a), 0);
+	CHECK_FAILS(ferry_pool_evict(a), -ENOMEM, "budget");
+	CHECK(info_of(b).used_bytes > 48 * FERRYT_MIB);
+	CHECK(info_of(a).used_bytes <= 48 * FERRYT_MIB);
+	CHECK_FAILS(ferry_pool_drain(a, 50), -ETIMEDOUT, "in use");
+	CHECK_FAILS(ferry_pool_detach(a), -EBUSY, "pages");
+	ferryt_verify(p, 0, MUCH, 5);
+	CHECK_INT(ferry_munmap(ferry, p + MUCH / 4 * FERRYT_PAGE, MUCH / 2 * FERRYT_PAGE), 0);
+	CHECK_INT(ferry_pool_evict(a), 0); /* what has left stays out: the rest fits now */
+	CHECK_INT(ferry_pool_drain(a, 5000), 0);
+	ferryt_verify(p, 0, MUCH / 4, 5);
+	ferryt_verify(p + MUCH / 4 * 3 * FERRYT_PAGE, MUCH / 4 * 3, MUCH / 4, 5);
+	CHECK_INT(ferry_pool_detach(a), 0);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void evict__nowhere_to_go__enomem_and_goes_on_later(void **state)
+{
+	(void)state;
+	RUN(evict_no_room_body);
+}
+
+/* Killed and nothing else: blocks leave by themselves once none of their pages is away. */
+static void kill_alone_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = first_pool(ferry), *b = attach_test(ferry);
+	uint8_t *p = ferryt_mmap(ferry, FERRY_SUBSECTION);
+	size_t pages = FERRY_SUBSECTION / FERRYT_PAGE;
+
+	ferryt_fill_away(ferry, p, pages, 6);
+	CHECK_INT(ferry_pool_kill(a), 0);
+	ferryt_verify(p, 0, pages, 6);
+	ferryt_fill(p, pages, 7);
+	uint64_t deadline_ns = ferryi_deadline_ms(5000);
+
+	/* Not at once while a page is just settling, and until the keeper has leased memory of the other pool. */
+	while (!info_of(b).used_bytes && ferryi_now_ns() < deadline_ns)
+		CHECK_INT(ferry_advise(ferry, p, FERRY_SUBSECTION, FERRY_ADVICE_COLD), 0);
+	CHECK_INT(info_of(a).used_bytes, 0);
+	CHECK(info_of(b).used_bytes == FERRY_SUBSECTION);
+	CHECK_INT(ferryt_present(p, pages), 0);
+	ferryt_verify(p, 0, pages, 7);
+	CHECK_INT(ferry_pool_detach(a), 0);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void kill__no_page_away__next_eviction_goes_to_another_pool(void **state)
+{
+	(void)state;
+	RUN(kill_alone_body);
+}
+
+static void poison_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = first_pool(ferry);
+	uint8_t *p = ferryt_mmap(ferry, 64 * FERRYT_PAGE), byte;
+	struct ferry_fault_info info = { .size = sizeof(info) };
+
+	ferryt_fill_away(ferry, p, 32, 8);
+	ferryt_fill(p + 32 * FERRYT_PAGE, 32, 9);
+	CHECK_INT(ferry_pool_kill(a), 0);
+	uint64_t before = ferryi_now_ns();
+
+	CHECK_INT(ferry_pool_poison(a), 32);
+	CHECK_INT(ferry_pool_poison(a), 0);
+	for (unsigned i = 0; i < 32; i++) {
+		CHECK_INT(ferryt_touch(p + i * FERRYT_PAGE, &byte), SIGBUS);
+		CHECK_INT(ferry_fault_query(ferry, (uintptr_t)p + i * FERRYT_PAGE, &info), 0);
+		CHECK_INT(info.reason, FERRY_FAULT_REVOKED);
+	}
+	CHECK(ferryi_now_ns() - before < 2 * FERRYI_NS_PER_S);
+	for (unsigned i = 0; i < 32; i++)
+		CHECK_INT(ferryt_touch(p + (32 + i) * FERRYT_PAGE, &byte), 0);
+	CHECK_INT(ferry_pool_drain(a, 1000), 0);
+	CHECK_INT(ferry_pool_detach(a), 0);
+}
+
+static void poison__pages_away__sigbus_revoked_and_pool_can_go(void **state)
+{
+	(void)state;
+	RUN(poison_body);
+}
+
+static int setup(void **state)
+{
+	ferryt_server_start(*state);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	ferryt_server_end();
+	return 0;
+}
+
+#define ROW_TEST(f) cmocka_unit_test_prestate_setup_teardown(f, setup, teardown, row)
+
+int main(int argc, char **argv)
+{
+	char *row = argc > 1 ? argv[1] : "local";
+	const struct CMUnitTest tests[] = {
+		ROW_TEST(get_dev_pagemap__hint_kill_put__references_are_exact),
+		ROW_TEST(pool_end__not_killed_or_bad__einval),
+		ROW_TEST(page__drvdata_and_server__kept_and_named),
+		ROW_TEST(hmm_device_new_put__64_of_them__then_none_until_one_is_put),
+		ROW_TEST(kill_evict_drain_detach__four_threads_touch__pages_move_to_the_other_pool),
+		ROW_TEST(evict__nowhere_to_go__enomem_and_goes_on_later),
+		ROW_TEST(kill__no_page_away__next_eviction_goes_to_another_pool),
+		ROW_TEST(poison__pages_away__sigbus_revoked_and_pool_can_go),
+	};
+	int skip = ferryt_needs_uffd();
+
+	return skip ? skip : cmocka_run_group_tests(tests, NULL, NULL);
+}
