@@ -262,6 +262,52 @@ enum ferry_mem_type {
 	FERRY_MEM_P2PDMA,
 };
 
+enum ferry_vm_fault {
+	FERRY_VM_FAULT_MINOR, /* `to` is filled: it was at hand */
+	FERRY_VM_FAULT_MAJOR, /* `to` is filled */
+	FERRY_VM_FAULT_RETRY,
+	FERRY_VM_FAULT_OOM,
+	FERRY_VM_FAULT_SIGBUS,
+};
+
+/* One device page that a thread waits for: struct vm_fault of migrate_to_ram. */
+struct ferry_device_fault {
+	size_t size; /* sizeof(struct ferry_device_fault) */
+	uint64_t pfn;
+	uintptr_t va;     /* page address; a hint, as in the kernel */
+	bool write;       /* also a hint */
+	void *to;         /* FERRY_PAGE_SIZE bytes: the page's content goes here */
+	uint64_t drvdata;
+};
+
+/*
+ * Callbacks of a pool (dev_pagemap_ops); any may be NULL. Called in library
+ * threads, on the fault path, page_free also with locks of the library held:
+ * must not touch managed memory, allocate, call this library (but the page and
+ * PFN functions), nor wait for a thread that may.
+ * A pool with page_free or migrate_to_ram keeps no copy of a page that has come
+ * home: it is written again when it leaves.
+ */
+struct ferry_pool_ops {
+	/*
+	 * No page of the process lives in the device page any more: it has come to RAM, was dropped or poisoned. Its
+	 * reference count is 0; it is the driver's alone during the call. Once a use.
+	 */
+	void (*page_free)(struct ferry_pool *pool, uint64_t pfn);
+	/*
+	 * The caller's own copy engine in place of the library's read: the faulting page only, no read-ahead.
+	 * RETRY: asked again, until the fault's deadline. OOM: as if the budget had no room: asked again, then
+	 * poison (FERRY_FAULT_NO_MEMORY). SIGBUS: the page is poisoned (FERRY_FAULT_IO).
+	 */
+	enum ferry_vm_fault (*migrate_to_ram)(struct ferry_pool *pool, const struct ferry_device_fault *fault);
+	/*
+	 * The server has reported this page's memory as failed, or its lease or server is lost; called when the
+	 * page is wanted. Fill replica (FERRY_PAGE_SIZE bytes) and return 0: the page goes on with that. NULL or
+	 * any error (-EOPNOTSUPP): poison (FERRY_FAULT_IO, or why the pool is lost).
+	 */
+	int (*memory_failure)(struct ferry_pool *pool, uint64_t pfn, void *replica);
+};
+
 struct ferry_pool_attr {
 	size_t size;                /* sizeof(struct ferry_pool_attr) */
 	enum ferry_mem_type type;   /* 0 is refused: -EINVAL */
@@ -270,6 +316,7 @@ struct ferry_pool_attr {
 	uint64_t len_bytes;         /* leased now; multiple of FERRY_SUBSECTION; may be 0 */
 	const void *owner;          /* identity for migration filters; may be NULL */
 	void *data;                 /* the caller's */
+	const struct ferry_pool_ops *ops; /* may be NULL; must outlive the pool */
 };
 
 /*

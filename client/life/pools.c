@@ -71,7 +71,8 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 
 	if (rc)
 		return rc;
-	struct ferryi_pool_attr inner = { .lease = lease, .index = (unsigned)index, .owner = attr->owner, .data = attr->data };
+	struct ferryi_pool_attr inner = { .lease = lease, .index = (unsigned)index, .owner = attr->owner, .data = attr->data,
+					 .ops = attr->ops };
 
 	rc = ferryi_pool_open(ferry->model, ferry->arena, &inner, &pool);
 	if (rc) {
@@ -103,9 +104,10 @@ int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, s
 
 	if (rc)
 		return rc;
-	if (!attr || !out || attr->size < sizeof(a))
+	/* 0.1.0 had no ops: a shorter struct is good, its later members are 0. */
+	if (!attr || !out || attr->size < offsetof(struct ferry_pool_attr, ops))
 		return ferryi_control_fail(-EINVAL, "attach: set size to sizeof(struct ferry_pool_attr)");
-	memcpy(&a, attr, sizeof(a));
+	memcpy(&a, attr, ferryi_min_u64(attr->size, sizeof(a)));
 	if (a.type == 0 || a.type > FERRY_MEM_P2PDMA)
 		return ferryi_control_fail(-EINVAL, "attach: type %d is none; FERRY_MEM_PRIVATE is 1", (int)a.type);
 	if (a.type != FERRY_MEM_PRIVATE)

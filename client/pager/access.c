@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "callback.h"
 #include "clock.h"
 #include "fetch_priv.h"
 #include "service.h"
@@ -80,10 +81,12 @@ static int access_pool(struct ferryi_pager *pager, const struct ferryi_page_ref 
 	}
 	/* A write that failed may have landed in part: nobody is to see the mixture. */
 	bool torn = rc && a->write_from;
-	uint64_t back = torn ? ferryi_page_poisoned(FERRY_FAULT_IO, rc) : FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED;
-
-	if (!ferryi_page_release(word, back) && !torn)
-		ferryi_count(&pager->counters.g_away_pages, 1);
+	if (torn) {
+		ferryi_page_freed(pager, ferryi_object_pfn(ref->object, ref->index));
+		ferryi_page_release(word, ferryi_page_poisoned(FERRY_FAULT_IO, rc));
+	} else {
+		ferryi_page_stays_away(pager, ref->object, ref->index);
+	}
 	ferryi_fetch_wake(pager, ref->object, ref->index, 1);
 	a->place = FERRYI_ACCESS_POOL;
 	return rc;
@@ -97,7 +100,10 @@ static bool is_own(struct ferryi_pager *pager, const struct ferryi_page_ref *ref
 	uint64_t off;
 	struct ferry_pool *pool = ferryi_locate(pager, ferryi_object_pfn(ref->object, ref->index), &remote, &off);
 
-	return pool && ferryi_pool_owner(pool) == owner;
+	uint64_t pfn = pool ? ferryi_object_pfn(ref->object, ref->index) : 0;
+
+	/* What has failed there comes home by a replica, or not at all. */
+	return pool && ferryi_pool_owner(pool) == owner && !(ferryi_pool_any_failed(pool) && ferryi_pool_page_failed(pool, pfn));
 }
 
 /* One look; -EAGAIN: look again. */

@@ -32,6 +32,7 @@
 #include <errno.h>
 #include <sched.h>
 
+#include "callback.h"
 #include "clock.h"
 #include "log.h"
 #include "pager_priv.h"
@@ -59,8 +60,10 @@ bool ferryi_pager_covers(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 	return covers;
 }
 
-static void drop_page(struct ferryi_pager *pager, ferryi_page_word *word, uint64_t now)
+/* events_lock is held, so no fault looks at the page meanwhile: nobody is to be woken. */
+static void drop_page(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint64_t now)
 {
+	ferryi_page_word *word = ferryi_ref_word(ref);
 	uint64_t old = ferryi_page_load(word);
 
 	for (;;) {
@@ -72,8 +75,10 @@ static void drop_page(struct ferryi_pager *pager, ferryi_page_word *word, uint64
 				return;
 			break;
 		case FERRYI_PAGE_AWAY:
-			if (ferryi_page_cas(word, &old, FERRYI_PAGE_ABSENT)) {
+			if (ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING))) {
 				ferryi_uncount(&pager->counters.g_away_pages, 1);
+				ferryi_page_freed(pager, ferryi_object_pfn(ref->object, ref->index));
+				ferryi_page_release(word, FERRYI_PAGE_ABSENT);
 				return;
 			}
 			break;
@@ -99,7 +104,7 @@ void ferryi_event_remove_locked(struct ferryi_pager *pager, uintptr_t start, uin
 		if (!ferryi_areas_find_locked(&pager->areas, va, &ref))
 			continue;
 		for (; ref.area_pages_left && va < end; ref.area_pages_left--, ref.index++, va += FERRYI_PAGE_SIZE)
-			drop_page(pager, ferryi_ref_word(&ref), now);
+			drop_page(pager, &ref, now);
 		va -= FERRYI_PAGE_SIZE;
 	}
 	ferryi_areas_read_unlock(&pager->areas);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "callback.h"
 #include "clock.h"
 #include "log.h"
 #include "pager_priv.h"
@@ -381,10 +382,18 @@ static bool end_page(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch
 		} else if (old & FERRYI_PAGE_DROPPED) {
 			if (ferryi_page_cas(word_of(page), &old, FERRYI_PAGE_ABSENT))
 				return false;
-		} else if (ferryi_page_cas(word_of(page), &old, to)) {
-			if (ferryi_page_state(to) == FERRYI_PAGE_AWAY)
+		} else if (ferryi_page_state(to) != FERRYI_PAGE_AWAY) {
+			if (ferryi_page_cas(word_of(page), &old, to))
+				return true;
+		} else {
+			uint64_t pfn = ferryi_object_pfn(page->object, page->index);
+
+			ferryi_page_store(ev->pager, pfn); /* before: a fetcher may take it back at once */
+			if (ferryi_page_cas(word_of(page), &old, to)) {
 				ferryi_count(&ev->pager->counters.g_away_pages, 1);
-			return true;
+				return true;
+			}
+			ferryi_page_store_undo(ev->pager, pfn);
 		}
 	}
 	end_writeback(word_of(page), slot);

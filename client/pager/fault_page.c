@@ -6,6 +6,7 @@
 
 #include <errno.h>
 
+#include "callback.h"
 #include "clock.h"
 #include "log.h"
 #include "pager_priv.h"
@@ -104,8 +105,10 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
 		return DONE;
 	}
-	if (away)
+	if (away) {
 		ferryi_uncount(&f->pager->counters.g_away_pages, 1);
+		ferryi_page_freed(f->pager, ferryi_object_pfn(ref->object, ref->index));
+	}
 	if (ferryi_counter_read(&f->pager->counters.c_faults_poisoned) == 0)
 		ferryi_error("page %#lx: poisoned, %s (%s)", (unsigned long)ref->va,
 			     ferry_fault_reason_text((enum ferry_fault_reason)reason), ferryi_strerror(fault->last_error));
@@ -263,19 +266,32 @@ static enum outcome fault_staged(struct ferryi_fetcher *f, struct ferryi_fault *
 	return DONE;
 }
 
+/* Where the data of an away page is to be had. */
+static enum ferryi_fill fill_of(const struct ferry_pool *pool, uint64_t pfn)
+{
+	if (ferryi_pool_lost(pool) || (ferryi_pool_any_failed(pool) && ferryi_pool_page_failed(pool, pfn)))
+		return FERRYI_FILL_REPLICA;
+	return ferryi_callback_has_engine(pool) ? FERRYI_FILL_ENGINE : FERRYI_FILL_READ;
+}
+
 static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
 			       uint64_t old)
 {
 	struct ferryi_remote remote;
 	struct ferryi_stream_advice advice;
 	uint64_t off;
-	struct ferry_pool *pool = ferryi_locate(f->pager, ferryi_object_pfn(ref->object, ref->index), &remote, &off);
+	uint64_t pfn = ferryi_object_pfn(ref->object, ref->index);
+	struct ferry_pool *pool = ferryi_locate(f->pager, pfn, &remote, &off);
+	enum ferryi_fill fill = pool ? fill_of(pool, pfn) : FERRYI_FILL_READ;
 
-	if (!pool || ferryi_pool_lost(pool))
+	if (!pool || (fill == FERRYI_FILL_REPLICA && !ferryi_callback_has_replica(pool))) {
+		fault->last_error = pool && !ferryi_pool_lost(pool) ? -EHWPOISON : fault->last_error;
 		return poison(f, fault, ref, pool);
-	struct ferryi_channel *channel = ferryi_lines_channel(&f->lines, ferryi_pool_index(pool));
+	}
+	struct ferryi_channel *channel =
+		fill == FERRYI_FILL_READ ? ferryi_lines_channel(&f->lines, ferryi_pool_index(pool)) : NULL;
 
-	if (!channel) {
+	if (!channel && fill == FERRYI_FILL_READ) {
 		fault->last_error = -ENOTCONN;
 		return WAIT;
 	}
@@ -293,6 +309,11 @@ static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fa
 	f->free_small = fetch->next;
 	fetch->fault = *fault;
 	ferryi_fetch_prepare(f->pager->attr.notifier, fetch, ref, 0, 1, &remote, off, ferryi_pool_index(pool));
+	fetch->no_copy = fill == FERRYI_FILL_REPLICA || !ferryi_callback_keeps_copies(pool);
+	if (fill != FERRYI_FILL_READ) {
+		ferryi_fetch_fill(f, fetch, fill);
+		return DONE;
+	}
 	ferryi_fetch_post(f, fetch, channel);
 
 	if (fault->forced || (ref->area_flags & FERRYI_AREA_RANDOM))

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "callback.h"
 #include "clock.h"
 #include "pager_priv.h"
 #include "uffd.h"
@@ -96,7 +97,8 @@ void ferryi_fetch_prepare(struct ferryi_notifier *notifier, struct ferryi_fetch 
 	fetch->fault.va = ref->va + off * FERRYI_PAGE_SIZE;
 	fetch->nr_pages = nr;
 	fetch->nr_copied = 0;
-	fetch->landed = false;
+	fetch->landed = fetch->minor = fetch->no_copy = false;
+	fetch->fill = FERRYI_FILL_READ;
 	fetch->pool_index = pool_index;
 	fetch->op.kind = FERRYI_OP_READ;
 	fetch->op.len_bytes = (size_t)nr * FERRYI_PAGE_SIZE;
@@ -105,6 +107,16 @@ void ferryi_fetch_prepare(struct ferryi_notifier *notifier, struct ferryi_fetch 
 	fetch->op.deadline_ns = fetch->fault.deadline_ns;
 	/* Before the read: a device may write to the pages in the pool until it is told. */
 	ferryi_notify_begin(notifier, &fetch->notice, fetch->fault.va, fetch->op.len_bytes, FERRY_UPDATE_MIGRATE, NULL);
+}
+
+void ferryi_fetch_fill(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, enum ferryi_fill fill)
+{
+	fetch->fill = fill;
+	fetch->op.status = 0;
+	fetch->landed = true;
+	fetch->next = f->landed; /* filled by the next poll: no lock is held there */
+	f->landed = fetch;
+	f->nr_outstanding++;
 }
 
 /* Reads pages [at, end) after ref that are away, in chunks of neighbours; where it stopped. */
@@ -122,8 +134,10 @@ uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_
 		struct ferryi_remote remote;
 		uint64_t off;
 		struct ferry_pool *pool = ferryi_locate(f->pager, ferryi_object_pfn(ref->object, index), &remote, &off);
+		/* The driver's engine is asked for the faulting page only; so is everything where memory has failed. */
+		bool one_by_one = pool && (ferryi_callback_has_engine(pool) || ferryi_pool_any_failed(pool));
 		struct ferryi_channel *channel =
-			pool && !ferryi_pool_lost(pool) ? ferryi_lines_channel(&f->lines, ferryi_pool_index(pool)) : NULL;
+			pool && !one_by_one && !ferryi_pool_lost(pool) ? ferryi_lines_channel(&f->lines, ferryi_pool_index(pool)) : NULL;
 		uint64_t to_block_end = FERRYI_PAGES_PER_BLOCK - index % FERRYI_PAGES_PER_BLOCK;
 		uint64_t nr = ferryi_min_u64(ferryi_min_u64(end - at, FERRYI_FETCH_CHUNK_PAGES), to_block_end);
 
@@ -139,6 +153,7 @@ uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_
 		f->free_chunks = fetch->next;
 		fetch->fault = *fault;
 		ferryi_fetch_prepare(f->pager->attr.notifier, fetch, ref, at, got, &remote, off, ferryi_pool_index(pool));
+		fetch->no_copy = !ferryi_callback_keeps_copies(pool);
 		ferryi_fetch_post(f, fetch, channel);
 		at += got;
 	}
@@ -246,7 +261,7 @@ static void complete(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 	}
 	uint32_t first = fetch->nr_copied, left = fetch->nr_pages - first;
 	uintptr_t va = fetch->fault.va + (uintptr_t)first * FERRYI_PAGE_SIZE;
-	uint64_t flags = FERRYI_PAGE_COPIED;
+	uint64_t flags = fetch->no_copy ? FERRYI_PAGE_DIRTY : FERRYI_PAGE_COPIED;
 
 	/*
 	 * Under the lock, so that an mremap or munmap is seen whole or not at all: a copy to the old address would
@@ -261,11 +276,13 @@ static void complete(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 	int rc = ferryi_place_run(f->pager, va, (uint8_t *)fetch->op.local + (size_t)first * FERRYI_PAGE_SIZE, left, &done);
 
 	if (fetch->demand && done) {
-		ferryi_fault_count(f, &fetch->fault, true);
+		ferryi_fault_count(f, &fetch->fault, !fetch->minor);
 		flags |= FERRYI_PAGE_REFERENCED | (fetch->fault.write ? FERRYI_PAGE_DIRTY : 0);
 	}
-	for (uint32_t i = 0; i < done; i++)
+	for (uint32_t i = 0; i < done; i++) {
+		ferryi_page_freed(f->pager, ferryi_object_pfn(fetch->object, fetch->index + first + i));
 		ferryi_place_finish(f, fetch->object, fetch->index + first + i, va + (uintptr_t)i * FERRYI_PAGE_SIZE, flags);
+	}
 	ferryi_fetch_unlock(f);
 	fetch->nr_copied += done;
 	ferryi_count(&c->c_pages_in, done);
@@ -318,6 +335,10 @@ unsigned ferryi_fetch_poll(struct ferryi_fetcher *f)
 	while (landed) {
 		struct ferryi_fetch *next = landed->next;
 
+		if (landed->fill != FERRYI_FILL_READ) {
+			landed->op.status = ferryi_callback_fill(f->pager, landed);
+			landed->fill = FERRYI_FILL_READ;
+		}
 		complete(f, landed);
 		landed = next;
 	}

@@ -7,7 +7,7 @@
  *   memory-model look-up by PFN, ferryi_lines_channel/_broken,
  *   ferryi_channel_submit/_poll, ioctls on the userfaultfd, madvise on the
  *   scratch page, write(2) to an eventfd, the clock, ferryi_log on failures,
- *   the notifier (notify.h).
+ *   the notifier (notify.h), the callbacks of a pool (callback.h).
  *
  * It may not: allocate, touch managed memory, wait for control I/O, sleep
  * without a deadline, take any lock but the area table's read lock and, where
@@ -48,6 +48,13 @@ struct ferryi_fault {
 	int last_error;      /* why it had to wait last: negative errno */
 };
 
+/* By whom the pages of a fetch are filled. */
+enum ferryi_fill {
+	FERRYI_FILL_READ = 0, /* the transport; also: filled already */
+	FERRYI_FILL_ENGINE,   /* ferry_pool_ops.migrate_to_ram */
+	FERRYI_FILL_REPLICA,  /* ferry_pool_ops.memory_failure: what the pool has is lost */
+};
+
 /* One contiguous read under way. */
 struct ferryi_fetch {
 	struct ferryi_op op; /* must be first: completions give it back */
@@ -58,6 +65,9 @@ struct ferryi_fetch {
 	uint32_t nr_copied; /* pages done already, when a copy had to be interrupted */
 	unsigned pool_index;
 	bool demand;
+	bool minor; /* the driver's engine had it at hand */
+	bool no_copy; /* what the pool has of the pages is void from now on */
+	enum ferryi_fill fill;
 	struct ferryi_notice notice; /* from the claim until the pages are in place, or back */
 	bool landed;        /* data is in the slot, the copy waits for the address space to settle */
 	struct ferryi_fetch *next; /* free list, or landed list */

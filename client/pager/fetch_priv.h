@@ -36,6 +36,8 @@ void ferryi_fetch_prepare(struct ferryi_notifier *notifier, struct ferryi_fetch 
 			  size_t off, uint32_t nr, const struct ferryi_remote *remote, uint64_t remote_off,
 			  unsigned pool_index);
 void ferryi_fetch_post(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, struct ferryi_channel *channel);
+/* In place of post: the pool's driver fills the page, at the next poll. */
+void ferryi_fetch_fill(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, enum ferryi_fill fill);
 /* Reads pages [at, end) after ref that are away, in chunks of neighbours; where it stopped. */
 uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, uint32_t at, uint32_t end,
 			     const struct ferryi_fault *fault);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "callback.h"
 #include "pager_priv.h"
 #include "uffd.h"
 
@@ -84,10 +85,10 @@ void ferryi_place_finish(struct ferryi_fetcher *f, struct ferryi_object *object,
 /* A claimed page could not be brought in: back to what it was, unless the application dropped it. */
 void ferryi_place_unclaim(struct ferryi_fetcher *f, struct ferryi_object *object, size_t index, uint64_t back)
 {
-	bool dropped = ferryi_page_release(&object->words[index], back);
-
-	if (!dropped && ferryi_page_state(back) == FERRYI_PAGE_AWAY)
-		ferryi_count(&f->pager->counters.g_away_pages, 1);
+	if (ferryi_page_state(back) == FERRYI_PAGE_AWAY)
+		ferryi_page_stays_away(f->pager, object, index);
+	else
+		ferryi_page_release(&object->words[index], back);
 	ferryi_budget_uncharge(&f->pager->budget, 1);
 }
 

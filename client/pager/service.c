@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <xxhash.h>
 
+#include "callback.h"
 #include "clock.h"
 #include "error.h"
 #include "log.h"
@@ -97,7 +98,8 @@ int ferryi_service_bring(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 			uint64_t off;
 			struct ferry_pool *pool = ferryi_locate(pager, ferryi_object_pfn(ref.object, ref.index), &remote, &off);
 
-			if (state == FERRYI_PAGE_AWAY && pool && ferryi_pool_lost(pool)) {
+			if (state == FERRYI_PAGE_AWAY && pool && ferryi_pool_lost(pool) &&
+			    !ferryi_callback_has_replica(pool)) {
 				rc = -EIO;
 				break;
 			}

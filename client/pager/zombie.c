@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 
+#include "callback.h"
 #include "log.h"
 #include "pager_priv.h"
 
@@ -44,6 +45,7 @@ static bool bury_page(struct ferryi_pager *pager, struct ferryi_object *object, 
 			ferryi_uncount(&pager->counters.g_pinned_pages, 1);
 	} else if (ferryi_page_state(old) == FERRYI_PAGE_AWAY) {
 		ferryi_uncount(&pager->counters.g_away_pages, 1);
+		ferryi_page_freed(pager, ferryi_object_pfn(object, index));
 	}
 	atomic_store(word, FERRYI_PAGE_ABSENT);
 	return true;
