@@ -29,6 +29,7 @@
 
 struct ferry_pool;
 struct ferry_pool_ops; /* ferry.h */
+struct ferry_altmap;
 
 /* Descriptor of one device page: struct page. Zeroed when its sub-section is populated. */
 struct ferry_page {
@@ -62,7 +63,7 @@ uint64_t ferryi_page_to_pfn(const struct ferryi_memory_model *model, const struc
 /* Reserves a window of `nr` sub-sections in PFN space, section aligned; -ENOMEM. Start-up and attach only. */
 int ferryi_pfn_window_alloc(struct ferryi_memory_model *model, uint64_t nr_subsections, uint64_t *pfn_first);
 void ferryi_pfn_window_free(struct ferryi_memory_model *model, uint64_t pfn_first, uint64_t nr_subsections);
-/* Makes one sub-section valid (memory hot-add) or invalid (hot-remove). -ENOMEM. */
+/* Makes one sub-section valid (memory hot-add) or invalid (hot-remove). -EINVAL (not aligned, outside), -ENOMEM (also: it is valid). */
 int ferryi_subsection_populate(struct ferryi_memory_model *model, uint64_t pfn, const struct ferryi_subsection *info);
 void ferryi_subsection_depopulate(struct ferryi_memory_model *model, uint64_t pfn);
 /* Bytes of RAM that tables and descriptors of valid sub-sections can take at most. */
@@ -76,6 +77,7 @@ struct ferryi_pool_attr {
 	const void *owner;
 	void *data;
 	const struct ferry_pool_ops *ops; /* may be NULL */
+	struct ferry_altmap *altmap;      /* the caller's, or NULL */
 };
 
 int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *arena, const struct ferryi_pool_attr *attr,

@@ -19,6 +19,7 @@
 #include <errno.h>
 
 #include "bitmap.h"
+#include "ferry.h"
 #include "log.h"
 
 #define GROW_STEP (64ULL << 20) /* bytes: one control round trip and one registration for this much */
@@ -34,6 +35,7 @@ struct ferry_pool {
 	const struct ferry_pool_ops *ops; /* may be NULL */
 	uint64_t pfn_first;
 	uint64_t nr_window; /* sub-sections */
+	uint64_t nr_aside;  /* of these, at the start: before the altmap's offset, no page of the pool */
 	size_t map_bytes;
 
 	/* serialises growth; held across the control request, so never with lock */
@@ -43,7 +45,8 @@ struct ferry_pool {
 	struct ferryi_mutex lock;
 	uint64_t nr_leased; /* sub-sections populated, from the window's start */
 	uint64_t nr_used;
-	uint64_t nr_retired; /* free, but with failed pages in them: never taken again */
+	uint64_t nr_retired; /* never taken (again): failed pages in them, set aside, or without descriptors */
+	struct ferry_altmap *altmap; /* the caller's, or NULL: alloc */
 	uint64_t next;       /* next-fit position */
 	uint64_t *used_map;  /* bit set: in use, retired, or not leased */
 
@@ -63,6 +66,73 @@ static size_t failed_map_bytes(const struct ferry_pool *pool)
 	return FERRYI_BITMAP_WORDS(pool->nr_window * FERRYI_PAGES_PER_SUBSECTION) * sizeof(uint64_t);
 }
 
+/* ---- the altmap: what it grants for descriptors is accounted as the kernel does ---- */
+
+#define DESCRIPTOR_PFNS (FERRYI_PAGES_PER_SUBSECTION * sizeof(struct ferry_page) / FERRYI_PAGE_SIZE) /* of a sub-section */
+
+static bool altmap_is_full_locked(const struct ferry_pool *pool)
+{
+	ferryi_assert_held(&pool->lock);
+	return pool->altmap && pool->altmap->alloc + DESCRIPTOR_PFNS > pool->altmap->free;
+}
+
+/* Window and padding are known now. -EINVAL: no page would be left. */
+static int altmap_setup(struct ferry_pool *pool)
+{
+	struct ferry_altmap *altmap = pool->altmap;
+	uint64_t nr_pages = pool->nr_window * FERRYI_PAGES_PER_SUBSECTION;
+
+	pool->nr_aside = 0;
+	if (!altmap)
+		return 0;
+	if (altmap->reserve >= nr_pages || altmap->free >= nr_pages - altmap->reserve)
+		return -EINVAL;
+	uint64_t offset = altmap->reserve + altmap->free;
+
+	pool->nr_aside = (offset + FERRYI_PAGES_PER_SUBSECTION - 1) / FERRYI_PAGES_PER_SUBSECTION;
+	if (pool->nr_aside == pool->nr_window)
+		return -EINVAL;
+	altmap->base_pfn = pool->pfn_first;
+	altmap->end_pfn = pool->pfn_first + nr_pages - 1;
+	altmap->align = pool->nr_aside * FERRYI_PAGES_PER_SUBSECTION - offset;
+	altmap->alloc = 0;
+	return 0;
+}
+
+/* The next sub-section of the window: a place for pages, or set aside. */
+static int add_subsection_locked(struct ferry_pool *pool, const struct ferryi_subsection *info)
+{
+	uint64_t pfn = pool->pfn_first + pool->nr_leased * FERRYI_PAGES_PER_SUBSECTION;
+
+	if (pool->nr_leased < pool->nr_aside || altmap_is_full_locked(pool)) {
+		pool->nr_retired++;
+	} else {
+		int rc = ferryi_subsection_populate(pool->model, pfn, info);
+
+		if (rc)
+			return rc;
+		if (pool->altmap)
+			pool->altmap->alloc += DESCRIPTOR_PFNS;
+		ferryi_bitmap_clear(pool->used_map, pool->nr_leased);
+	}
+	pool->nr_leased++;
+	return 0;
+}
+
+static void remove_subsections(struct ferry_pool *pool)
+{
+	for (uint64_t i = 0; i < pool->nr_leased; i++) {
+		uint64_t pfn = pool->pfn_first + i * FERRYI_PAGES_PER_SUBSECTION;
+
+		if (pool->altmap && ferryi_subsection_of(pool->model, pfn))
+			pool->altmap->alloc -= DESCRIPTOR_PFNS;
+		ferryi_subsection_depopulate(pool->model, pfn);
+	}
+	if (pool->altmap && pool->altmap->alloc)
+		ferryi_error("pool %u: failed to free all reserved pages, %llu are left", pool->index,
+			     (unsigned long long)pool->altmap->alloc);
+}
+
 static int add_extent_locked(struct ferry_pool *pool, const struct ferryi_extent *extent)
 {
 	uint64_t nr = extent->len_bytes >> FERRYI_SUBSECTION_SHIFT;
@@ -74,13 +144,10 @@ static int add_extent_locked(struct ferry_pool *pool, const struct ferryi_extent
 		struct ferryi_subsection info = { .pool = pool,
 						  .remote = extent->remote,
 						  .remote_off = i << FERRYI_SUBSECTION_SHIFT };
-		uint64_t pfn = pool->pfn_first + pool->nr_leased * FERRYI_PAGES_PER_SUBSECTION;
-		int rc = ferryi_subsection_populate(pool->model, pfn, &info);
+		int rc = add_subsection_locked(pool, &info);
 
 		if (rc)
 			return rc;
-		ferryi_bitmap_clear(pool->used_map, pool->nr_leased);
-		pool->nr_leased++;
 	}
 	return 0;
 }
@@ -100,6 +167,7 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	pool->owner = attr->owner;
 	pool->data = attr->data;
 	pool->ops = attr->ops;
+	pool->altmap = attr->altmap;
 	pool->nr_leased = pool->nr_used = pool->nr_retired = pool->next = 0;
 	atomic_store(&pool->lost, 0);
 	atomic_store(&pool->failed_map, NULL);
@@ -113,6 +181,9 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	rc = ferryi_pfn_window_alloc(model, pool->nr_window, &pool->pfn_first);
 	if (rc)
 		goto err_map;
+	rc = altmap_setup(pool);
+	if (rc)
+		goto err_window;
 
 	ferryi_mutex_lock(&pool->lock);
 	for (unsigned i = 0; !rc && i < ferryi_lease_extent_count(pool->lease); i++)
@@ -125,8 +196,7 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	return 0;
 
 err_window:
-	for (uint64_t i = 0; i < pool->nr_leased; i++)
-		ferryi_subsection_depopulate(model, pool->pfn_first + i * FERRYI_PAGES_PER_SUBSECTION);
+	remove_subsections(pool);
 	ferryi_pfn_window_free(model, pool->pfn_first, pool->nr_window);
 err_map:
 	ferryi_arena_free(arena, pool->used_map, pool->map_bytes);
@@ -144,8 +214,7 @@ void ferryi_pool_close(struct ferry_pool **pool_p)
 		return;
 	*pool_p = NULL;
 	atomic_store(&pool->refs, 0);
-	for (uint64_t i = 0; i < pool->nr_leased; i++)
-		ferryi_subsection_depopulate(pool->model, pool->pfn_first + i * FERRYI_PAGES_PER_SUBSECTION);
+	remove_subsections(pool);
 	ferryi_pfn_window_free(pool->model, pool->pfn_first, pool->nr_window);
 	ferryi_lease_close(&pool->lease);
 	ferryi_arena_free(pool->arena, pool->used_map, pool->map_bytes);
@@ -162,13 +231,15 @@ static int grow(struct ferry_pool *pool, uint64_t want)
 	ferryi_mutex_lock(&pool->grow_lock);
 	ferryi_mutex_lock(&pool->lock);
 	uint64_t nr_free = pool->nr_leased - pool->nr_used - pool->nr_retired;
-	uint64_t nr_room = pool->nr_window - pool->nr_leased;
+	/* What is set aside comes first: it is leased along. */
+	uint64_t nr_aside = pool->nr_aside > pool->nr_leased ? pool->nr_aside - pool->nr_leased : 0;
+	uint64_t nr_room = altmap_is_full_locked(pool) ? 0 : pool->nr_window - pool->nr_leased;
 
 	ferryi_mutex_unlock(&pool->lock);
 	if (nr_free >= want) /* somebody else's growth was enough */
 		goto out;
 
-	uint64_t need = (want - nr_free) << FERRYI_SUBSECTION_SHIFT;
+	uint64_t need = (want - nr_free + nr_aside) << FERRYI_SUBSECTION_SHIFT;
 	uint64_t step = ferryi_min_u64(ferryi_max_u64(need, GROW_STEP), nr_room << FERRYI_SUBSECTION_SHIFT);
 	unsigned first, count;
 
@@ -289,7 +360,7 @@ uint64_t ferryi_pool_used_bytes(struct ferry_pool *pool)
 
 uint64_t ferryi_pool_room_bytes(struct ferry_pool *pool)
 {
-	return (pool->nr_window << FERRYI_SUBSECTION_SHIFT) - ferryi_pool_used_bytes(pool);
+	return ((pool->nr_window - pool->nr_aside) << FERRYI_SUBSECTION_SHIFT) - ferryi_pool_used_bytes(pool);
 }
 
 const struct ferry_pool_ops *ferryi_pool_ops(const struct ferry_pool *pool)

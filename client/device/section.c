@@ -170,8 +170,12 @@ int ferryi_subsection_populate(struct ferryi_memory_model *model, uint64_t pfn, 
 {
 	int rc = -ENOMEM;
 
+	if (pfn % FERRYI_PAGES_PER_SUBSECTION || pfn + FERRYI_PAGES_PER_SUBSECTION > model->nr_pfns)
+		return -EINVAL;
 	ferryi_mutex_lock(&model->lock);
 	if (!row_of_locked(model, pfn))
+		goto out;
+	if (subsection_slot(model, pfn)->pool) /* a conflict: memremap_pages() says the same */
 		goto out;
 	if (mprotect(model->vmemmap + pfn, SUBSECTION_DESCRIPTOR_BYTES, PROT_READ | PROT_WRITE))
 		goto out;

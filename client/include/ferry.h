@@ -308,6 +308,25 @@ struct ferry_pool_ops {
 	int (*memory_failure)(struct ferry_pool *pool, uint64_t pfn, void *replica);
 };
 
+/*
+ * Page descriptors kept in the device's own memory (struct vmem_altmap): where
+ * in a pool's window they are. This library holds its descriptors in RAM; the
+ * PFNs are set aside and accounted for them as in the kernel, and are the
+ * caller's to use. Changes only with the pool's growth, attach and detach.
+ */
+struct ferry_altmap {
+	uint64_t base_pfn; /* out: the window's first PFN */
+	uint64_t end_pfn;  /* out: and its last */
+	uint64_t reserve;  /* in: PFNs at the window's start that are left untouched */
+	uint64_t free;     /* in: PFNs after these, set aside for descriptors: 4 a sub-section of 2 MiB */
+	uint64_t align;    /* out: PFNs of padding, up to the next sub-section: there the pool's pages begin */
+	uint64_t alloc;    /* out: PFNs of free that are consumed; the pool does not grow beyond what free grants */
+};
+/* PFNs before the pages: reserve + free; 0 for NULL. Pure. */
+uint64_t ferry_altmap_offset(const struct ferry_altmap *altmap);
+/* Gives back n PFNs of alloc. */
+void ferry_altmap_free(struct ferry_altmap *altmap, uint64_t n);
+
 struct ferry_pool_attr {
 	size_t size;                /* sizeof(struct ferry_pool_attr) */
 	enum ferry_mem_type type;   /* 0 is refused: -EINVAL */
@@ -317,6 +336,7 @@ struct ferry_pool_attr {
 	const void *owner;          /* identity for migration filters; may be NULL */
 	void *data;                 /* the caller's */
 	const struct ferry_pool_ops *ops; /* may be NULL; must outlive the pool */
+	struct ferry_altmap *altmap; /* the caller's; may be NULL; must outlive the pool. -EINVAL: it leaves no page */
 };
 
 /*

@@ -72,11 +72,13 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 	if (rc)
 		return rc;
 	struct ferryi_pool_attr inner = { .lease = lease, .index = (unsigned)index, .owner = attr->owner, .data = attr->data,
-					 .ops = attr->ops };
+					 .ops = attr->ops,
+					 .altmap = attr->altmap };
 
 	rc = ferryi_pool_open(ferry->model, ferry->arena, &inner, &pool);
 	if (rc) {
-		ferryi_control_fail(rc, "attach: no address space for the pool's tables");
+		ferryi_control_fail(rc, rc == -EINVAL ? "attach: the altmap leaves no page of the pool" :
+							"attach: no address space for the pool's tables");
 		ferryi_lease_close(&lease);
 		return rc;
 	}
@@ -309,6 +311,16 @@ int ferry_pfn_to_server(struct ferry *ferry, uint64_t pfn, char *name, size_t na
 					   (unsigned long long)pfn);
 	snprintf(name, name_len, "%s", ferryi_session_name(ferryi_lease_session(ferryi_pool_lease(sub->pool))));
 	return 0;
+}
+
+uint64_t ferry_altmap_offset(const struct ferry_altmap *altmap)
+{
+	return altmap ? altmap->reserve + altmap->free : 0;
+}
+
+void ferry_altmap_free(struct ferry_altmap *altmap, uint64_t n)
+{
+	altmap->alloc -= n;
 }
 
 /* ---- owners ---- */

@@ -177,6 +177,59 @@ static void hmm_device_new_put__64_of_them__then_none_until_one_is_put(void **st
 	RUN(devices_body);
 }
 
+/* ---- altmap ---- */
+
+static void altmap_body(void)
+{
+	enum { RESERVE = 100, FREE = 500 }; /* 600 PFNs: two sub-sections with the padding; 125 sub-sections' descriptors */
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_altmap altmap = { .reserve = RESERVE, .free = FREE, .align = 99, .alloc = 99 };
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .pool = "test",
+					.len_bytes = 4 * FERRY_SUBSECTION, .altmap = &altmap };
+	struct ferry_pool *a = first_pool(ferry), *pool;
+
+	CHECK_INT(ferry_altmap_offset(NULL), 0);
+	CHECK_INT(ferry_altmap_offset(&altmap), RESERVE + FREE);
+	CHECK_INT(ferry_pool_attach(ferry, &attr, &pool), 0);
+	struct ferry_pool_info info = info_of(pool);
+
+	CHECK(altmap.base_pfn == info.pfn_first && altmap.end_pfn == info.pfn_last);
+	CHECK_INT(altmap.align, 1024 - RESERVE - FREE);
+	CHECK_INT(altmap.alloc, 2 * 4); /* of four leased sub-sections two hold pages */
+	CHECK(!ferry_pfn_valid(ferry, info.pfn_first) && !ferry_pfn_valid(ferry, info.pfn_first + 1023));
+	CHECK(ferry_pfn_valid(ferry, info.pfn_first + 1024) && ferry_pfn_valid(ferry, info.pfn_first + 2047));
+	CHECK_INT(ferry_pool_kill(a), 0);
+	uint8_t *p = ferryt_mmap(ferry, 4 * FERRY_SUBSECTION); /* grows by what is missing */
+
+	CHECK(altmap.alloc >= 4 * 4 && altmap.alloc <= FREE && altmap.alloc % 4 == 0);
+	ferryt_fill_away(ferry, p, 4 * FERRY_SUBSECTION / FERRYT_PAGE, 4);
+	ferryt_verify(p, 0, 4 * FERRY_SUBSECTION / FERRYT_PAGE, 4);
+	CHECK(info_of(pool).used_bytes == 4 * FERRY_SUBSECTION);
+	CHECK_INT(ferry_munmap(ferry, p, 4 * FERRY_SUBSECTION), 0);
+	CHECK_INT(ferry_pool_detach(pool), 0);
+	CHECK_INT(altmap.alloc, 0);
+	/* Descriptors of two sub-sections are all that it grants: so much can be had, and no more. */
+	altmap = (struct ferry_altmap){ .free = 2 * 4 };
+	CHECK_INT(ferry_pool_attach(ferry, &attr, &pool), 0);
+	CHECK_INT(altmap.alloc, 2 * 4);
+	p = ferryt_mmap(ferry, 2 * FERRY_SUBSECTION);
+	CHECK(ferry_mmap(ferry, NULL, FERRYT_PAGE, 3, 0) == (void *)-1 && errno == ENOMEM);
+	CHECK_INT(ferry_munmap(ferry, p, 2 * FERRY_SUBSECTION), 0);
+	CHECK_INT(ferry_pool_detach(pool), 0);
+	altmap = (struct ferry_altmap){ .reserve = 1ull << 40 };
+	CHECK_FAILS(ferry_pool_attach(ferry, &attr, &pool), -EINVAL, "altmap");
+	altmap = (struct ferry_altmap){ .reserve = 5, .alloc = 9 };
+	ferry_altmap_free(&altmap, 4);
+	CHECK_INT(altmap.alloc, 5);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void vmem_altmap__reserve_free_align_alloc__obeyed_and_zero_after_detach(void **state)
+{
+	(void)state;
+	RUN(altmap_body);
+}
+
 /* ---- the end, under load ---- */
 
 struct toucher {
@@ -364,6 +417,7 @@ int main(int argc, char **argv)
 		ROW_TEST(pool_end__not_killed_or_bad__einval),
 		ROW_TEST(page__drvdata_and_server__kept_and_named),
 		ROW_TEST(hmm_device_new_put__64_of_them__then_none_until_one_is_put),
+		ROW_TEST(vmem_altmap__reserve_free_align_alloc__obeyed_and_zero_after_detach),
 		ROW_TEST(kill_evict_drain_detach__four_threads_touch__pages_move_to_the_other_pool),
 		ROW_TEST(evict__nowhere_to_go__enomem_and_goes_on_later),
 		ROW_TEST(kill__no_page_away__next_eviction_goes_to_another_pool),
