@@ -74,6 +74,7 @@ uint64_t ferryi_memory_model_bytes(const struct ferryi_memory_model *model);
 struct ferryi_pool_attr {
 	struct ferryi_lease *lease; /* becomes the pool's */
 	unsigned index;             /* 0 .. FERRYI_MAX_POOLS_ATTACHED - 1, unique in the process */
+	unsigned type; /* enum ferry_mem_type */
 	const void *owner;
 	void *data;
 	const struct ferry_pool_ops *ops; /* may be NULL */
@@ -98,6 +99,7 @@ void ferryi_pool_give(struct ferry_pool *pool, uint32_t subsection);
 
 unsigned ferryi_pool_index(const struct ferry_pool *pool);
 struct ferryi_lease *ferryi_pool_lease(const struct ferry_pool *pool);
+unsigned ferryi_pool_type(const struct ferry_pool *pool);
 const void *ferryi_pool_owner(const struct ferry_pool *pool);
 /* The caller's callbacks, or NULL. */
 const struct ferry_pool_ops *ferryi_pool_ops(const struct ferry_pool *pool);

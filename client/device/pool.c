@@ -30,6 +30,7 @@ struct ferry_pool {
 	struct ferryi_arena *arena;
 	struct ferryi_lease *lease;
 	unsigned index;
+	unsigned type; /* enum ferry_mem_type */
 	const void *owner;
 	void *data;
 	const struct ferry_pool_ops *ops; /* may be NULL */
@@ -164,6 +165,7 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	pool->arena = arena;
 	pool->lease = attr->lease;
 	pool->index = attr->index;
+	pool->type = attr->type;
 	pool->owner = attr->owner;
 	pool->data = attr->data;
 	pool->ops = attr->ops;
@@ -323,6 +325,11 @@ unsigned ferryi_pool_index(const struct ferry_pool *pool)
 struct ferryi_lease *ferryi_pool_lease(const struct ferry_pool *pool)
 {
 	return pool->lease;
+}
+
+unsigned ferryi_pool_type(const struct ferry_pool *pool)
+{
+	return pool->type;
 }
 
 const void *ferryi_pool_owner(const struct ferry_pool *pool)

@@ -71,7 +71,11 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 
 	if (rc)
 		return rc;
-	struct ferryi_pool_attr inner = { .lease = lease, .index = (unsigned)index, .owner = attr->owner, .data = attr->data,
+	struct ferryi_pool_attr inner = { .lease = lease,
+					 .index = (unsigned)index,
+					 .type = attr->type,
+					 .owner = attr->owner,
+					 .data = attr->data,
 					 .ops = attr->ops,
 					 .altmap = attr->altmap };
 
@@ -266,7 +270,7 @@ int ferry_pool_info(struct ferry_pool *pool, struct ferry_pool_info *info)
 	all.pfn_last = ferryi_pool_pfn_last(pool);
 	all.leased_bytes = ferryi_pool_leased_bytes(pool);
 	all.used_bytes = ferryi_pool_used_bytes(pool);
-	all.type = FERRY_MEM_PRIVATE;
+	all.type = (enum ferry_mem_type)ferryi_pool_type(pool);
 	snprintf(all.fabric, sizeof(all.fabric), "%s", ferryi_lease_row(lease)->name);
 	snprintf(all.server, sizeof(all.server), "%s", ferryi_session_name(ferryi_lease_session(lease)));
 	memcpy(info, &all, info->size < sizeof(all) ? info->size : sizeof(all));

@@ -299,6 +299,156 @@ static void model__random_population__exact_inverses_and_right_backing(void **st
 	teardown(&f);
 }
 
+/* ---- random layouts ---- */
+
+enum { MAX_LAYOUT = 12, LAYOUT_SUBS = 300 };
+
+struct layout {
+	uint64_t first, nr, valid; /* window; sub-sections of it, and how many from its start are populated */
+};
+
+/* At every edge of every sub-section, and one page to either side: valid exactly where it is populated. */
+static void check_edges(struct fixture *f, const struct layout *l)
+{
+	for (uint64_t s = 0; s < l->nr; s++) {
+		uint64_t pfn = l->first + s * FERRYI_PAGES_PER_SUBSECTION;
+		uint64_t last = pfn + FERRYI_PAGES_PER_SUBSECTION - 1;
+		bool valid = s < l->valid;
+
+		assert_int_equal(ferryi_pfn_to_page(f->model, pfn) != NULL, valid);
+		assert_int_equal(ferryi_pfn_to_page(f->model, last) != NULL, valid);
+		if (!valid)
+			continue;
+		assert_int_equal(ferryi_page_to_pfn(f->model, ferryi_pfn_to_page(f->model, pfn)), pfn);
+		assert_int_equal(ferryi_page_to_pfn(f->model, ferryi_pfn_to_page(f->model, last)), last);
+		assert_ptr_equal(ferryi_pfn_to_page(f->model, pfn) + (last - pfn), ferryi_pfn_to_page(f->model, last));
+	}
+	if (l->nr % FERRYI_SUBSECTIONS_PER_SECTION) /* else the next section may be somebody's */
+		assert_null(ferryi_pfn_to_page(f->model, l->first + l->nr * FERRYI_PAGES_PER_SUBSECTION));
+	assert_true(l->first == 0 || ferryi_pfn_to_page(f->model, l->first - 1) == NULL ||
+		    ferryi_subsection_of(f->model, l->first - 1)->pool != ferryi_subsection_of(f->model, l->first)->pool);
+}
+
+static void attach_one(struct fixture *f, struct layout *l, struct ferryt_rand *r)
+{
+	l->nr = 1 + ferryt_rand_below(r, LAYOUT_SUBS - 1);
+	l->valid = 0;
+	assert_int_equal(ferryi_pfn_window_alloc(f->model, l->nr, &l->first), 0);
+}
+
+static void grow_one(struct fixture *f, struct layout *l, unsigned pool, uint64_t by)
+{
+	struct ferryi_subsection info = info_of(pool);
+
+	for (; by && l->valid < l->nr; by--, l->valid++)
+		assert_int_equal(ferryi_subsection_populate(
+					 f->model, l->first + l->valid * FERRYI_PAGES_PER_SUBSECTION, &info), 0);
+}
+
+static void detach_one(struct fixture *f, struct layout *l)
+{
+	for (; l->valid; l->valid--)
+		ferryi_subsection_depopulate(f->model, l->first + (l->valid - 1) * FERRYI_PAGES_PER_SUBSECTION);
+	ferryi_pfn_window_free(f->model, l->first, l->nr);
+	l->nr = 0;
+}
+
+static void check_disjoint(const struct layout *l)
+{
+	for (unsigned i = 0; i < MAX_LAYOUT; i++) {
+		for (unsigned k = 0; k < i; k++) {
+			uint64_t end_i = l[i].first + l[i].nr * FERRYI_PAGES_PER_SUBSECTION;
+			uint64_t end_k = l[k].first + l[k].nr * FERRYI_PAGES_PER_SUBSECTION;
+
+			assert_true(!l[i].nr || !l[k].nr || l[i].first >= end_k || l[k].first >= end_i);
+		}
+	}
+}
+
+static void sparsemem__random_attach_grow_detach__valid_at_every_edge(void **state)
+{
+	struct layout l[MAX_LAYOUT] = { 0 };
+	struct ferryt_rand r = { 19 };
+	struct fixture f;
+
+	(void)state;
+	setup(&f);
+	for (unsigned round = 0; round < 600; round++) {
+		unsigned i = (unsigned)ferryt_rand_below(&r, MAX_LAYOUT);
+
+		if (!l[i].nr)
+			attach_one(&f, &l[i], &r);
+		else if (ferryt_rand_below(&r, 4) == 0)
+			detach_one(&f, &l[i]);
+		else
+			grow_one(&f, &l[i], i, 1 + ferryt_rand_below(&r, 40));
+		check_disjoint(l);
+		for (unsigned k = 0; k < MAX_LAYOUT; k++) {
+			if (l[k].nr && l[k].valid)
+				check_edges(&f, &l[k]);
+		}
+	}
+	teardown(&f);
+}
+
+/* memremap_pages() refuses a range in conflict at its start or its end; here a sub-section is the unit of both. */
+static void sparsemem__overlap_or_misaligned__enomem_einval_and_nothing_changed(void **state)
+{
+	struct ferryi_subsection mine = info_of(1), other = info_of(2);
+	struct fixture f;
+	uint64_t first;
+
+	(void)state;
+	setup(&f);
+	assert_int_equal(ferryi_pfn_window_alloc(f.model, 64, &first), 0);
+	assert_int_equal(ferryi_subsection_populate(f.model, first, &mine), 0);
+	ferryi_pfn_to_page(f.model, first + 3)->drvdata = 8;
+	uint64_t bytes = ferryi_memory_model_bytes(f.model);
+
+	assert_int_equal(ferryi_subsection_populate(f.model, first, &other), -ENOMEM);
+	assert_int_equal(ferryi_subsection_populate(f.model, first + 1, &other), -EINVAL);
+	assert_int_equal(ferryi_subsection_populate(f.model, first + FERRYI_PAGES_PER_SUBSECTION - 1, &other), -EINVAL);
+	assert_int_equal(ferryi_subsection_populate(f.model, 1ULL << FERRYI_PFN_BITS, &other), -EINVAL);
+	assert_ptr_equal(ferryi_subsection_of(f.model, first)->pool, mine.pool);
+	assert_int_equal(ferryi_pfn_to_page(f.model, first + 3)->drvdata, 8);
+	assert_int_equal(ferryi_memory_model_bytes(f.model), bytes);
+	teardown(&f);
+}
+
+/* Rows of the section table come with the first sub-section in them, descriptors with each. */
+static void sparsemem_extreme__tables__cost_is_proportional_to_use(void **state)
+{
+	enum { ROW_SUBS = 64 * FERRYI_SUBSECTIONS_PER_SECTION }; /* a row: 64 sections */
+	const uint64_t descriptors = FERRYI_PAGES_PER_SUBSECTION * sizeof(struct ferry_page);
+	struct ferryi_subsection info = info_of(0);
+	struct fixture f;
+	uint64_t first, step[3];
+
+	(void)state;
+	setup(&f);
+	uint64_t empty = ferryi_memory_model_bytes(f.model);
+
+	assert_int_equal(ferryi_pfn_window_alloc(f.model, 8 * ROW_SUBS, &first), 0);
+	assert_int_equal(ferryi_memory_model_bytes(f.model), empty); /* a window costs nothing */
+	for (unsigned i = 0; i < 3; i++) {
+		uint64_t before = ferryi_memory_model_bytes(f.model);
+
+		assert_int_equal(ferryi_subsection_populate(
+					 f.model, first + 2 * i * ROW_SUBS * FERRYI_PAGES_PER_SUBSECTION, &info), 0);
+		step[i] = ferryi_memory_model_bytes(f.model) - before;
+	}
+	assert_true(step[0] > descriptors); /* a row each, as they are rows apart */
+	assert_int_equal(step[1], step[0]);
+	assert_int_equal(step[2], step[0]);
+	uint64_t before = ferryi_memory_model_bytes(f.model);
+
+	assert_int_equal(ferryi_subsection_populate(f.model, first + FERRYI_PAGES_PER_SUBSECTION, &info), 0);
+	assert_int_equal(ferryi_memory_model_bytes(f.model) - before, descriptors); /* the row is there */
+	ferryi_subsection_depopulate(f.model, first + FERRYI_PAGES_PER_SUBSECTION);
+	assert_int_equal(ferryi_memory_model_bytes(f.model), before);
+	teardown(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -311,6 +461,9 @@ int main(void)
 		cmocka_unit_test(depopulate__then_populate__descriptors_are_zero_again),
 		cmocka_unit_test(pfn_to_page__outside_everything__null),
 		cmocka_unit_test(model__random_population__exact_inverses_and_right_backing),
+		cmocka_unit_test(sparsemem__random_attach_grow_detach__valid_at_every_edge),
+		cmocka_unit_test(sparsemem__overlap_or_misaligned__enomem_einval_and_nothing_changed),
+		cmocka_unit_test(sparsemem_extreme__tables__cost_is_proportional_to_use),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
