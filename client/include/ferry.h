@@ -12,6 +12,8 @@
  *   Threads     every function may be called from any thread unless stated.
  *   Blocking    every function may block, bounded by the configured deadlines
  *               (fault_timeout_ms, request_timeout_ms), unless stated.
+ *   Lifetime    a range must not be unmapped or given up while another call
+ *               works on it, as memory must not be freed while it is read.
  *   Signals     only ferry_fault_query is async-signal-safe.
  *   Allocation  after ferry_open() nothing here allocates from the
  *               application's heap, nor maps at addresses it could own.
@@ -503,6 +505,85 @@ int ferry_mirror_write(struct ferry_mirror *mirror, uintptr_t va, const void *bu
 		       struct ferry_mirror_stats *stats);
 /* Reads only what is in a pool now, from there: -ENOENT when some page of it is not. Never faults, moves nothing. */
 int ferry_mirror_peek(struct ferry_mirror *mirror, uintptr_t va, void *buf, size_t len);
+
+/* ---- migration: migrate_vma ---- */
+
+enum ferry_migrate_flags {
+	FERRY_MIGRATE_SELECT_SYSTEM = 1u << 0,          /* pages in RAM */
+	FERRY_MIGRATE_SELECT_DEVICE_PRIVATE = 1u << 1,  /* pages in pools whose owner is pgmap_owner */
+	FERRY_MIGRATE_SELECT_DEVICE_COHERENT = 1u << 2,
+};
+
+struct ferry_migrate_stats {
+	size_t size; /* sizeof(struct ferry_migrate_stats); the members are added to */
+	uint64_t cpages;   /* collected */
+	uint64_t migrated; /* moved with their data */
+	uint64_t zero;     /* holes and zero pages: no traffic */
+	uint64_t there;    /* were there already */
+	uint64_t skipped_pinned, skipped_raced, skipped_owner, skipped_lost;
+	uint64_t bytes;    /* transferred */
+};
+
+/*
+ * Moves what is in RAM in [addr, addr + len) to the pool, whatever the clock
+ * says; adopts memory of the range that is not managed yet. A 2 MiB block whose
+ * pages live in another pool is moved as a whole: those come home first, if
+ * their owner is the pool's. Pinned pages and pages that lose a race are
+ * skipped and counted, never an error. flags 0: SELECT_SYSTEM. stats may be NULL.
+ * -EINVAL (unaligned; not mapped or not readable; unknown flag), -EOPNOTSUPP
+ * (shared, file, hugetlb or special memory), -ENOMEM (pool full), -ESHUTDOWN
+ * (pool killed), -ENOTCONN, -EIO (pool lost).
+ */
+int ferry_migrate_to_device(struct ferry_pool *pool, void *addr, size_t len, unsigned flags,
+			    struct ferry_migrate_stats *stats);
+/*
+ * Brings pages of the range home: those of pools with this owner, or of every
+ * pool (owner NULL). Stops where the budget is full of pinned pages: -ENOMEM.
+ * -EINVAL (unaligned, not managed), -EIO (a page is lost).
+ */
+int ferry_migrate_to_ram(struct ferry *ferry, void *addr, size_t len, const void *owner, unsigned flags,
+			 struct ferry_migrate_stats *stats);
+
+/* Entries of src and dst. */
+#define FERRY_MIGRATE_PFN_VALID   (1ull << 0)
+#define FERRY_MIGRATE_PFN_MIGRATE (1ull << 1)
+#define FERRY_MIGRATE_PFN_WRITE   (1ull << 3)
+#define FERRY_MIGRATE_PFN_SHIFT   6
+#define FERRY_MIGRATE_MAX_PAGES   128u
+
+/*
+ * The three steps, for a caller that copies by its own means. The caller's
+ * struct; members marked in are set by him. One thread; at most one under way
+ * in a process (setup: -EBUSY).
+ *   setup     collects: pages leave the CPU's page table, src[i] says which; data[i] is where their content is
+ *             (NULL for a hole or zero page: it needs no copy), dst[i] the device page chosen for each
+ *   (caller)  copies data[i] to dst[i] with ferry_device_write or by its own means; clears dst[i] to leave page i
+ *   pages     commits; src[i] loses MIGRATE where the page was touched meanwhile and so stayed
+ *   finalize  gives back what did not go; must follow every setup that returned 0
+ */
+struct ferry_migrate {
+	size_t size;               /* in */
+	struct ferry_pool *pool;   /* in: destination */
+	uintptr_t start, end;      /* in: at most FERRY_MIGRATE_MAX_PAGES, managed */
+	uint64_t *src, *dst;       /* in: arrays of that many entries */
+	const void **data;         /* in: array of that many */
+	const void *pgmap_owner;   /* in */
+	unsigned flags;            /* in */
+	uint64_t npages, cpages;   /* out */
+	uint64_t private_[4];
+};
+int ferry_migrate_setup(struct ferry_migrate *migrate);
+int ferry_migrate_pages(struct ferry_migrate *migrate);
+int ferry_migrate_finalize(struct ferry_migrate *migrate);
+/* One-sided access to a device page that the caller owns (during a migration): len <= FERRY_PAGE_SIZE. -EINVAL, -EIO, -ENOTCONN, -ETIMEDOUT. */
+int ferry_device_write(struct ferry *ferry, uint64_t pfn, const void *buf, size_t len);
+int ferry_device_read(struct ferry *ferry, uint64_t pfn, void *buf, size_t len);
+
+/*
+ * Puts data over poison at [va, va + len): the pages are well again. Whole
+ * pages that are poisoned only: -EINVAL otherwise, and nothing is changed. -ENOMEM (budget), -EIO.
+ */
+int ferry_recover(struct ferry *ferry, uintptr_t va, const void *data, size_t len);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

@@ -15,6 +15,21 @@
 #define POLL_BATCH  32u
 #define SCAN_BLOCKS 4096u /* resident blocks that one pick looks at, at most: two turns of an 8 GiB budget's clock */
 
+static void assign_slots(struct ferryi_evictor *ev, uint8_t *staging, uint32_t first_slot)
+{
+	for (unsigned i = 0; i < FERRYI_EVICT_BATCHES; i++) {
+		ev->batch[i].staging = staging + (size_t)i * FERRYI_EVICT_BATCH * FERRYI_PAGE_SIZE;
+		ev->batch[i].first_slot = first_slot + i * FERRYI_EVICT_BATCH;
+	}
+}
+
+void ferryi_evictor_init_unwired(struct ferryi_evictor *ev, struct ferryi_pager *pager, uint8_t *staging, uint32_t first_slot)
+{
+	ev->pager = pager;
+	ev->is_unwired = true;
+	assign_slots(ev, staging, first_slot);
+}
+
 int ferryi_evictor_init(struct ferryi_evictor *ev, struct ferryi_pager *pager, uint8_t *staging, uint32_t first_slot,
 			int wake_fd)
 {
@@ -23,13 +38,9 @@ int ferryi_evictor_init(struct ferryi_evictor *ev, struct ferryi_pager *pager, u
 	if (!bounce)
 		return -ENOMEM;
 	ev->pager = pager;
-	for (unsigned i = 0; i < FERRYI_EVICT_BATCHES; i++) {
-		struct ferryi_evict_batch *batch = &ev->batch[i];
-
-		batch->staging = staging + (size_t)i * FERRYI_EVICT_BATCH * FERRYI_PAGE_SIZE;
-		batch->bounce = bounce + (size_t)i * FERRYI_EVICT_BATCH * FERRYI_PAGE_SIZE;
-		batch->first_slot = first_slot + i * FERRYI_EVICT_BATCH;
-	}
+	assign_slots(ev, staging, first_slot);
+	for (unsigned i = 0; i < FERRYI_EVICT_BATCHES; i++)
+		ev->batch[i].bounce = bounce + (size_t)i * FERRYI_EVICT_BATCH * FERRYI_PAGE_SIZE;
 	return ferryi_lines_init(&ev->lines, pager->keeper, bounce, FERRYI_EVICT_BUF_BYTES, FERRYI_EVICT_SLOTS, wake_fd);
 }
 
@@ -97,7 +108,8 @@ static bool block_can_leave(struct ferryi_evictor *ev, struct ferryi_object *obj
 		return false;
 	}
 	sub = ferryi_subsection_of(ev->pager->model, (uint64_t)(*bound - 1) * FERRYI_PAGES_PER_SUBSECTION);
-	if (!sub || ferryi_pool_lost(sub->pool) || !ferryi_lines_channel(&ev->lines, ferryi_pool_index(sub->pool))) {
+	if (!sub || ferryi_pool_lost(sub->pool) ||
+	    (!ev->is_unwired && !ferryi_lines_channel(&ev->lines, ferryi_pool_index(sub->pool)))) {
 		ev->error = -ENOTCONN;
 		return false;
 	}
@@ -468,10 +480,12 @@ static void complete_write(struct ferryi_evictor *ev, struct ferryi_evict_write 
 		if (end_page(ev, batch, i, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED))
 			written++;
 	}
-	if (write->op.status)
-		ev->error = write->op.status;
 	ferryi_count(&c->c_pages_evicted, written);
 	ferryi_count(&c->c_pages_written, written);
+	if (write->op.status)
+		ev->error = write->op.status;
+	else
+		ev->bytes_written += write->op.len_bytes;
 	ferryi_count(&c->c_bytes_out, write->op.status ? 0 : write->op.len_bytes);
 	if (--batch->nr_outstanding == 0)
 		end_batch(ev, batch);
@@ -606,6 +620,46 @@ unsigned ferryi_evict_range(struct ferryi_evictor *ev, uintptr_t *start, uintptr
 	ferryi_areas_read_unlock(&ev->pager->areas);
 	move_batch(ev, batch);
 	return run_batch(ev, batch);
+}
+
+const struct ferryi_evict_batch *ferryi_evict_collect(struct ferryi_evictor *ev, uintptr_t start, uintptr_t end)
+{
+	struct ferryi_evict_batch *batch = &ev->batch[0];
+
+	batch->nr_pages = batch->nr_staged = 0;
+	batch->in_use = true;
+	ferryi_areas_read_lock(&ev->pager->areas);
+	pick_range_locked(ev, batch, &start, end);
+	ferryi_areas_read_unlock(&ev->pager->areas);
+	move_batch(ev, batch);
+	return batch;
+}
+
+bool ferryi_evict_commit(struct ferryi_evictor *ev, unsigned k)
+{
+	struct ferryi_evict_batch *batch = &ev->batch[0];
+	struct ferryi_evict_page *page = &batch->page[k];
+	struct ferry_page *desc = ferryi_pfn_to_page(ev->pager->model, ferryi_object_pfn(page->object, page->index));
+
+	if (!page->staged || !desc)
+		return false;
+	desc->hash = XXH3_64bits(batch->staging + (size_t)k * FERRYI_PAGE_SIZE, FERRYI_PAGE_SIZE);
+	desc->va = page->va;
+	if (!end_page(ev, batch, k, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED))
+		return false;
+	ferryi_count(&ev->pager->counters.c_pages_evicted, 1);
+	return true;
+}
+
+void ferryi_evict_put_back(struct ferryi_evictor *ev)
+{
+	struct ferryi_evict_batch *batch = &ev->batch[0];
+
+	for (unsigned k = 0; k < batch->nr_pages; k++) {
+		if (batch->page[k].staged)
+			put_back(ev, batch, k);
+	}
+	end_batch(ev, batch);
 }
 
 unsigned ferryi_evict_poll(struct ferryi_evictor *ev)

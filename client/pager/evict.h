@@ -65,6 +65,8 @@ struct ferryi_evict_batch {
 struct ferryi_evictor {
 	struct ferryi_pager *pager;
 	struct ferryi_lines lines;
+	bool is_unwired;        /* writes nothing itself: the migrator */
+	uint64_t bytes_written; /* in all */
 	uintptr_t hand; /* next address of the clock */
 	const void *owner; /* whose migration this is, for the notifier; NULL: the pager's own */
 	int error;      /* why pages could not leave last: negative errno */
@@ -74,6 +76,20 @@ struct ferryi_evictor {
 /* staging: FERRYI_EVICT_SLOTS armed, empty pages; first_slot: their number in the pager's staging area. */
 int ferryi_evictor_init(struct ferryi_evictor *evictor, struct ferryi_pager *pager, uint8_t *staging, uint32_t first_slot,
 			int wake_fd);
+
+/* For a migration whose data the caller copies: no channels, no bounce buffers. */
+void ferryi_evictor_init_unwired(struct ferryi_evictor *evictor, struct ferryi_pager *pager, uint8_t *staging,
+				 uint32_t first_slot);
+/*
+ * Takes the pages of [start, end) that can leave (FERRYI_EVICT_BATCH at most)
+ * into staging slots, and leaves them there: page k of the batch is at
+ * staging + k pages. A fault takes its page back. Then, for each that has been
+ * copied to its place: commit; true unless it was taken back or dropped. At
+ * last put_back returns the rest to the application and frees the slots.
+ */
+const struct ferryi_evict_batch *ferryi_evict_collect(struct ferryi_evictor *evictor, uintptr_t start, uintptr_t end);
+bool ferryi_evict_commit(struct ferryi_evictor *evictor, unsigned k);
+void ferryi_evict_put_back(struct ferryi_evictor *evictor);
 
 /*
  * Picks one batch by the clock and starts it; how many pages it moved out (0:

@@ -110,8 +110,9 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 		ferryi_page_freed(f->pager, ferryi_object_pfn(ref->object, ref->index));
 	}
 	if (ferryi_counter_read(&f->pager->counters.c_faults_poisoned) == 0)
-		ferryi_error("page %#lx: poisoned, %s (%s)", (unsigned long)ref->va,
-			     ferry_fault_reason_text((enum ferry_fault_reason)reason), ferryi_strerror(fault->last_error));
+		ferryi_error("page %#lx: poisoned, %s%s%s", (unsigned long)ref->va,
+			     ferry_fault_reason_text((enum ferry_fault_reason)reason), fault->last_error ? ": " : "",
+			     fault->last_error ? ferryi_strerror(fault->last_error) : "");
 	ferryi_count(&f->pager->counters.c_faults_poisoned, 1);
 	ferryi_fault_count(f, fault, false);
 	return DONE;
@@ -131,8 +132,7 @@ static void zero_ahead(struct ferryi_fetcher *f, const struct ferryi_page_ref *r
 
 		rc = ferryi_place_announced(f->pager, va, f->pager->zeros, nr, &done);
 		for (uint32_t i = 0; i < done; i++)
-			ferryi_place_finish(f, ref->object, ref->index + at + i, va + (uintptr_t)i * FERRYI_PAGE_SIZE,
-					    FERRYI_PAGE_DIRTY);
+			ferryi_place_finish(ref->object, ref->index + at + i, FERRYI_PAGE_DIRTY);
 	}
 	for (; at <= ahead; at++) {
 		ferryi_place_unclaim(f, ref->object, ref->index + at, FERRYI_PAGE_ABSENT);
@@ -162,7 +162,7 @@ static enum outcome fault_absent(struct ferryi_fetcher *f, struct ferryi_fault *
 	int rc = ferryi_place_announced(f->pager, ref->va, f->pager->zeros, 1, &done);
 
 	if (done) {
-		ferryi_place_finish(f, ref->object, ref->index, ref->va, FERRYI_PAGE_DIRTY | FERRYI_PAGE_REFERENCED);
+		ferryi_place_finish(ref->object, ref->index, FERRYI_PAGE_DIRTY | FERRYI_PAGE_REFERENCED);
 		if (!fault->forced)
 			ferryi_count(&f->pager->counters.c_faults_zero, 1);
 		ferryi_fault_count(f, fault, false);
@@ -249,17 +249,8 @@ static enum outcome fault_staged(struct ferryi_fetcher *f, struct ferryi_fault *
 			   FERRYI_PAGE_REFERENCED | FERRYI_PAGE_RESIDENT;
 
 	ferryi_place_count(ref->object, ref->index);
-	for (uint64_t now = ferryi_page_load(word); !ferryi_page_cas(word, &now, rescued);) {
-		if (!(now & FERRYI_PAGE_DROPPED) || dropped)
-			continue;
-		/* Dropped while we copied: out with it; STAGED again, for the evictor to end and the next touch to zero. */
-		ferryi_place_uncount(ref->object, ref->index);
-		ferryi_place_take_out(f, ref->va);
-		ferryi_budget_uncharge(&f->pager->budget, 1);
-		atomic_store(word, ferryi_page_with(now, FERRYI_PAGE_STAGED));
-		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
-		return DONE;
-	}
+	/* Not dropped meanwhile: no event is applied under the fetch lock. */
+	atomic_store_explicit(word, rescued, memory_order_release);
 	if (!fault->forced)
 		ferryi_count(&f->pager->counters.c_faults_rescued, 1);
 	ferryi_fault_count(f, fault, false);

@@ -14,11 +14,10 @@
 #define WINDOW_SHARE    64u /* a read-ahead window is at most this part of the budget */
 #define SMALLEST_WINDOW 16u /* pages */
 
-int ferryi_fetcher_init(struct ferryi_fetcher *f, struct ferryi_pager *pager, void *scratch, int wake_fd)
+int ferryi_fetcher_init(struct ferryi_fetcher *f, struct ferryi_pager *pager, int wake_fd)
 {
 	f->pager = pager;
 	f->locks_events = wake_fd < 0 || pager->nr_handlers > 1; /* the service's, or one of several */
-	f->scratch = scratch;
 	f->buf = ferryi_arena_alloc(pager->arena, FERRYI_FETCH_BUF_BYTES);
 	if (!f->buf)
 		return -ENOMEM;
@@ -250,19 +249,58 @@ static bool still_there_locked(struct ferryi_fetcher *f, const struct ferryi_fet
 	       ref.index == fetch->index + fetch->nr_copied && ref.area_pages_left >= fetch->nr_pages - fetch->nr_copied;
 }
 
+static bool is_dropped(const struct ferryi_fetch *fetch, uint32_t i)
+{
+	return ferryi_page_load(&fetch->object->words[fetch->index + i]) & FERRYI_PAGE_DROPPED;
+}
+
+/*
+ * Puts the read's pages in place from nr_copied on, but those that the
+ * application has dropped since it began: they become ABSENT. No event is
+ * applied while the fetch lock is held, so none is dropped between the look and
+ * the copy; and while one is unread, the copy says EAGAIN. Returns why it
+ * stopped, or 0.
+ */
+static int place_locked(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, uint64_t flags)
+{
+	int rc = 0;
+
+	while (!rc && fetch->nr_copied < fetch->nr_pages) {
+		uint32_t first = fetch->nr_copied, nr = 0, done;
+		uintptr_t va = fetch->fault.va + (uintptr_t)first * FERRYI_PAGE_SIZE;
+
+		if (is_dropped(fetch, first)) {
+			ferryi_place_unclaim(f, fetch->object, fetch->index + first, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED);
+			ferryi_uffd_wake(f->pager->uffd, (void *)va, FERRYI_PAGE_SIZE);
+			fetch->nr_copied++;
+			continue;
+		}
+		while (first + nr < fetch->nr_pages && !is_dropped(fetch, first + nr))
+			nr++;
+		rc = ferryi_place_run(f->pager, va, (uint8_t *)fetch->op.local + (size_t)first * FERRYI_PAGE_SIZE, nr, &done);
+		for (uint32_t i = 0; i < done; i++) {
+			ferryi_page_freed(f->pager, ferryi_object_pfn(fetch->object, fetch->index + first + i));
+			ferryi_place_finish(fetch->object, fetch->index + first + i, flags);
+		}
+		fetch->nr_copied += done;
+		ferryi_count(&f->pager->counters.c_pages_in, done);
+		ferryi_count(&f->pager->counters.c_bytes_in, (uint64_t)done * FERRYI_PAGE_SIZE);
+		if (!fetch->demand)
+			ferryi_count(&f->pager->counters.c_pages_readahead, done);
+	}
+	return rc;
+}
+
 static void complete(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 {
-	struct ferryi_counters *c = &f->pager->counters;
-	uint32_t done;
+	uint64_t flags = fetch->no_copy ? FERRYI_PAGE_DIRTY : FERRYI_PAGE_COPIED;
 
 	if (fetch->op.status) {
 		fail_fetch(f, fetch, fetch->op.status);
 		return;
 	}
-	uint32_t first = fetch->nr_copied, left = fetch->nr_pages - first;
-	uintptr_t va = fetch->fault.va + (uintptr_t)first * FERRYI_PAGE_SIZE;
-	uint64_t flags = fetch->no_copy ? FERRYI_PAGE_DIRTY : FERRYI_PAGE_COPIED;
-
+	if (fetch->demand)
+		flags |= FERRYI_PAGE_REFERENCED | (fetch->fault.write ? FERRYI_PAGE_DIRTY : 0);
 	/*
 	 * Under the lock, so that an mremap or munmap is seen whole or not at all: a copy to the old address would
 	 * be lost there, or hit memory that has come to the place since.
@@ -273,22 +311,11 @@ static void complete(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 		fail_fetch(f, fetch, -ENOENT);
 		return;
 	}
-	int rc = ferryi_place_run(f->pager, va, (uint8_t *)fetch->op.local + (size_t)first * FERRYI_PAGE_SIZE, left, &done);
+	int rc = place_locked(f, fetch, flags);
 
-	if (fetch->demand && done) {
+	if (fetch->demand && fetch->nr_copied)
 		ferryi_fault_count(f, &fetch->fault, !fetch->minor);
-		flags |= FERRYI_PAGE_REFERENCED | (fetch->fault.write ? FERRYI_PAGE_DIRTY : 0);
-	}
-	for (uint32_t i = 0; i < done; i++) {
-		ferryi_page_freed(f->pager, ferryi_object_pfn(fetch->object, fetch->index + first + i));
-		ferryi_place_finish(f, fetch->object, fetch->index + first + i, va + (uintptr_t)i * FERRYI_PAGE_SIZE, flags);
-	}
 	ferryi_fetch_unlock(f);
-	fetch->nr_copied += done;
-	ferryi_count(&c->c_pages_in, done);
-	ferryi_count(&c->c_bytes_in, (uint64_t)done * FERRYI_PAGE_SIZE);
-	if (!fetch->demand)
-		ferryi_count(&c->c_pages_readahead, done);
 	if (rc == -EAGAIN || rc == -ENOMEM) {
 		if (ferryi_now_ns() >= fetch->fault.deadline_ns) {
 			fail_fetch(f, fetch, rc);

@@ -5,9 +5,9 @@
  *
  *   page words (atomics), area look-up under the read lock, budget counters,
  *   memory-model look-up by PFN, ferryi_lines_channel/_broken,
- *   ferryi_channel_submit/_poll, ioctls on the userfaultfd, madvise on the
- *   scratch page, write(2) to an eventfd, the clock, ferryi_log on failures,
- *   the notifier (notify.h), the callbacks of a pool (callback.h).
+ *   ferryi_channel_submit/_poll, ioctls on the userfaultfd, write(2) to an
+ *   eventfd, the clock, ferryi_log on failures, the notifier (notify.h),
+ *   the callbacks of a pool (callback.h).
  *
  * It may not: allocate, touch managed memory, wait for control I/O, sleep
  * without a deadline, take any lock but the area table's read lock and, where
@@ -80,7 +80,6 @@ struct ferryi_fetcher {
 	struct ferryi_streams streams;
 	bool locks_events; /* other threads read events: hold events_lock while copying (pager_priv.h) */
 	uint8_t *buf;
-	uint8_t *scratch; /* one page in the staging area: where unwanted pages are moved to and dropped */
 	struct ferryi_fetch small[FERRYI_FETCH_SMALL];
 	struct ferryi_fetch chunk[FERRYI_FETCH_CHUNKS];
 	struct ferryi_fetch *free_small, *free_chunks, *landed;
@@ -89,8 +88,8 @@ struct ferryi_fetcher {
 	struct ferryi_fault waiting[FERRYI_FETCH_WAITING];
 };
 
-/* Start-up. scratch: an armed, empty page of the staging area. */
-int ferryi_fetcher_init(struct ferryi_fetcher *fetcher, struct ferryi_pager *pager, void *scratch, int wake_fd);
+/* Start-up. wake_fd: of the owner thread; -1: the service's. */
+int ferryi_fetcher_init(struct ferryi_fetcher *fetcher, struct ferryi_pager *pager, int wake_fd);
 
 /* Takes a fault on. It ends with the page in place, or poisoned, and its threads woken. */
 void ferryi_fetch_fault(struct ferryi_fetcher *fetcher, const struct ferryi_fault *fault);

@@ -14,12 +14,12 @@ int ferryi_place_run(struct ferryi_pager *pager, uintptr_t va, const uint8_t *sr
 /* The same, announced: for pages whose fetch was not. */
 int ferryi_place_announced(struct ferryi_pager *pager, uintptr_t va, const uint8_t *src, uint32_t nr, uint32_t *done);
 void ferryi_place_count(struct ferryi_object *object, size_t index);
-void ferryi_place_uncount(struct ferryi_object *object, size_t index);
-/* The application dropped a page while we were putting it in place: takes it out of its memory again. */
-void ferryi_place_take_out(struct ferryi_fetcher *f, uintptr_t va);
-/* The page is in place: FETCHING (ours) -> RESIDENT with these flags. */
-void ferryi_place_finish(struct ferryi_fetcher *f, struct ferryi_object *object, size_t index, uintptr_t va,
-			 uint64_t flags);
+/*
+ * The page is in place: FETCHING (ours) -> RESIDENT with these flags.
+ * ASSUMPTION: the fetch lock is held since before the page was found not to be
+ * DROPPED; only an event could make it so.
+ */
+void ferryi_place_finish(struct ferryi_object *object, size_t index, uint64_t flags);
 /* A claimed page could not be brought in: back to what it was, unless the application dropped it. */
 void ferryi_place_unclaim(struct ferryi_fetcher *f, struct ferryi_object *object, size_t index, uint64_t back);
 

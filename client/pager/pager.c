@@ -48,10 +48,10 @@ static int open_descriptors(struct ferryi_pager *pager)
 	return 0;
 }
 
-/* Slots of every evictor, then one scratch page of every fetcher; nothing of it is resident but pages under way. */
+/* Slots of every evictor (the eviction threads', the service's, the migrator); nothing of it is resident but pages under way. */
 static int open_staging(struct ferryi_pager *pager)
 {
-	size_t pages = (size_t)(pager->nr_evict_threads + 1) * FERRYI_EVICT_SLOTS + pager->nr_handlers + 1;
+	size_t pages = (size_t)(pager->nr_evict_threads + 2) * FERRYI_EVICT_SLOTS;
 
 	pager->staging_bytes = pages * FERRYI_PAGE_SIZE;
 	pager->staging = ferryi_arena_alloc(pager->arena, pager->staging_bytes);
@@ -73,7 +73,7 @@ void ferryi_staging_release(struct ferryi_pager *pager, uint8_t *addr, size_t le
 		ferryi_error("staging: cannot be armed again (%s): raise vm.max_map_count", ferryi_strerror(rc));
 }
 
-static int start_handlers(struct ferryi_pager *pager, uint8_t *scratch)
+static int start_handlers(struct ferryi_pager *pager)
 {
 	for (unsigned i = 0; i < pager->nr_handlers; i++) {
 		struct ferryi_handler *h = &pager->handlers[i];
@@ -82,7 +82,7 @@ static int start_handlers(struct ferryi_pager *pager, uint8_t *scratch)
 		h->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		if (h->wake_fd < 0)
 			return -errno;
-		int rc = ferryi_fetcher_init(&h->fetcher, pager, scratch + i * FERRYI_PAGE_SIZE, h->wake_fd);
+		int rc = ferryi_fetcher_init(&h->fetcher, pager, h->wake_fd);
 
 		if (!rc)
 			rc = ferryi_thread_start(&h->thread, ferryi_handler_main, h);
@@ -124,17 +124,17 @@ static void keep(void *ctx)
 static int start(struct ferryi_pager *pager)
 {
 	uint32_t service_slot = pager->nr_evict_threads * FERRYI_EVICT_SLOTS;
-	uint8_t *scratch = ferryi_slot_addr(pager, service_slot + FERRYI_EVICT_SLOTS);
+	uint32_t migrator_slot = service_slot + FERRYI_EVICT_SLOTS;
 	int rc = ferryi_keeper_start(pager->arena, keep, pager, &pager->counters, &pager->keeper);
 
 	if (!rc)
-		rc = ferryi_fetcher_init(pager->service_fetcher, pager,
-					 scratch + pager->nr_handlers * FERRYI_PAGE_SIZE, -1);
+		rc = ferryi_fetcher_init(pager->service_fetcher, pager, -1);
 	if (!rc)
 		rc = ferryi_evictor_init(pager->service_evictor, pager, ferryi_slot_addr(pager, service_slot), service_slot,
 					 -1);
+	ferryi_evictor_init_unwired(pager->migrator, pager, ferryi_slot_addr(pager, migrator_slot), migrator_slot);
 	if (!rc)
-		rc = start_handlers(pager, scratch);
+		rc = start_handlers(pager);
 	return rc ? rc : start_evictors(pager);
 }
 
@@ -205,7 +205,9 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->evict_threads = ferryi_arena_alloc(attr->arena, attr->evict_threads * sizeof(*pager->evict_threads));
 	pager->service_fetcher = ferryi_arena_alloc(attr->arena, sizeof(*pager->service_fetcher));
 	pager->service_evictor = ferryi_arena_alloc(attr->arena, sizeof(*pager->service_evictor));
-	if (!pager->handlers || !pager->evict_threads || !pager->service_fetcher || !pager->service_evictor)
+	pager->migrator = ferryi_arena_alloc(attr->arena, sizeof(*pager->migrator));
+	if (!pager->handlers || !pager->evict_threads || !pager->service_fetcher || !pager->service_evictor ||
+	    !pager->migrator)
 		return NULL;
 	pager->nr_handlers = attr->fault_threads;
 	pager->nr_evict_threads = attr->evict_threads;
@@ -218,7 +220,7 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 
 int ferryi_pager_open(const struct ferryi_pager_attr *attr, struct ferryi_pager **out)
 {
-	uint64_t slots = (uint64_t)(attr->evict_threads + 1) * FERRYI_EVICT_SLOTS;
+	uint64_t slots = (uint64_t)(attr->evict_threads + 1) * FERRYI_EVICT_SLOTS + FERRYI_EVICT_BATCH;
 	int rc;
 
 	if ((attr->budget_bytes >> FERRYI_PAGE_SHIFT) < 2 * slots)

@@ -65,6 +65,10 @@ struct ferryi_pager {
 	/* own locks */
 	struct ferryi_area_table areas;
 
+	/* owned by whoever has set `migrating`: a migration in three steps */
+	_Atomic bool migrating;
+	struct ferryi_evictor *migrator;
+
 	/* atomic */
 	struct ferryi_budget budget;
 	struct ferryi_counters counters;

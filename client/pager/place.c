@@ -47,39 +47,11 @@ void ferryi_place_count(struct ferryi_object *object, size_t index)
 	atomic_fetch_add_explicit(&object->blocks[index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1, memory_order_relaxed);
 }
 
-void ferryi_place_uncount(struct ferryi_object *object, size_t index)
-{
-	atomic_fetch_sub_explicit(&object->blocks[index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1, memory_order_relaxed);
-}
-
-/* The application dropped a page while we were putting it in place: take it out of its memory again. */
-void ferryi_place_take_out(struct ferryi_fetcher *f, uintptr_t va)
-{
-	struct ferryi_notice notice;
-
-	ferryi_notify_begin(f->pager->attr.notifier, &notice, va, FERRYI_PAGE_SIZE, FERRY_UPDATE_REMOVE, NULL);
-	if (ferryi_uffd_move(f->pager->uffd, f->scratch, (void *)va, FERRYI_PAGE_SIZE) > 0)
-		ferryi_staging_release(f->pager, f->scratch, FERRYI_PAGE_SIZE);
-	ferryi_notify_end(&notice);
-}
-
 /* The page is in place: FETCHING (ours) -> RESIDENT with these flags. */
-void ferryi_place_finish(struct ferryi_fetcher *f, struct ferryi_object *object, size_t index, uintptr_t va, uint64_t flags)
+void ferryi_place_finish(struct ferryi_object *object, size_t index, uint64_t flags)
 {
-	ferryi_page_word *word = &object->words[index];
-	uint64_t old = ferryi_page_load(word);
-
 	ferryi_place_count(object, index);
-	do {
-		if (old & FERRYI_PAGE_DROPPED) {
-			ferryi_place_uncount(object, index);
-			ferryi_place_take_out(f, va);
-			atomic_store(word, FERRYI_PAGE_ABSENT);
-			ferryi_budget_uncharge(&f->pager->budget, 1);
-			ferryi_uffd_wake(f->pager->uffd, (void *)va, FERRYI_PAGE_SIZE);
-			return;
-		}
-	} while (!ferryi_page_cas(word, &old, flags | FERRYI_PAGE_RESIDENT));
+	atomic_store_explicit(&object->words[index], flags | FERRYI_PAGE_RESIDENT, memory_order_release);
 }
 
 /* A claimed page could not be brought in: back to what it was, unless the application dropped it. */

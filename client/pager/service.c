@@ -264,26 +264,19 @@ static void note_copied(struct ferryi_pager *pager, const struct ferryi_page_ref
 		;
 }
 
-int ferryi_service_io(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, enum ferryi_op_kind kind,
-		      uint8_t *bounce)
+int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_op_kind kind, uint8_t *bounce, size_t len)
 {
 	struct ferryi_lines *lines = &pager->service_evictor->lines;
 	struct ferryi_op op = { .kind = kind,
 				.local = bounce,
-				.len_bytes = FERRYI_PAGE_SIZE,
+				.len_bytes = len,
 				.deadline_ns = deadline_of(pager) };
 	struct ferryi_op *p = &op;
+	struct ferry_pool *pool = ferryi_locate(pager, pfn, &op.remote, &op.remote_off);
 
-	if (!ferryi_object_pfn(ref->object, ref->index)) { /* NORESERVE: its block has no place yet */
-		int rc = ferryi_bind_pages(pager, ref->object, ref->index, 1);
-
-		if (rc)
-			return rc;
-	}
-	struct ferry_pool *pool =
-		ferryi_locate(pager, ferryi_object_pfn(ref->object, ref->index), &op.remote, &op.remote_off);
-
-	if (!pool || ferryi_pool_lost(pool))
+	if (!pool)
+		return -EINVAL;
+	if (ferryi_pool_lost(pool))
 		return -ENOTCONN;
 	unsigned index = ferryi_pool_index(pool);
 	struct ferryi_channel *channel;
@@ -301,6 +294,18 @@ int ferryi_service_io(struct ferryi_pager *pager, const struct ferryi_page_ref *
 	while ((n = ferryi_channel_poll(channel, &p, 1)) == 0)
 		ferryi_cpu_relax();
 	return n < 0 ? n : op.status;
+}
+
+int ferryi_service_io(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, enum ferryi_op_kind kind,
+		      uint8_t *bounce)
+{
+	if (!ferryi_object_pfn(ref->object, ref->index)) { /* NORESERVE: its block has no place yet */
+		int rc = ferryi_bind_pages(pager, ref->object, ref->index, 1);
+
+		if (rc)
+			return rc;
+	}
+	return ferryi_service_io_pfn(pager, ferryi_object_pfn(ref->object, ref->index), kind, bounce, FERRYI_PAGE_SIZE);
 }
 
 /*

@@ -25,6 +25,7 @@ void ferryi_service_fault(struct ferryi_pager *pager, const struct ferryi_fault 
  * (the service evictor's bounce). -ENOTCONN, -ETIMEDOUT, or as the transport.
  * ASSUMPTION: service lock held, page word ours or pinned.
  */
+int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_op_kind kind, uint8_t *bounce, size_t len);
 int ferryi_service_io(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, enum ferryi_op_kind kind,
 		      uint8_t *bounce);
 

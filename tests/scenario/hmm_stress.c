@@ -10,6 +10,7 @@
  *   seg->lock   readers use the segment where it is; a writer changes the mapping as a whole
  *   page lock   who reads or writes a page's content, and its word of the model; taken under seg->lock
  */
+#include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -30,11 +31,11 @@
 #include "pager_kit.h"
 
 #define THREADS       8u
-#define SEGMENTS      12u
+#define SEGMENTS      16u
 #define SEGMENT_PAGES 320u /* not a multiple of a 2 MiB block: neighbours share nothing, ends are odd */
 #define SEGMENT_BYTES (SEGMENT_PAGES * FERRYT_PAGE)
-#define BUDGET        (6 * FERRYT_MIB)
-#define MAY_PROTECT   2u   /* segments that may be read-only: such pages cannot leave, so they must fit the budget */
+#define BUDGET        (8 * FERRYT_MIB)
+#define MAY_PROTECT   1u   /* segments that may be read-only: such pages cannot leave, so they must fit the budget */
 #define SPAN_PAGES    32u /* of an operation on a part of a segment, at most */
 
 struct segment {
@@ -273,6 +274,53 @@ static void op_device(struct worker *w)
 	pthread_rwlock_unlock(&s.seg->lock);
 }
 
+static struct ferry_pool *first_pool, *second_pool;
+
+static void op_migrate(struct worker *w)
+{
+	struct span s = pick(w);
+	uint8_t *addr;
+
+	pthread_rwlock_rdlock(&s.seg->lock);
+	addr = page_of(s.seg, s.first);
+	switch (next_random(w) % 3) {
+	case 0:
+		CHECK_INT(ferry_migrate_to_device(second_pool, addr, s.nr * FERRYT_PAGE, 0, NULL), 0);
+		break;
+	case 1:
+		CHECK_INT(ferry_migrate_to_ram(ferry, addr, s.nr * FERRYT_PAGE, NULL, 0, NULL), 0);
+		break;
+	default:
+		CHECK_INT(ferry_migrate_to_device(first_pool, addr, s.nr * FERRYT_PAGE, 0, NULL), 0);
+	}
+	pthread_rwlock_unlock(&s.seg->lock);
+}
+
+/* A device that copies by its own means; one of its kind at a time. */
+static void op_steps(struct worker *w)
+{
+	struct span s = pick(w);
+	uint64_t src[SPAN_PAGES], dst[SPAN_PAGES];
+	const void *data[SPAN_PAGES];
+	struct ferry_migrate m = { .size = sizeof(m), .pool = second_pool, .src = src, .dst = dst, .data = data };
+
+	pthread_rwlock_rdlock(&s.seg->lock);
+	m.start = (uintptr_t)page_of(s.seg, s.first);
+	m.end = m.start + s.nr * FERRYT_PAGE;
+	int rc = ferry_migrate_setup(&m);
+
+	CHECK(rc == 0 || rc == -EBUSY);
+	for (size_t i = 0; !rc && i < m.npages; i++) {
+		if (src[i] & FERRY_MIGRATE_PFN_VALID)
+			CHECK_INT(ferry_device_write(ferry, dst[i] >> FERRY_MIGRATE_PFN_SHIFT, data[i], FERRYT_PAGE), 0);
+	}
+	if (!rc) {
+		CHECK_INT(ferry_migrate_pages(&m), 0);
+		CHECK_INT(ferry_migrate_finalize(&m), 0);
+	}
+	pthread_rwlock_unlock(&s.seg->lock);
+}
+
 struct op {
 	const char *name;
 	unsigned weight;
@@ -284,6 +332,7 @@ static const struct op ops[] = {
 	{ "willneed", 40, op_willneed },  { "flush", 20, op_flush },	    { "pin", 20, op_pin },
 	{ "dontneed", 20, op_dontneed },  { "munmap", 6, op_munmap },	    { "mremap", 6, op_mremap },
 	{ "mprotect", 6, op_mprotect },	  { "device", 60, op_device },
+	{ "migrate", 30, op_migrate },	  { "steps", 20, op_steps },
 };
 #define NR_OPS (sizeof(ops) / sizeof(ops[0]))
 
@@ -377,10 +426,15 @@ static void stress_body(void)
 
 	sigaction(SIGBUS, &action, NULL);
 	ferry = ferryt_open(BUDGET);
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .pool = "test" };
+
+	CHECK_INT(ferry_pool_attach(ferry, &attr, &second_pool), 0);
+	first_pool = ferry_pool_at(ferry, 0);
 	CHECK_INT(ferry_mirror_register(&mirror, ferry), 0);
 	for (unsigned i = 0; i < nr_seeds; i++)
 		run_seed(seeds[i]);
 	CHECK_INT(ferry_mirror_unregister(&mirror), 0);
+	ferry_pool_put(first_pool);
 	CHECK_INT(ferry_close(ferry), 0);
 }
 

@@ -1,0 +1,496 @@
+/* See migrate.h. */
+#include "migrate.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "clock.h"
+#include "error.h"
+#include "fetch_priv.h"
+#include "log.h"
+#include "service.h"
+#include "uffd.h"
+
+#define PAUSE_MS    1
+#define MOVE_ROUNDS 4u /* of a block, when pages are busy for the moment */
+
+static struct ferry_pool *pool_of(struct ferryi_pager *pager, const struct ferryi_page_ref *ref)
+{
+	struct ferryi_remote remote;
+	uint64_t off;
+
+	return ferryi_locate(pager, ferryi_object_pfn(ref->object, ref->index), &remote, &off);
+}
+
+/* The managed pages at va, at most to `end` and to the end of their block: how many, 0: not managed. */
+static size_t find_piece(struct ferryi_pager *pager, uintptr_t va, uintptr_t end, struct ferryi_page_ref *ref)
+{
+	ferryi_areas_read_lock(&pager->areas);
+	bool found = ferryi_areas_find_locked(&pager->areas, va, ref);
+
+	ferryi_areas_read_unlock(&pager->areas);
+	if (!found)
+		return 0;
+	size_t in_block = FERRYI_PAGES_PER_BLOCK - ref->index % FERRYI_PAGES_PER_BLOCK;
+
+	return ferryi_min_u64(ferryi_min_u64(ref->area_pages_left, in_block), (end - va) >> FERRYI_PAGE_SHIFT);
+}
+
+/* ---- choosing the pool of a block ---- */
+
+static bool is_away(const struct ferryi_object *object, size_t i)
+{
+	return ferryi_page_state(ferryi_page_load(&object->words[i])) == FERRYI_PAGE_AWAY;
+}
+
+/* Brings home what of the whole block is away, wherever it is mapped. */
+static int bring_block(struct ferryi_pager *pager, const struct ferryi_page_ref *ref)
+{
+	size_t first = ref->index / FERRYI_PAGES_PER_BLOCK * FERRYI_PAGES_PER_BLOCK;
+	size_t nr = ferryi_min_u64(ref->object->nr_pages - first, FERRYI_PAGES_PER_BLOCK);
+	int rc = 0;
+
+	for (size_t i = first, run; i < first + nr && !rc; i += run) {
+		uintptr_t va;
+
+		for (run = 0; i + run < first + nr && is_away(ref->object, i + run); run++)
+			;
+		if (!run) {
+			run = 1;
+			continue;
+		}
+		ferryi_areas_read_lock(&pager->areas);
+		bool mapped = ferryi_areas_va_locked(&pager->areas, ref->object, i, &va);
+
+		ferryi_areas_read_unlock(&pager->areas);
+		/* Cut by a partial munmap, the rest of the run lies elsewhere: the next round finds it. */
+		if (mapped)
+			rc = ferryi_service_bring(pager, va, va + run * FERRYI_PAGE_SIZE, false);
+	}
+	return rc;
+}
+
+/* Brings the block home and takes it off its sub-section. 0, -EIO, -ETIMEDOUT. ASSUMPTION: leave_lock held. */
+static int leave_locked(struct ferryi_pager *pager, const struct ferryi_page_ref *ref)
+{
+	/* A part of a fault's time: rather this fails than that a fault finds no memory, because no page may leave. */
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms / 4);
+	struct ferryi_block *block = ferryi_ref_block(ref);
+	size_t nr = ref->index / FERRYI_PAGES_PER_BLOCK;
+	int rc;
+
+	if (!ferryi_block_leave_begin(block))
+		return atomic_load(&block->subsection) ? -EAGAIN : 0;
+	while ((rc = ferryi_block_leave_commit(pager, ref->object, nr)) == -EBUSY || rc == -EAGAIN) {
+		if (rc == -EAGAIN)
+			poll(NULL, 0, PAUSE_MS); /* what is on its way settles by itself */
+		rc = ferryi_now_ns() < deadline_ns ? bring_block(pager, ref) : -ETIMEDOUT;
+		if (rc)
+			break;
+	}
+	if (rc)
+		ferryi_block_leave_abort(block);
+	return rc;
+}
+
+/* The block's pages go to `pool` from now on. 0, -EXDEV (its pages are another owner's), -ENOMEM, -EIO, -ETIMEDOUT. */
+static int choose_pool(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, struct ferry_pool *pool)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+	struct ferry_pool *now;
+	int rc = 0;
+
+	/* Eviction may bind the block to the next best pool between the two steps: then once more. */
+	while ((now = pool_of(pager, ref)) != pool && (!rc || rc == -EAGAIN) && ferryi_now_ns() < deadline_ns) {
+		if (now && ferryi_pool_owner(now) != ferryi_pool_owner(pool))
+			return -EXDEV;
+		ferryi_mutex_lock(&pager->leave_lock);
+		rc = now ? leave_locked(pager, ref) : 0;
+		if (!rc)
+			rc = ferryi_bind_block_to(pager, ferryi_ref_block(ref), pool, true);
+		ferryi_mutex_unlock(&pager->leave_lock);
+	}
+	return now == pool ? 0 : rc == 0 || rc == -EAGAIN ? -ETIMEDOUT : rc;
+}
+
+/* ---- to a device ---- */
+
+static void count_place(const struct ferryi_object *object, size_t first, size_t nr, uint8_t *was,
+			struct ferry_migrate_stats *stats)
+{
+	for (size_t i = 0; i < nr; i++) {
+		uint64_t word = ferryi_page_load(&object->words[first + i]);
+
+		was[i] = (uint8_t)ferryi_page_state(word);
+		switch (ferryi_page_state(word)) {
+		case FERRYI_PAGE_ABSENT:
+			stats->zero++;
+			break;
+		case FERRYI_PAGE_AWAY:
+			stats->there++;
+			break;
+		case FERRYI_PAGE_POISONED:
+			stats->skipped_lost++;
+			break;
+		default: /* resident, or on its way: what comes of it is seen afterwards */
+			was[i] = FERRYI_PAGE_RESIDENT;
+			stats->cpages++;
+		}
+	}
+}
+
+/* true: some page stayed that may leave yet. With `last`, the verdict is counted. */
+static bool count_moved(const struct ferryi_object *object, size_t first, size_t nr, const uint8_t *was, bool last,
+			struct ferry_migrate_stats *stats)
+{
+	bool again = false;
+
+	for (size_t i = 0; i < nr; i++) {
+		uint64_t word = ferryi_page_load(&object->words[first + i]);
+		enum ferryi_page_state state = ferryi_page_state(word);
+		bool stayed = state != FERRYI_PAGE_AWAY && state != FERRYI_PAGE_ABSENT;
+
+		if (was[i] != FERRYI_PAGE_RESIDENT)
+			continue;
+		again |= stayed && !ferryi_page_pins(word);
+		if (!last)
+			continue;
+		stats->migrated += state == FERRYI_PAGE_AWAY;
+		stats->zero += state == FERRYI_PAGE_ABSENT;
+		stats->skipped_pinned += stayed && ferryi_page_pins(word);
+		stats->skipped_raced += stayed && !ferryi_page_pins(word);
+	}
+	return again;
+}
+
+static void send_piece(struct ferryi_pager *pager, struct ferry_pool *pool, const struct ferryi_page_ref *ref, size_t nr,
+		       struct ferry_migrate_stats *stats)
+{
+	struct ferryi_evictor *ev = pager->service_evictor;
+	uint8_t was[FERRYI_PAGES_PER_BLOCK];
+	uintptr_t end = ref->va + nr * FERRYI_PAGE_SIZE;
+
+	count_place(ref->object, ref->index, nr, was, stats);
+	for (unsigned round = 0; round < MOVE_ROUNDS; round++) {
+		ferryi_mutex_lock(&pager->service_lock);
+		uint64_t before = ev->bytes_written;
+
+		ev->owner = ferryi_pool_owner(pool);
+		for (uintptr_t va = ref->va; va < end;) {
+			if (!ferryi_evict_range(ev, &va, end) && va < end)
+				break;
+			ferryi_evict_poll(ev);
+		}
+		ferryi_evict_drain(ev);
+		ev->owner = NULL;
+		stats->bytes += ev->bytes_written - before;
+		ferryi_mutex_unlock(&pager->service_lock);
+		if (!count_moved(ref->object, ref->index, nr, was, false, stats))
+			break;
+		poll(NULL, 0, PAUSE_MS);
+	}
+	count_moved(ref->object, ref->index, nr, was, true, stats);
+}
+
+/* Memory of [start, end) that is not managed yet is, afterwards. */
+static int adopt_gaps(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
+{
+	struct ferryi_page_ref ref;
+
+	ferryi_events_settle(pager);
+	for (uintptr_t va = start, gap; va < end;) {
+		size_t nr = find_piece(pager, va, end, &ref);
+
+		if (nr) {
+			va += nr * FERRYI_PAGE_SIZE;
+			continue;
+		}
+		for (gap = va; va < end && !find_piece(pager, va, end, &ref); va += FERRYI_PAGE_SIZE)
+			;
+		int rc = ferryi_pager_adopt(pager, gap, va, FERRY_MAP_NORESERVE);
+
+		if (rc)
+			return rc == -EFAULT ? -EINVAL : rc; /* the line says what is not mapped */
+	}
+	return 0;
+}
+
+int ferryi_pager_migrate_to_device(struct ferryi_pager *pager, struct ferry_pool *pool, uintptr_t start, uintptr_t end,
+				   struct ferry_migrate_stats *stats)
+{
+	struct ferryi_page_ref ref;
+	int rc = adopt_gaps(pager, start, end);
+
+	if (rc)
+		return rc;
+	for (uintptr_t va = start; va < end;) {
+		size_t nr = find_piece(pager, va, end, &ref);
+
+		if (!nr)
+			return ferryi_control_fail(-EINVAL, "migrate_to_device: %#lx was unmapped meanwhile", (unsigned long)va);
+		if (ferryi_pool_lost(pool))
+			return ferryi_control_fail(-ENOTCONN, "migrate_to_device: the pool's server is gone");
+		rc = choose_pool(pager, &ref, pool);
+		if (rc == -EXDEV)
+			stats->skipped_owner += nr;
+		else if (rc)
+			return ferryi_control_fail(rc, "migrate_to_device: no place in the pool for %#lx (%s)",
+						   (unsigned long)va, ferryi_strerror(rc));
+		else
+			send_piece(pager, pool, &ref, nr, stats);
+		va += nr * FERRYI_PAGE_SIZE;
+	}
+	return 0;
+}
+
+/* ---- to RAM ---- */
+
+static bool is_selected(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, const void *owner)
+{
+	struct ferry_pool *pool = pool_of(pager, ref);
+
+	return pool && (!owner || ferryi_pool_owner(pool) == owner);
+}
+
+/* Pages from va that are all away (to be brought), or all not: how many; counts the latter. */
+static size_t find_run(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, size_t nr, bool *away,
+		       struct ferry_migrate_stats *stats)
+{
+	size_t n = 0;
+
+	for (; n < nr; n++) {
+		enum ferryi_page_state state = ferryi_page_state(ferryi_page_load(&ref->object->words[ref->index + n]));
+		bool is_away = state == FERRYI_PAGE_AWAY || state == FERRYI_PAGE_STAGED;
+
+		if (n == 0)
+			*away = is_away;
+		else if (is_away != *away)
+			break;
+		if (is_away)
+			continue;
+		stats->zero += state == FERRYI_PAGE_ABSENT;
+		stats->skipped_lost += state == FERRYI_PAGE_POISONED;
+		stats->there += state != FERRYI_PAGE_ABSENT && state != FERRYI_PAGE_POISONED;
+	}
+	(void)pager;
+	return n;
+}
+
+int ferryi_pager_migrate_to_ram(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, const void *owner,
+				struct ferry_migrate_stats *stats)
+{
+	uint64_t lost_before = stats->skipped_lost;
+	struct ferryi_page_ref ref;
+
+	if (!ferryi_pager_covers(pager, start, end))
+		return ferryi_control_fail(-EINVAL, "migrate_to_ram: the range is not all managed");
+	for (uintptr_t va = start; va < end;) {
+		size_t nr = find_piece(pager, va, end, &ref);
+		bool away = false;
+
+		if (!nr)
+			return ferryi_control_fail(-EINVAL, "migrate_to_ram: %#lx was unmapped meanwhile", (unsigned long)va);
+		nr = find_run(pager, &ref, nr, &away, stats);
+		uintptr_t stop = va + nr * FERRYI_PAGE_SIZE;
+
+		if (away && !is_selected(pager, &ref, owner)) {
+			stats->skipped_owner += nr;
+		} else if (away) {
+			int rc = ferryi_service_bring(pager, va, stop, false);
+
+			if (rc)
+				return ferryi_control_fail(rc, "migrate_to_ram: a page of %#lx-%#lx is lost or did not come in time",
+							   (unsigned long)va, (unsigned long)stop);
+			stats->cpages += nr;
+			stats->migrated += nr;
+			stats->bytes += nr * FERRYI_PAGE_SIZE;
+		}
+		va = stop;
+	}
+	if (stats->skipped_lost > lost_before)
+		return ferryi_control_fail(-EIO, "migrate_to_ram: %llu pages are lost",
+					   (unsigned long long)(stats->skipped_lost - lost_before));
+	return 0;
+}
+
+/* ---- in three steps ---- */
+
+static int bind_all(struct ferryi_pager *pager, struct ferry_migrate *m)
+{
+	struct ferryi_page_ref ref;
+	size_t nr;
+
+	for (uintptr_t va = m->start; va < m->end; va += nr * FERRYI_PAGE_SIZE) {
+		nr = find_piece(pager, va, m->end, &ref);
+		if (!nr)
+			return ferryi_control_fail(-EINVAL, "migrate_setup: %#lx is not managed", (unsigned long)va);
+		int rc = choose_pool(pager, &ref, m->pool);
+
+		if (rc && rc != -EXDEV)
+			return ferryi_control_fail(rc, "migrate_setup: no place in the pool for %#lx (%s)",
+						   (unsigned long)va, ferryi_strerror(rc));
+	}
+	return 0;
+}
+
+/* What is not in RAM: a hole needs no copy and is zero at the other end too; all else is not ours to move. */
+static void describe_others(struct ferryi_pager *pager, struct ferry_migrate *m)
+{
+	struct ferryi_page_ref ref;
+	uint64_t word;
+
+	for (size_t i = 0; i < m->npages; i++) {
+		m->src[i] = m->dst[i] = 0;
+		m->data[i] = NULL;
+		if (ferryi_service_look(pager, m->start + i * FERRYI_PAGE_SIZE, &ref, &word) &&
+		    ferryi_page_state(word) == FERRYI_PAGE_ABSENT) {
+			m->src[i] = FERRY_MIGRATE_PFN_MIGRATE | FERRY_MIGRATE_PFN_WRITE;
+			m->cpages++;
+		}
+	}
+}
+
+int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate *m)
+{
+	bool idle = false;
+
+	if (!atomic_compare_exchange_strong(&pager->migrating, &idle, true))
+		return ferryi_control_fail(-EBUSY, "migrate_setup: another migration is under way");
+	ferryi_events_settle(pager);
+	int rc = bind_all(pager, m);
+
+	if (rc) {
+		atomic_store(&pager->migrating, false);
+		return rc;
+	}
+	m->npages = (m->end - m->start) >> FERRYI_PAGE_SHIFT;
+	m->cpages = 0;
+	describe_others(pager, m);
+	pager->migrator->owner = ferryi_pool_owner(m->pool);
+	const struct ferryi_evict_batch *batch = ferryi_evict_collect(pager->migrator, m->start, m->end);
+
+	for (unsigned k = 0; k < batch->nr_pages; k++) {
+		const struct ferryi_evict_page *page = &batch->page[k];
+		struct ferryi_page_ref ref = { .object = page->object, .index = page->index };
+		size_t i = (page->va - m->start) >> FERRYI_PAGE_SHIFT;
+
+		if (!page->staged || pool_of(pager, &ref) != m->pool)
+			continue;
+		m->src[i] = FERRY_MIGRATE_PFN_VALID | FERRY_MIGRATE_PFN_MIGRATE | FERRY_MIGRATE_PFN_WRITE;
+		m->dst[i] = ferryi_object_pfn(page->object, page->index) << FERRY_MIGRATE_PFN_SHIFT | FERRY_MIGRATE_PFN_VALID;
+		m->data[i] = batch->staging + (size_t)k * FERRYI_PAGE_SIZE;
+		m->cpages++;
+	}
+	m->private_[0] = 1;
+	return 0;
+}
+
+int ferryi_pager_migrate_pages(struct ferryi_pager *pager, struct ferry_migrate *m)
+{
+	struct ferryi_evictor *ev = pager->migrator;
+
+	if (m->private_[0] != 1)
+		return ferryi_control_fail(-EINVAL, "migrate_pages: follows migrate_setup");
+	for (unsigned k = 0; k < ev->batch[0].nr_pages; k++) {
+		size_t i = (ev->batch[0].page[k].va - m->start) >> FERRYI_PAGE_SHIFT;
+
+		if (!(m->src[i] & FERRY_MIGRATE_PFN_VALID) || !(m->dst[i] & FERRY_MIGRATE_PFN_VALID) ||
+		    !ferryi_evict_commit(ev, k))
+			m->src[i] &= ~FERRY_MIGRATE_PFN_MIGRATE;
+	}
+	m->private_[0] = 2;
+	return 0;
+}
+
+int ferryi_pager_migrate_finalize(struct ferryi_pager *pager, struct ferry_migrate *m)
+{
+	if (m->private_[0] != 1 && m->private_[0] != 2)
+		return ferryi_control_fail(-EINVAL, "migrate_finalize: follows migrate_setup");
+	ferryi_evict_put_back(pager->migrator);
+	m->private_[0] = 0;
+	atomic_store(&pager->migrating, false);
+	return 0;
+}
+
+int ferryi_pager_device_io(struct ferryi_pager *pager, uint64_t pfn, void *read_to, const void *write_from, size_t len)
+{
+	uint8_t *bounce = pager->service_evictor->batch[0].bounce;
+
+	ferryi_mutex_lock(&pager->service_lock);
+	if (write_from)
+		memcpy(bounce, write_from, len);
+	int rc = ferryi_service_io_pfn(pager, pfn, read_to ? FERRYI_OP_READ : FERRYI_OP_WRITE, bounce, len);
+
+	if (!rc && read_to)
+		memcpy(read_to, bounce, len);
+	ferryi_mutex_unlock(&pager->service_lock);
+	if (rc == -EINVAL)
+		return ferryi_control_fail(rc, "device access: %#llx is no valid PFN", (unsigned long long)pfn);
+	return rc ? ferryi_control_fail(rc, "device access: %s", ferryi_strerror(rc)) : 0;
+}
+
+/* ---- recover ---- */
+
+static int recover_page(struct ferryi_pager *pager, uintptr_t va, const uint8_t *data)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+	struct ferryi_page_ref ref;
+	struct ferryi_notice notice;
+	uint64_t word;
+	long rc;
+
+	while (!ferryi_budget_charge(&pager->budget, 1)) {
+		if (ferryi_now_ns() >= deadline_ns)
+			return -ENOMEM;
+		ferryi_pager_need_memory(pager);
+		poll(NULL, 0, PAUSE_MS);
+	}
+	do {
+		ferryi_mutex_lock(&pager->events_lock);
+		ferryi_areas_read_lock(&pager->areas);
+		rc = -EINVAL;
+		if (ferryi_areas_find_locked(&pager->areas, va, &ref)) {
+			word = ferryi_page_load(ferryi_ref_word(&ref));
+			if (ferryi_page_state(word) == FERRYI_PAGE_POISONED &&
+			    ferryi_page_cas(ferryi_ref_word(&ref), &word, FERRYI_PAGE_FETCHING)) {
+				ferryi_notify_begin(pager->attr.notifier, &notice, va, FERRYI_PAGE_SIZE,
+						    FERRY_UPDATE_MIGRATE, NULL);
+				rc = ferryi_uffd_copy(pager->uffd, (void *)va, data, FERRYI_PAGE_SIZE);
+				ferryi_notify_end(&notice);
+				if (rc > 0)
+					ferryi_place_finish(ref.object, ref.index,
+							    FERRYI_PAGE_DIRTY | FERRYI_PAGE_REFERENCED);
+				else
+					ferryi_page_release(ferryi_ref_word(&ref), word);
+			}
+		}
+		ferryi_areas_read_unlock(&pager->areas);
+		ferryi_mutex_unlock(&pager->events_lock);
+	} while (rc == -EAGAIN && ferryi_now_ns() < deadline_ns);
+	if (rc > 0)
+		return 0;
+	ferryi_budget_uncharge(&pager->budget, 1);
+	return (int)rc;
+}
+
+int ferryi_pager_recover(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, const uint8_t *data)
+{
+	struct ferryi_page_ref ref;
+	uint64_t word;
+
+	ferryi_events_settle(pager);
+	for (uintptr_t va = start; va < end; va += FERRYI_PAGE_SIZE) {
+		if (!ferryi_service_look(pager, va, &ref, &word) || ferryi_page_state(word) != FERRYI_PAGE_POISONED)
+			return ferryi_control_fail(-EINVAL, "recover: page %#lx is not poisoned; nothing was changed",
+						   (unsigned long)va);
+	}
+	for (uintptr_t va = start; va < end; va += FERRYI_PAGE_SIZE) {
+		int rc = recover_page(pager, va, data + (va - start));
+
+		if (rc)
+			return ferryi_control_fail(rc, "recover: page %#lx: %s", (unsigned long)va, ferryi_strerror(rc));
+	}
+	return 0;
+}

@@ -1,0 +1,488 @@
+/*
+ * Migration by the public API: to a device and to RAM, by owner, in three
+ * steps; and data put over poison. argv[1]: the fabric row.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "clock.h"
+#include "pager_kit.h"
+
+#define PAGES 700u /* more than a 2 MiB block */
+#define LEN   (PAGES * FERRYT_PAGE)
+
+static const char owner_a[] = "a", owner_b[] = "b";
+
+static struct ferry_pool *attach(struct ferry *ferry, const void *owner)
+{
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .pool = "test", .owner = owner,
+					.len_bytes = 4 * FERRY_SUBSECTION };
+	struct ferry_pool *pool = NULL;
+
+	CHECK_INT(ferry_pool_attach(ferry, &attr, &pool), 0);
+	return pool;
+}
+
+static uint64_t used(struct ferry_pool *pool)
+{
+	struct ferry_pool_info info = { .size = sizeof(info) };
+
+	CHECK_INT(ferry_pool_info(pool, &info), 0);
+	return info.used_bytes;
+}
+
+static struct ferry_migrate_stats none(void)
+{
+	return (struct ferry_migrate_stats){ .size = sizeof(struct ferry_migrate_stats) };
+}
+
+static void body_there_and_back(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach(ferry, NULL);
+	struct ferry_migrate_stats stats = none();
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+
+	/* 500 with data, 100 of zeros, 100 never touched, nor read ahead */
+	CHECK_INT(ferry_advise(ferry, p, LEN, FERRY_ADVICE_RANDOM), 0);
+	ferryt_fill(p, 500, 1);
+	for (size_t i = 500; i < 600; i++)
+		p[i * FERRYT_PAGE] = 0;
+	CHECK_INT(used(pool), 0);
+	CHECK_INT(ferry_migrate_to_device(pool, p, LEN, 0, &stats), 0);
+	CHECK_INT(ferryt_present(p, PAGES), 0);
+	CHECK_INT(used(pool), 2 * FERRY_SUBSECTION); /* this pool, not the one that ferry_mmap had chosen */
+	CHECK_INT(stats.cpages, 600);
+	CHECK_INT(stats.migrated, 500);
+	CHECK_INT(stats.zero, 200);
+	CHECK_INT(stats.bytes, 500 * FERRYT_PAGE); /* neither holes nor zero pages were sent */
+	CHECK_INT(stats.skipped_pinned + stats.skipped_raced + stats.skipped_owner + stats.skipped_lost, 0);
+
+	stats = none();
+	CHECK_INT(ferry_migrate_to_device(pool, p, LEN, FERRY_MIGRATE_SELECT_SYSTEM, &stats), 0);
+	CHECK_INT(stats.there, 500);
+	CHECK_INT(stats.zero, 200);
+	CHECK_INT(stats.cpages + stats.migrated + stats.bytes, 0);
+
+	stats = none();
+	CHECK_INT(ferry_migrate_to_ram(ferry, p, LEN, NULL, 0, &stats), 0);
+	CHECK_INT(stats.migrated, 500);
+	CHECK_INT(stats.bytes, 500 * FERRYT_PAGE);
+	CHECK_INT(ferryt_present(p, PAGES), 500);
+	ferryt_verify(p, 0, 500, 1);
+	ferryt_verify_zero(p + 500 * FERRYT_PAGE, 200);
+	CHECK_INT(ferry_close(ferry), 0);
+	ferryt_verify(p, 0, 500, 1);
+}
+
+static void migrate__there_and_back__counts_and_no_traffic_for_zeros(void **state)
+{
+	(void)state;
+	RUN(body_there_and_back);
+}
+
+static void body_pinned(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach(ferry, NULL);
+	struct ferry_migrate_stats stats = none();
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+
+	ferryt_fill(p, PAGES, 2);
+	CHECK_INT(ferry_pin(ferry, p + 10 * FERRYT_PAGE, 20 * FERRYT_PAGE), 0);
+	CHECK_INT(ferry_migrate_to_device(pool, p, LEN, 0, &stats), 0);
+	CHECK_INT(stats.skipped_pinned, 20);
+	CHECK_INT(stats.migrated, PAGES - 20);
+	CHECK_INT(ferryt_present(p, PAGES), 20);
+	CHECK_INT(ferry_unpin(ferry, p + 10 * FERRYT_PAGE, 20 * FERRYT_PAGE), 0);
+
+	/* A mapping that is read-only cannot leave: its pages are skipped too. */
+	ferryt_verify(p, 0, PAGES, 2);
+	CHECK_INT(mprotect(p, LEN, PROT_READ), 0);
+	stats = none();
+	CHECK_INT(ferry_migrate_to_device(pool, p, LEN, 0, &stats), 0);
+	CHECK_INT(stats.skipped_raced, PAGES);
+	ferryt_verify(p, 0, PAGES, 2);
+	CHECK_INT(mprotect(p, LEN, PROT_READ | PROT_WRITE), 0);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void migrate__pinned_or_read_only_pages__skipped_and_counted(void **state)
+{
+	(void)state;
+	RUN(body_pinned);
+}
+
+static void body_owners(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = attach(ferry, owner_a), *b = attach(ferry, owner_b), *a2 = attach(ferry, owner_a);
+	struct ferry_migrate_stats stats = none();
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+	struct ferry_pool *first = ferry_pool_at(ferry, 0);
+
+	/* ferry_mmap took its place from the first pool, which is nobody's: not a's to move while pages are there */
+	ferryt_fill(p, PAGES, 3);
+	CHECK_INT(ferry_migrate_to_device(a, p, LEN, 0, &stats), 0);
+	CHECK_INT(stats.skipped_owner, PAGES);
+	CHECK_INT(ferry_munmap(ferry, p, LEN), 0);
+	CHECK_INT(used(first), 0);
+
+	p = ferry_mmap(ferry, NULL, LEN, PROT_READ | PROT_WRITE, FERRY_MAP_NORESERVE);
+	CHECK(p != MAP_FAILED);
+	ferryt_fill(p, PAGES, 3);
+	stats = none();
+	CHECK_INT(ferry_migrate_to_device(a, p, LEN, 0, &stats), 0);
+	CHECK_INT(stats.migrated, PAGES);
+	CHECK(used(a) > 0 && !used(b) && !used(a2));
+
+	/* b's device leaves a's pages where they are, both ways */
+	stats = none();
+	CHECK_INT(ferry_migrate_to_device(b, p, LEN, 0, &stats), 0);
+	CHECK_INT(stats.skipped_owner, PAGES);
+	stats = none();
+	CHECK_INT(ferry_migrate_to_ram(ferry, p, LEN, owner_b, 0, &stats), 0);
+	CHECK_INT(stats.skipped_owner, PAGES);
+	CHECK_INT(ferryt_present(p, PAGES), 0);
+
+	/* the same owner's other pool takes them over */
+	stats = none();
+	CHECK_INT(ferry_migrate_to_device(a2, p, LEN, 0, &stats), 0);
+	CHECK_INT(stats.migrated, PAGES);
+	CHECK(!used(a) && used(a2) > 0);
+	ferryt_verify(p, 0, PAGES, 3);
+	CHECK_INT(ferry_migrate_to_device(a2, p, LEN, 0, NULL), 0);
+	stats = none();
+	CHECK_INT(ferry_migrate_to_ram(ferry, p, LEN, owner_a, 0, &stats), 0);
+	CHECK_INT(stats.migrated, PAGES);
+	ferryt_verify(p, 0, PAGES, 3);
+	ferry_pool_put(first);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void migrate__owner_filters__both_ways(void **state)
+{
+	(void)state;
+	RUN(body_owners);
+}
+
+static void *keep_stack(void *arg)
+{
+	_Atomic int *step = arg;
+	volatile uint8_t frame[64 * 4096];
+
+	for (size_t i = 0; i < sizeof(frame); i++)
+		frame[i] = (uint8_t)(i * 7);
+	*(volatile uint8_t *volatile *)(step + 2) = frame;
+	atomic_store(step, 1);
+	while (atomic_load(step) != 2)
+		sched_yield();
+	for (size_t i = 0; i < sizeof(frame); i++)
+		CHECK(frame[i] == (uint8_t)(i * 7));
+	return NULL;
+}
+
+static void body_adopts(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach(ferry, NULL);
+	struct ferry_migrate_stats stats = none();
+	void *heap = NULL;
+	union {
+		_Atomic int step;
+		void *place[2];
+	} shared = { .place = { NULL, NULL } };
+	pthread_t thread;
+
+	CHECK_INT(posix_memalign(&heap, FERRYT_PAGE, LEN), 0);
+	ferryt_fill(heap, PAGES, 4);
+	CHECK_INT(ferry_migrate_to_device(pool, heap, LEN, 0, &stats), 0);
+	CHECK_INT(stats.migrated, PAGES);
+	CHECK_INT(ferryt_present(heap, PAGES), 0);
+	ferryt_verify(heap, 0, PAGES, 4);
+
+	/* another thread's stack, while it uses it */
+	CHECK_INT(pthread_create(&thread, NULL, keep_stack, &shared.step), 0);
+	while (atomic_load(&shared.step) != 1)
+		sched_yield();
+	uintptr_t page = ((uintptr_t)shared.place[1] + FERRYT_PAGE) & ~(FERRYT_PAGE - 1);
+
+	stats = none();
+	CHECK_INT(ferry_migrate_to_device(pool, (void *)page, 32 * FERRYT_PAGE, 0, &stats), 0);
+	CHECK_INT(stats.migrated, 32);
+	atomic_store(&shared.step, 2);
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	CHECK_INT(ferry_close(ferry), 0);
+	ferryt_verify(heap, 0, PAGES, 4);
+}
+
+static void migrate__memory_of_any_kind__adopted_on_the_way(void **state)
+{
+	(void)state;
+	RUN(body_adopts);
+}
+
+static void body_errors(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach(ferry, NULL);
+	struct ferry_migrate_stats small = { .size = 8 };
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+	uint8_t *shared = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	uint8_t *gone = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(shared != MAP_FAILED && gone != MAP_FAILED);
+	CHECK_INT(munmap(gone, LEN), 0);
+	CHECK_FAILS(ferry_migrate_to_device(pool, p + 1, LEN, 0, NULL), -EINVAL, "whole pages");
+	CHECK_FAILS(ferry_migrate_to_device(pool, p, 100, 0, NULL), -EINVAL, "whole pages");
+	CHECK_FAILS(ferry_migrate_to_device(pool, p, LEN, 1u << 20, NULL), -EINVAL, "flag");
+	CHECK_FAILS(ferry_migrate_to_device(pool, p, LEN, 0, &small), -EINVAL, "size");
+	CHECK_FAILS(ferry_migrate_to_device(NULL, p, LEN, 0, NULL), -EINVAL, "no such pool");
+	CHECK_FAILS(ferry_migrate_to_device(pool, gone, LEN, 0, NULL), -EINVAL, "not mapped");
+	CHECK_FAILS(ferry_migrate_to_device(pool, shared, LEN, 0, NULL), -EOPNOTSUPP, "private anonymous");
+	CHECK_FAILS(ferry_migrate_to_ram(ferry, gone, LEN, NULL, 0, NULL), -EINVAL, "not all managed");
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void migrate__bad_ranges__documented_errors(void **state)
+{
+	(void)state;
+	RUN(body_errors);
+}
+
+/* ---- touched meanwhile ---- */
+
+static uint64_t *raced;
+static _Atomic bool race_stop;
+
+static void *race(void *arg)
+{
+	uint64_t *counts = arg;
+
+	for (uint64_t n = 1; !atomic_load(&race_stop); n++) {
+		for (size_t i = 0; i < PAGES; i += 3) {
+			raced[i * FERRYT_PAGE / sizeof(*raced)] = n;
+			counts[i] = n;
+		}
+	}
+	return NULL;
+}
+
+static void body_race(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach(ferry, NULL);
+	uint64_t *counts = calloc(PAGES, sizeof(*counts)), end_ns;
+	pthread_t thread;
+
+	CHECK(counts);
+	raced = (uint64_t *)ferryt_mmap(ferry, LEN);
+	CHECK_INT(pthread_create(&thread, NULL, race, counts), 0);
+	end_ns = ferryi_now_ns() + 2000000000ULL;
+	while (ferryi_now_ns() < end_ns) {
+		struct ferry_migrate_stats stats = none();
+
+		CHECK_INT(ferry_migrate_to_device(pool, raced, LEN, 0, &stats), 0);
+		CHECK_INT(stats.skipped_lost + stats.skipped_pinned + stats.skipped_owner, 0);
+		CHECK_INT(ferry_migrate_to_ram(ferry, raced, LEN, NULL, 0, NULL), 0);
+	}
+	atomic_store(&race_stop, true);
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	for (size_t i = 0; i < PAGES; i++)
+		CHECK_INT(raced[i * FERRYT_PAGE / sizeof(*raced)], counts[i]);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void migrate__beside_a_writing_thread__no_write_is_lost(void **state)
+{
+	(void)state;
+	RUN(body_race);
+}
+
+static void body_remap(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach(ferry, NULL);
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+
+	ferryt_fill(p, PAGES, 5);
+	CHECK_INT(ferry_migrate_to_device(pool, p, LEN, 0, NULL), 0);
+	uint8_t *to = mremap(p, LEN, LEN, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
+
+	CHECK(to != MAP_FAILED && to != p);
+	ferryt_verify(to, 0, PAGES / 2, 5);
+	CHECK_INT(ferry_migrate_to_device(pool, to, LEN, 0, NULL), 0);
+	CHECK_INT(munmap(to + 100 * FERRYT_PAGE, 50 * FERRYT_PAGE), 0); /* some of it goes, away as it is */
+	ferryt_verify(to, 0, 100, 5);
+	ferryt_verify(to + 150 * FERRYT_PAGE, 150, PAGES - 150, 5);
+	ferryt_verify_zero(p, PAGES); /* the old place is empty memory */
+	CHECK_INT(ferry_close(ferry), 0);
+	ferryt_verify(to + 150 * FERRYT_PAGE, 150, PAGES - 150, 5);
+}
+
+static void migrate__mremap_dontunmap_and_partial_munmap__every_byte_kept(void **state)
+{
+	(void)state;
+	RUN(body_remap);
+}
+
+/* ---- three steps ---- */
+
+#define STEP_PAGES 100u
+
+struct steps {
+	struct ferry_migrate m;
+	uint64_t src[STEP_PAGES], dst[STEP_PAGES];
+	const void *data[STEP_PAGES];
+};
+
+static void setup(struct steps *s, struct ferry_pool *pool, uint8_t *p)
+{
+	memset(s, 0, sizeof(*s));
+	s->m = (struct ferry_migrate){ .size = sizeof(s->m), .pool = pool, .start = (uintptr_t)p,
+				       .end = (uintptr_t)p + STEP_PAGES * FERRYT_PAGE, .src = s->src, .dst = s->dst,
+				       .data = s->data };
+	CHECK_INT(ferry_migrate_setup(&s->m), 0);
+}
+
+static void body_three_steps(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach(ferry, NULL);
+	uint8_t *p = ferryt_mmap(ferry, STEP_PAGES * FERRYT_PAGE), page[FERRYT_PAGE];
+	struct steps s, second;
+
+	/* 80 with data, the others holes; one of the 80 is pinned */
+	CHECK_INT(ferry_advise(ferry, p, STEP_PAGES * FERRYT_PAGE, FERRY_ADVICE_RANDOM), 0);
+	ferryt_fill(p, 80, 6);
+	CHECK_INT(ferry_pin(ferry, p + 7 * FERRYT_PAGE, FERRYT_PAGE), 0);
+	setup(&s, pool, p);
+	CHECK_INT(s.m.npages, STEP_PAGES);
+	CHECK_INT(s.m.cpages, 99);
+	CHECK_INT(ferryt_present(p, STEP_PAGES), 1);
+	second.m = s.m;
+	CHECK_FAILS(ferry_migrate_setup(&second.m), -EBUSY, "under way");
+	for (size_t i = 0; i < STEP_PAGES; i++) {
+		CHECK_INT(s.src[i] & FERRY_MIGRATE_PFN_MIGRATE, i == 7 ? 0 : FERRY_MIGRATE_PFN_MIGRATE);
+		CHECK_INT(!!(s.src[i] & FERRY_MIGRATE_PFN_VALID), i < 80 && i != 7);
+		if (!(s.src[i] & FERRY_MIGRATE_PFN_VALID)) {
+			CHECK(!s.data[i]);
+			continue;
+		}
+		uint64_t pfn = s.dst[i] >> FERRY_MIGRATE_PFN_SHIFT;
+
+		CHECK(ferry_pfn_valid(ferry, pfn));
+		ferryt_verify(s.data[i], i, 1, 6);
+		if (i == 20)
+			s.dst[i] = 0; /* this one stays */
+		else
+			CHECK_INT(ferry_device_write(ferry, pfn, s.data[i], FERRYT_PAGE), 0);
+	}
+	/* touched between: comes back from where it was put, with the write */
+	p[30 * FERRYT_PAGE] ^= 0xff;
+	CHECK_INT(ferry_migrate_pages(&s.m), 0);
+	for (size_t i = 0; i < 80; i++)
+		CHECK_INT(!!(s.src[i] & FERRY_MIGRATE_PFN_MIGRATE), i != 7 && i != 20 && i != 30);
+	CHECK_INT(ferry_migrate_finalize(&s.m), 0);
+	CHECK_INT(ferryt_present(p, STEP_PAGES), 3); /* 7, 20, 30 */
+	CHECK_INT(ferry_device_read(ferry, s.dst[5] >> FERRY_MIGRATE_PFN_SHIFT, page, sizeof(page)), 0);
+	ferryt_verify(page, 5, 1, 6);
+	p[30 * FERRYT_PAGE] ^= 0xff;
+	ferryt_verify(p, 0, 80, 6);
+	ferryt_verify_zero(p + 80 * FERRYT_PAGE, 20);
+	CHECK_INT(ferry_unpin(ferry, p + 7 * FERRYT_PAGE, FERRYT_PAGE), 0);
+
+	/* given up at once: nothing has changed */
+	setup(&s, pool, p);
+	CHECK_INT(ferry_migrate_finalize(&s.m), 0);
+	ferryt_verify(p, 0, 80, 6);
+	CHECK_FAILS(ferry_migrate_pages(&s.m), -EINVAL, "follows");
+	CHECK_FAILS(ferry_migrate_finalize(&s.m), -EINVAL, "follows");
+	CHECK_FAILS(ferry_device_write(ferry, UINT64_MAX / 2, page, sizeof(page)), -EINVAL, "no valid PFN");
+	CHECK_INT(ferry_close(ferry), 0);
+	ferryt_verify(p, 0, 80, 6);
+}
+
+static void migrate__three_steps__copied_by_the_caller(void **state)
+{
+	(void)state;
+	RUN(body_three_steps);
+}
+
+/* ---- recover; ends the server, so it comes last ---- */
+
+static void body_recover(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	uint8_t byte, *data = malloc(LEN);
+	uint8_t *p = ferryt_mmap(ferry, LEN), *probe = ferryt_mmap(ferry, LEN);
+	uint64_t deadline_ns;
+
+	CHECK(data);
+	CHECK_INT(ferry_advise(ferry, probe, LEN, FERRY_ADVICE_RANDOM), 0);
+	ferryt_fill_away(ferry, probe, PAGES, 9);
+
+	ferryt_fill_away(ferry, p, PAGES, 7);
+	CHECK_FAILS(ferry_recover(ferry, (uintptr_t)p, data, FERRYT_PAGE), -EINVAL, "not poisoned");
+	/* Over the local fabric the data outlives the server, until the library has noticed. */
+	ferryt_child_signal(ferryt_server(), SIGKILL);
+	deadline_ns = ferryi_now_ns() + 30000000000ULL;
+	for (size_t i = 0; !ferryt_touch(probe + i * FERRYT_PAGE, &byte); i = (i + 1) % PAGES)
+		CHECK(ferryi_now_ns() < deadline_ns && poll(NULL, 0, 1) == 0);
+	for (size_t i = 0; i < 11; i++)
+		CHECK_INT(ferryt_touch(p + i * FERRYT_PAGE, &byte), SIGBUS);
+	ferryt_fill(data, PAGES, 8);
+	CHECK_FAILS(ferry_recover(ferry, (uintptr_t)p, data, 12 * FERRYT_PAGE), -EINVAL, "nothing was changed");
+	CHECK_INT(ferryt_touch(p, &byte), SIGBUS);
+	CHECK_INT(ferry_recover(ferry, (uintptr_t)p, data, 10 * FERRYT_PAGE), 0);
+	ferryt_verify(p, 0, 10, 8);
+	p[0] = 1; /* memory like any other */
+	CHECK_INT(ferryt_touch(p + 10 * FERRYT_PAGE, &byte), SIGBUS);
+	/* what is given up reads as zeros, as the kernel has it for a poisoned page */
+	CHECK_INT(madvise(p + 10 * FERRYT_PAGE, FERRYT_PAGE, MADV_DONTNEED), 0);
+	ferryt_verify_zero(p + 10 * FERRYT_PAGE, 1);
+}
+
+static void recover__data_over_poison__heals_just_these_pages(void **state)
+{
+	(void)state;
+	RUN(body_recover);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(migrate__there_and_back__counts_and_no_traffic_for_zeros),
+		cmocka_unit_test(migrate__pinned_or_read_only_pages__skipped_and_counted),
+		cmocka_unit_test(migrate__owner_filters__both_ways),
+		cmocka_unit_test(migrate__memory_of_any_kind__adopted_on_the_way),
+		cmocka_unit_test(migrate__bad_ranges__documented_errors),
+		cmocka_unit_test(migrate__beside_a_writing_thread__no_write_is_lost),
+		cmocka_unit_test(migrate__mremap_dontunmap_and_partial_munmap__every_byte_kept),
+		cmocka_unit_test(migrate__three_steps__copied_by_the_caller),
+		cmocka_unit_test(recover__data_over_poison__heals_just_these_pages),
+	};
+	int skip = ferryt_needs_uffd();
+
+	if (skip)
+		return skip;
+	ferryt_server_start(argc > 1 ? argv[1] : "local");
+	int rc = cmocka_run_group_tests(tests, NULL, NULL);
+
+	ferryt_server_end();
+	return rc;
+}
