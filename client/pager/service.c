@@ -15,6 +15,7 @@
 #include "error.h"
 #include "log.h"
 
+#define SEND_ROUNDS 8u
 #define PAUSE_MS 1 /* between looks at something that another thread ends */
 
 static uint64_t deadline_of(const struct ferryi_pager *pager)
@@ -113,14 +114,24 @@ int ferryi_service_bring(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 
 void ferryi_service_send_away(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
-	ferryi_mutex_lock(&pager->service_lock);
-	while (start < end) {
-		if (!ferryi_evict_range(pager->service_evictor, &start, end) && start < end)
+	struct ferryi_evictor *ev = pager->service_evictor;
+
+	for (unsigned round = 0; round < SEND_ROUNDS; round++) {
+		ferryi_mutex_lock(&pager->service_lock);
+		ev->error = 0;
+		for (uintptr_t va = start; va < end;) {
+			if (!ferryi_evict_range(ev, &va, end) && va < end)
+				break;
+			ferryi_evict_poll(ev);
+		}
+		ferryi_evict_drain(ev);
+		int error = ev->error;
+
+		ferryi_mutex_unlock(&pager->service_lock);
+		if (error != -EAGAIN && error != -EBUSY)
 			break;
-		ferryi_evict_poll(pager->service_evictor);
+		poll(NULL, 0, PAUSE_MS); /* the kernel holds a page for the moment, or an event is unread */
 	}
-	ferryi_evict_drain(pager->service_evictor);
-	ferryi_mutex_unlock(&pager->service_lock);
 }
 
 /* ---- pins ---- */
