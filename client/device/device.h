@@ -63,7 +63,10 @@ uint64_t ferryi_page_to_pfn(const struct ferryi_memory_model *model, const struc
 /* Reserves a window of `nr` sub-sections in PFN space, section aligned; -ENOMEM. Start-up and attach only. */
 int ferryi_pfn_window_alloc(struct ferryi_memory_model *model, uint64_t nr_subsections, uint64_t *pfn_first);
 void ferryi_pfn_window_free(struct ferryi_memory_model *model, uint64_t pfn_first, uint64_t nr_subsections);
-/* Makes one sub-section valid (memory hot-add) or invalid (hot-remove). -EINVAL (not aligned, outside), -ENOMEM (also: it is valid). */
+/*
+ * Makes one sub-section valid (memory hot-add) or invalid (hot-remove).
+ * -EINVAL (not aligned, or outside), -ENOMEM (also when it is valid already: nothing is changed).
+ */
 int ferryi_subsection_populate(struct ferryi_memory_model *model, uint64_t pfn, const struct ferryi_subsection *info);
 void ferryi_subsection_depopulate(struct ferryi_memory_model *model, uint64_t pfn);
 /* Bytes of RAM that tables and descriptors of valid sub-sections can take at most. */

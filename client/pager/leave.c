@@ -157,21 +157,24 @@ static int bring_page(struct ferryi_pager *pager, const struct ferry_pool *pool,
 static int leave_block(struct ferryi_pager *pager, struct leaving *l)
 {
 	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
-	bool tried_all = false;
+	bool in_bulk = true;
 	int rc;
 
+	/* In turn: all that fits just now, by large reads; one page, which waits for room and tells what is wrong. */
 	while ((rc = try_leave(pager, l)) != 0) {
-		if (rc == -EBUSY && !tried_all)
+		if (rc == -EBUSY && in_bulk) {
 			ferryi_service_bring(pager, l->part.va, l->part.end, true);
-		else if (rc == -EBUSY)
+			in_bulk = false;
+		} else if (rc == -EBUSY) {
 			rc = bring_page(pager, l->pool, l->away_va);
-		else if (ferryi_now_ns() < deadline_ns)
+			if (rc)
+				return rc;
+			in_bulk = true;
+		} else if (ferryi_now_ns() < deadline_ns) {
 			poll(NULL, 0, PAUSE_MS);
-		else
+		} else {
 			return -ETIMEDOUT;
-		if (tried_all && rc && rc != -EAGAIN && rc != -EBUSY)
-			return rc;
-		tried_all = true;
+		}
 	}
 	return 0;
 }

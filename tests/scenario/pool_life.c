@@ -19,7 +19,7 @@
 #include "clock.h"
 #include "pager_kit.h"
 
-#define PAGES	(32 * FERRYT_MIB / FERRYT_PAGE)
+#define PAGES	(16 * FERRYT_MIB / FERRYT_PAGE)
 #define THREADS 4u
 
 /* The pool of ferry_open, without a reference. */
@@ -255,18 +255,18 @@ static void *touch_on(void *arg)
 	return NULL;
 }
 
-static void under_load_body(void)
+static void under_load(size_t budget, size_t pages)
 {
-	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry *ferry = ferryt_open(budget);
 	struct ferry_pool *a = first_pool(ferry);
-	uint8_t *p = ferryt_mmap(ferry, PAGES * FERRYT_PAGE);
+	uint8_t *p = ferryt_mmap(ferry, pages * FERRYT_PAGE);
 	struct toucher t[THREADS] = { 0 };
 	_Atomic bool stop = false;
 
-	CHECK(info_of(a).used_bytes == PAGES * FERRYT_PAGE);
+	CHECK(info_of(a).used_bytes == pages * FERRYT_PAGE);
 	for (unsigned i = 0; i < THREADS; i++) {
-		t[i] = (struct toucher){ .p = p + i * (PAGES / THREADS) * FERRYT_PAGE,
-					 .pages = PAGES / THREADS,
+		t[i] = (struct toucher){ .p = p + i * (pages / THREADS) * FERRYT_PAGE,
+					 .pages = pages / THREADS,
 					 .seed = 10 + i,
 					 .stop = &stop };
 		ferryt_fill(t[i].p, t[i].pages, t[i].seed);
@@ -280,16 +280,33 @@ static void under_load_body(void)
 	CHECK_INT(ferry_pool_drain(a, 10000), 0);
 	CHECK_INT(info_of(a).used_bytes, 0);
 	CHECK_INT(ferry_pool_detach(a), 0);
-	CHECK(info_of(b).used_bytes == PAGES * FERRYT_PAGE);
+	CHECK(info_of(b).used_bytes == pages * FERRYT_PAGE);
 	atomic_store(&stop, true);
 	for (unsigned i = 0; i < THREADS; i++) {
 		CHECK(pthread_join(t[i].thread, NULL) == 0);
 		CHECK(t[i].rounds > 0);
 		ferryt_verify(t[i].p, 0, t[i].pages, t[i].seed);
 	}
-	CHECK(ferryt_stats(ferry).peak_resident_bytes <= FERRYT_BUDGET);
+	CHECK(ferryt_stats(ferry).peak_resident_bytes <= budget);
 	CHECK_INT(ferryt_stats(ferry).faults_poisoned, 0);
 	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void under_load_body(void)
+{
+	under_load(FERRYT_BUDGET, PAGES);
+}
+
+/* Less the slots of eviction it holds one block. */
+static void smallest_budget_body(void)
+{
+	under_load(FERRY_BUDGET_MIN, 3 * FERRY_SUBSECTION / FERRYT_PAGE);
+}
+
+static void kill_evict_drain_detach__smallest_budget__pages_move_all_the_same(void **state)
+{
+	(void)state;
+	RUN(smallest_budget_body);
 }
 
 static void kill_evict_drain_detach__four_threads_touch__pages_move_to_the_other_pool(void **state)
@@ -394,6 +411,48 @@ static void poison__pages_away__sigbus_revoked_and_pool_can_go(void **state)
 	RUN(poison_body);
 }
 
+static void lost_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = first_pool(ferry);
+	uint8_t *p = ferryt_mmap(ferry, 64 * FERRYT_PAGE), byte;
+	struct ferry_fault_info info = { .size = sizeof(info) };
+
+	ferryt_fill_away(ferry, p, 64, 11);
+	ferryt_verify(p, 0, 8, 11); /* these, and what is read ahead, are in RAM */
+	size_t home = ferryt_present(p, 64);
+
+	CHECK(home >= 8 && home < 64);
+	ferryt_child_signal(ferryt_server(), SIGKILL);
+	uint64_t deadline_ns = ferryi_deadline_ms(10000), before;
+	void *probe;
+
+	/* Data of the same host can be read until the loss is known; then nothing can be mapped any more. */
+	while ((probe = ferry_mmap(ferry, NULL, FERRYT_PAGE, 3, 0)) != (void *)-1 && ferryi_now_ns() < deadline_ns)
+		CHECK_INT(ferry_munmap(ferry, probe, FERRYT_PAGE), 0);
+	CHECK(probe == (void *)-1);
+	CHECK_INT(ferryt_touch(p + 63 * FERRYT_PAGE, &byte), SIGBUS);
+	CHECK_INT(ferry_pool_kill(a), 0);
+	before = ferryi_now_ns();
+
+	CHECK_FAILS(ferry_pool_evict(a), -EIO, "lost");
+	CHECK(ferryi_now_ns() - before < 5 * FERRYI_NS_PER_S);
+	CHECK_FAILS(ferry_pool_detach(a), -EBUSY, "pages");
+	CHECK(ferry_pool_poison(a) > 0);
+	CHECK_INT(ferry_fault_query(ferry, (uintptr_t)p + 62 * FERRYT_PAGE, &info), 0);
+	CHECK_INT(info.reason, FERRY_FAULT_REVOKED);
+	ferryt_verify(p, 0, 8, 11);
+	CHECK_INT(ferry_pool_drain(a, 2000), 0);
+	CHECK_INT(ferry_pool_detach(a), 0);
+	ferryt_verify(p, 0, 8, 11);
+}
+
+static void evict__server_lost__eio_then_poison_frees_the_pool(void **state)
+{
+	(void)state;
+	RUN(lost_body);
+}
+
 static int setup(void **state)
 {
 	ferryt_server_start(*state);
@@ -419,8 +478,10 @@ int main(int argc, char **argv)
 		ROW_TEST(hmm_device_new_put__64_of_them__then_none_until_one_is_put),
 		ROW_TEST(vmem_altmap__reserve_free_align_alloc__obeyed_and_zero_after_detach),
 		ROW_TEST(kill_evict_drain_detach__four_threads_touch__pages_move_to_the_other_pool),
+		ROW_TEST(kill_evict_drain_detach__smallest_budget__pages_move_all_the_same),
 		ROW_TEST(evict__nowhere_to_go__enomem_and_goes_on_later),
 		ROW_TEST(kill__no_page_away__next_eviction_goes_to_another_pool),
+		ROW_TEST(evict__server_lost__eio_then_poison_frees_the_pool),
 		ROW_TEST(poison__pages_away__sigbus_revoked_and_pool_can_go),
 	};
 	int skip = ferryt_needs_uffd();
