@@ -297,16 +297,16 @@ static void under_load_body(void)
 	under_load(FERRYT_BUDGET, PAGES);
 }
 
-/* Less the slots of eviction it holds one block. */
-static void smallest_budget_body(void)
+/* Less the slots of eviction it holds little more than one block. */
+static void small_budget_body(void)
 {
-	under_load(FERRY_BUDGET_MIN, 3 * FERRY_SUBSECTION / FERRYT_PAGE);
+	under_load(FERRY_BUDGET_MIN + 2 * FERRYT_MIB, 3 * FERRY_SUBSECTION / FERRYT_PAGE);
 }
 
-static void kill_evict_drain_detach__smallest_budget__pages_move_all_the_same(void **state)
+static void kill_evict_drain_detach__small_budget__pages_move_all_the_same(void **state)
 {
 	(void)state;
-	RUN(smallest_budget_body);
+	RUN(small_budget_body);
 }
 
 static void kill_evict_drain_detach__four_threads_touch__pages_move_to_the_other_pool(void **state)
@@ -478,7 +478,7 @@ int main(int argc, char **argv)
 		ROW_TEST(hmm_device_new_put__64_of_them__then_none_until_one_is_put),
 		ROW_TEST(vmem_altmap__reserve_free_align_alloc__obeyed_and_zero_after_detach),
 		ROW_TEST(kill_evict_drain_detach__four_threads_touch__pages_move_to_the_other_pool),
-		ROW_TEST(kill_evict_drain_detach__smallest_budget__pages_move_all_the_same),
+		ROW_TEST(kill_evict_drain_detach__small_budget__pages_move_all_the_same),
 		ROW_TEST(evict__nowhere_to_go__enomem_and_goes_on_later),
 		ROW_TEST(kill__no_page_away__next_eviction_goes_to_another_pool),
 		ROW_TEST(evict__server_lost__eio_then_poison_frees_the_pool),
