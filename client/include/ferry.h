@@ -99,7 +99,7 @@ int ferry_open(const struct ferry_config *cfg, struct ferry **out);
 /*
  * Brings every page home (the budget does not apply any more), then stops.
  * Ranges of ferry_mmap and adopted ranges stay mapped, as plain memory.
- * Returns -EBUSY (pages are pinned or busy) or -EIO (pages cannot be had back:
+ * Returns -EBUSY (pages are pinned or busy, a range is registered) or -EIO (pages cannot be had back:
  * poisoned, or their server is gone) and leaves all as it was; -EINVAL NULL.
  */
 int ferry_close(struct ferry *ferry);
@@ -477,7 +477,7 @@ struct ferry_mirror {
 /* -EINVAL (no ops.invalidate, registered already), -ENOMEM (FERRY_MAX_MIRRORS are registered). */
 #define FERRY_MAX_MIRRORS 16u
 int ferry_mirror_register(struct ferry_mirror *mirror, struct ferry *ferry);
-/* Waits for callbacks that run. -EDEADLK from within a callback; -EINVAL not registered; -EBUSY ranges of it are registered. */
+/* Waits for callbacks that run. -EDEADLK from within a callback; -EINVAL not registered; -EBUSY its ranges are registered. */
 int ferry_mirror_unregister(struct ferry_mirror *mirror);
 
 struct ferry_mirror_stats {
@@ -505,6 +505,100 @@ int ferry_mirror_write(struct ferry_mirror *mirror, uintptr_t va, const void *bu
 		       struct ferry_mirror_stats *stats);
 /* Reads only what is in a pool now, from there: -ENOENT when some page of it is not. Never faults, moves nothing. */
 int ferry_mirror_peek(struct ferry_mirror *mirror, uintptr_t va, void *buf, size_t len);
+
+/* ---- ranges and entries: struct hmm_range, hmm_pfn ---- */
+
+enum ferry_pfn_flag { FERRY_PFN_VALID, FERRY_PFN_WRITE, FERRY_PFN_DEVICE_PRIVATE, FERRY_PFN_FLAG_MAX };
+enum ferry_pfn_value { FERRY_PFN_ERROR, FERRY_PFN_NONE, FERRY_PFN_SPECIAL, FERRY_PFN_VALUE_MAX };
+
+#define FERRY_RANGE_DEFAULT_TIMEOUT_MS 1000u
+/* PFN of a page in RAM: its virtual page number with this bit, since a process is not told physical ones. */
+#define FERRY_PFN_RAM (1ull << 40)
+
+enum ferry_range_option {
+	FERRY_RANGE_STRICT = 1u << 0, /* v5.2's rules: no mapping -EFAULT, not readable -EPERM, at once; else ERROR entries */
+};
+
+/*
+ * A span of addresses and what each page of it is for the device. The caller's;
+ * zeroed but for the members set before register (those marked in).
+ */
+struct ferry_range {
+	uintptr_t start, end;          /* set by register */
+	uint64_t *pfns;                /* in: (end - start) >> page_shift entries */
+	const uint64_t *flags;         /* in: FERRY_PFN_FLAG_MAX bits of the device's own format; NULL: ferry_default_pfn_flags */
+	const uint64_t *values;        /* in: FERRY_PFN_VALUE_MAX values; ERROR may equal SPECIAL, NONE neither; NULL: default */
+	uint64_t default_flags;        /* in: asked of every page ... */
+	uint64_t pfn_flags_mask;       /* in: request of page i = (pfns[i] & mask) | default_flags */
+	uint8_t page_shift;            /* set by register: 12 .. 21 */
+	uint8_t pfn_shift;             /* in: entry = pfn << pfn_shift | flags; 0: 12 */
+	unsigned options;              /* in: enum ferry_range_option */
+	struct ferry_mirror *mirror;   /* set by register */
+	uint64_t private_[8];
+};
+extern const uint64_t ferry_default_pfn_flags[FERRY_PFN_FLAG_MAX];
+extern const uint64_t ferry_default_pfn_values[FERRY_PFN_VALUE_MAX];
+
+/*
+ * -EINVAL (start, end not multiples of 1 << page_shift, start >= end, page_shift
+ * out of 12..21, pfns NULL, values alias), -EFAULT (the struct ferry is closing).
+ * A range keeps the struct ferry (ferry_close: -EBUSY), not pages.
+ */
+int ferry_range_register(struct ferry_range *range, struct ferry_mirror *mirror, uintptr_t start, uintptr_t end,
+			 unsigned page_shift);
+void ferry_range_unregister(struct ferry_range *range);
+/* No change of the range since the last snapshot or fault began, and none is under way. Does not block. */
+bool ferry_range_valid(struct ferry_range *range);
+/* Waits until no change is under way; true then. */
+bool ferry_range_wait_until_valid(struct ferry_range *range, unsigned timeout_ms);
+/* mmu_interval_read_begin / _retry: use the entries only under the device's own lock and !read_retry. */
+uint64_t ferry_range_read_begin(struct ferry_range *range);
+bool ferry_range_read_retry(struct ferry_range *range, uint64_t seq);
+
+/*
+ * Fills pfns with what is there now, faults nothing. Number of valid entries,
+ * or -EINVAL, -ENOMEM, -EAGAIN (changed meanwhile), STRICT: -EFAULT, -EPERM.
+ */
+long ferry_range_snapshot(struct ferry_range *range);
+/*
+ * As snapshot, and brings in, by the requests (VALID, WRITE, DEVICE_PRIVATE),
+ * what is missing: VALID populates; a page in a pool of the mirror's own owner
+ * stays there unless DEVICE_PRIVATE is asked for, one of another owner comes
+ * home. Number of valid entries, or -EINVAL, -ENOMEM, -EPERM (WRITE asked of a
+ * read-only mapping), -EBUSY (invalidated meanwhile), -EAGAIN (!block and it
+ * would have to wait), -EFAULT (a requested page cannot be made valid).
+ */
+long ferry_range_fault(struct ferry_range *range, bool block);
+
+/*
+ * hmm_range_dma_map: faults the range and pins its pages for access by RMA;
+ * addrs[i] is the local address to register, 0 for entries that were not asked
+ * for. Count, or an error with all rolled back (-EBUSY: invalidated meanwhile).
+ * unmap: unpins; dirty: the device wrote (no dirty bit shows that); entries
+ * become NONE, addrs 0. Count or -EINVAL.
+ */
+long ferry_range_rma_map(struct ferry_range *range, uintptr_t *addrs, bool block);
+long ferry_range_rma_unmap(struct ferry_range *range, uintptr_t *addrs, bool dirty);
+
+/* hmm_device_entry_*: NULL, or -1 (UINT64_MAX), for NONE, ERROR, SPECIAL and entries without VALID. Pure. */
+struct ferry_page *ferry_entry_to_page(const struct ferry_range *range, uint64_t entry); /* NULL for RAM too */
+uint64_t ferry_entry_to_pfn(const struct ferry_range *range, uint64_t entry);
+uint64_t ferry_entry_from_page(const struct ferry_range *range, const struct ferry_page *page); /* VALID | DEVICE_PRIVATE */
+uint64_t ferry_entry_from_pfn(const struct ferry_range *range, uint64_t pfn);
+
+enum ferry_entry_kind {
+	FERRY_ENTRY_ERROR, FERRY_ENTRY_NONE, FERRY_ENTRY_SPECIAL, FERRY_ENTRY_RAM, FERRY_ENTRY_ZERO,
+	FERRY_ENTRY_DEVICE_OWN, FERRY_ENTRY_DEVICE_OTHER, FERRY_ENTRY_COHERENT,
+};
+struct ferry_entry_info {
+	size_t size;
+	enum ferry_entry_kind kind;
+	bool writable;
+	unsigned order;      /* 0, or 9 when the page is part of a huge one in RAM */
+	uint64_t pfn;        /* of a device page, else 0 */
+};
+/* What the page at va, in the range, is now: finer than an entry. -EINVAL. */
+int ferry_entry_info(struct ferry_range *range, uintptr_t va, struct ferry_entry_info *info);
 
 /* ---- migration: migrate_vma ---- */
 

@@ -214,7 +214,12 @@ int ferry_close(struct ferry *ferry)
 	int rc = ferryi_ferry_check(ferry, "close");
 
 	if (!rc)
+		rc = ferryi_mirrors_begin_close(&ferry->mirrors);
+	if (!rc) {
 		rc = ferryi_pager_close(&ferry->pager);
+		if (rc)
+			ferryi_mirrors_undo_close(&ferry->mirrors);
+	}
 	if (!rc) {
 		atomic_store_explicit(&the_ferry, NULL, memory_order_release);
 		ferryi_mirrors_close(&ferry->mirrors);

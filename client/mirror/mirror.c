@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "range.h"
 #include "log.h"
 
 /* A callback runs in this thread. */
@@ -47,6 +48,7 @@ static void begin(struct ferryi_notifier *notifier, struct ferryi_notice *notice
 	if (notice->next)
 		notice->next->prev = notice;
 	mirrors->under_way = notice;
+	ferryi_ranges_changed_locked(mirrors, &notice->update);
 	ferryi_mutex_unlock(&mirrors->lock);
 	tell(mirrors, &notice->update);
 }
@@ -96,6 +98,23 @@ void ferryi_mirrors_close(struct ferryi_mirrors *mirrors)
 	pthread_cond_destroy(&mirrors->changed);
 	ferryi_mutex_fini(&mirrors->lock);
 	close(mirrors->maps_fd);
+}
+
+int ferryi_mirrors_begin_close(struct ferryi_mirrors *mirrors)
+{
+	ferryi_mutex_lock(&mirrors->lock);
+	bool busy = mirrors->ranges;
+
+	mirrors->closing = !busy;
+	ferryi_mutex_unlock(&mirrors->lock);
+	return busy ? ferryi_control_fail(-EBUSY, "close: ranges are registered; unregister them first") : 0;
+}
+
+void ferryi_mirrors_undo_close(struct ferryi_mirrors *mirrors)
+{
+	ferryi_mutex_lock(&mirrors->lock);
+	mirrors->closing = false;
+	ferryi_mutex_unlock(&mirrors->lock);
 }
 
 /* ---- registration ---- */
@@ -160,6 +179,10 @@ int ferryi_mirror_unregister(struct ferryi_mirrors *mirrors, struct ferry_mirror
 	ferryi_mutex_lock(&mirrors->lock);
 	int at = mirror ? find_locked(mirrors, mirror) : -1;
 
+	if (at >= 0 && ferryi_ranges_any_of_locked(mirrors, mirror)) {
+		ferryi_mutex_unlock(&mirrors->lock);
+		return ferryi_control_fail(-EBUSY, "mirror_unregister: ranges of it are registered; unregister them first");
+	}
 	if (at >= 0) {
 		mirrors->mirror[at] = NULL; /* none begins from here on */
 		while (mirrors->running[at])

@@ -16,6 +16,8 @@
  *   end: changes++, notice off the list
  *                                          its own lock; read_retry(seq): true, for
  *                                            changes != seq: do it again
+ *
+ * The count of changes is a range's own: those that overlap it.
  */
 #ifndef FERRYI_MIRROR_H
 #define FERRYI_MIRROR_H
@@ -37,6 +39,8 @@ struct ferryi_mirrors {
 	struct ferry_mirror *mirror[FERRY_MAX_MIRRORS];
 	unsigned running[FERRY_MAX_MIRRORS]; /* callbacks of that mirror */
 	struct ferryi_notice *under_way;
+	struct ferry_range *ranges; /* linked by ferryi_range_next */
+	bool closing;
 };
 
 /* Before the pager opens; its attr.notifier is &mirrors->notifier. 0, negative errno. */
@@ -49,6 +53,10 @@ int ferryi_mirror_register(struct ferryi_mirrors *mirrors, struct ferry_mirror *
 int ferryi_mirror_unregister(struct ferryi_mirrors *mirrors, struct ferry_mirror *mirror);
 /* -EINVAL with a line unless it is registered here. */
 int ferryi_mirror_check(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, const char *call);
+
+/* Before the pager closes: no range may be registered from here on. -EBUSY: some are. Undone when the close fails. */
+int ferryi_mirrors_begin_close(struct ferryi_mirrors *mirrors);
+void ferryi_mirrors_undo_close(struct ferryi_mirrors *mirrors);
 
 /* access.c: as the public calls */
 int ferryi_mirror_read(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, uintptr_t va, void *buf,

@@ -22,19 +22,32 @@ struct procmap_query {
 #define FERRYI_PROCMAP_SHARED          0x08u
 #define FERRYI_PROCMAP_COVERING_OR_NEXT 0x10u
 
+/*
+ * The kernel tells VM_IO and VM_PFNMAP only in smaps, whose reading walks all
+ * pages; these are the mappings that have them: the kernel's own clock pages,
+ * and character devices, but for the two whose pages are ordinary memory.
+ */
+static bool is_special(const char *name)
+{
+	if (strncmp(name, "[vvar", 5) == 0 || strcmp(name, "[vsyscall]") == 0)
+		return true;
+	return strncmp(name, "/dev/", 5) == 0 && strncmp(name, "/dev/shm/", 9) != 0 && strcmp(name, "/dev/zero") != 0;
+}
+
 /* One line of the text; true when it is the one looked for. */
 static bool feed(const char *line, uintptr_t va, struct ferryi_vma *vma)
 {
 	unsigned long start, end;
-	char perms[5] = "";
+	char perms[5] = "", name[256] = "";
 
-	if (sscanf(line, "%lx-%lx %4s", &start, &end, perms) != 3 || end <= va)
+	if (sscanf(line, "%lx-%lx %4s %*x %*x:%*x %*u %255[^\n]", &start, &end, perms, name) < 3 || end <= va)
 		return false;
 	*vma = (struct ferryi_vma){ .start = start,
 				    .end = end,
 				    .readable = perms[0] == 'r',
 				    .writable = perms[1] == 'w',
-				    .shared = perms[3] == 's' };
+				    .shared = perms[3] == 's',
+				    .special = is_special(name) };
 	return true;
 }
 
@@ -73,7 +86,9 @@ static int query_text(int maps_fd, uintptr_t va, struct ferryi_vma *vma)
 int ferryi_vma_query(int maps_fd, uintptr_t va, struct ferryi_vma *vma)
 {
 	static _Atomic bool no_ioctl;
-	struct procmap_query q = { .size = sizeof(q), .query_flags = FERRYI_PROCMAP_COVERING_OR_NEXT, .query_addr = va };
+	char name[256] = "";
+	struct procmap_query q = { .size = sizeof(q), .query_flags = FERRYI_PROCMAP_COVERING_OR_NEXT, .query_addr = va,
+				   .vma_name_addr = (uintptr_t)name, .vma_name_size = sizeof(name) };
 
 	if (!atomic_load_explicit(&no_ioctl, memory_order_relaxed)) {
 		if (ioctl(maps_fd, FERRYI_PROCMAP_QUERY, &q) == 0) {
@@ -81,7 +96,8 @@ int ferryi_vma_query(int maps_fd, uintptr_t va, struct ferryi_vma *vma)
 						    .end = q.vma_end,
 						    .readable = q.vma_flags & FERRYI_PROCMAP_READABLE,
 						    .writable = q.vma_flags & FERRYI_PROCMAP_WRITABLE,
-						    .shared = q.vma_flags & FERRYI_PROCMAP_SHARED };
+						    .shared = q.vma_flags & FERRYI_PROCMAP_SHARED,
+						    .special = is_special(name) };
 			return 0;
 		}
 		if (errno != ENOTTY)

@@ -8,6 +8,7 @@
 struct ferryi_vma {
 	uintptr_t start, end;
 	bool readable, writable, shared;
+	bool special; /* device or kernel memory without pages of its own: VM_IO, VM_PFNMAP */
 };
 
 /* The mapping that covers va, or the next one above it. maps_fd: /proc/self/maps. 0, -ENOENT (none), negative errno. */

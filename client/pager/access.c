@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -15,6 +16,11 @@
 #include "uffd.h"
 
 #define PAUSE_MS 1
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ  22 /* Linux 5.14 */
+#define MADV_POPULATE_WRITE 23
+#endif
 
 /* ---- in RAM: the page is pinned by us ---- */
 
@@ -163,4 +169,35 @@ int ferryi_pager_access(struct ferryi_pager *pager, struct ferryi_access *a)
 		a->rounds++;
 	} while (rc == -EAGAIN && ferryi_now_ns() < deadline_ns);
 	return rc == -EAGAIN ? -ETIMEDOUT : rc;
+}
+
+int ferryi_pager_want(struct ferryi_pager *pager, uintptr_t page, bool write)
+{
+	struct ferryi_fault fault = { .va = page, .write = write,
+				      .deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms) };
+	struct ferryi_page_ref ref;
+	uint64_t word;
+
+	if (!ferryi_service_look(pager, page, &ref, &word)) {
+		int rc = madvise((void *)page, FERRYI_PAGE_SIZE, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+
+		return !rc ? 0 : errno == ENOMEM ? -ENOMEM : -EFAULT;
+	}
+	switch (ferryi_page_state(word)) {
+	case FERRYI_PAGE_AWAY:
+		return ferryi_service_bring(pager, page, page + FERRYI_PAGE_SIZE, false) ? -EFAULT : 0;
+	case FERRYI_PAGE_ABSENT:
+		fault.forced = true;
+		ferryi_service_fault(pager, &fault);
+		return 0;
+	case FERRYI_PAGE_RESIDENT: /* a hole of the application's own making */
+		fault.start_ns = ferryi_now_ns();
+		ferryi_service_fault(pager, &fault);
+		return 0;
+	case FERRYI_PAGE_POISONED:
+		return -EFAULT;
+	default:
+		poll(NULL, 0, PAUSE_MS);
+		return 0;
+	}
 }

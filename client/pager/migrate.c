@@ -352,6 +352,21 @@ static void describe_others(struct ferryi_pager *pager, struct ferry_migrate *m)
 	}
 }
 
+/* Each page that leaves may come back from its slot and be in RAM twice until finalize. */
+static int reserve_room(struct ferryi_pager *pager, uint64_t nr)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+
+	while (!ferryi_budget_charge(&pager->budget, nr)) {
+		if (ferryi_now_ns() >= deadline_ns)
+			return ferryi_control_fail(-ENOMEM, "migrate_setup: the budget has no room for %llu pages",
+						   (unsigned long long)nr);
+		ferryi_pager_need_memory(pager);
+		poll(NULL, 0, PAUSE_MS);
+	}
+	return 0;
+}
+
 int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate *m)
 {
 	bool idle = false;
@@ -359,13 +374,15 @@ int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate 
 	if (!atomic_compare_exchange_strong(&pager->migrating, &idle, true))
 		return ferryi_control_fail(-EBUSY, "migrate_setup: another migration is under way");
 	ferryi_events_settle(pager);
+	m->npages = (m->end - m->start) >> FERRYI_PAGE_SHIFT;
 	int rc = bind_all(pager, m);
 
+	if (!rc)
+		rc = reserve_room(pager, m->npages);
 	if (rc) {
 		atomic_store(&pager->migrating, false);
 		return rc;
 	}
-	m->npages = (m->end - m->start) >> FERRYI_PAGE_SHIFT;
 	m->cpages = 0;
 	describe_others(pager, m);
 	pager->migrator->owner = ferryi_pool_owner(m->pool);
@@ -409,6 +426,7 @@ int ferryi_pager_migrate_finalize(struct ferryi_pager *pager, struct ferry_migra
 	if (m->private_[0] != 1 && m->private_[0] != 2)
 		return ferryi_control_fail(-EINVAL, "migrate_finalize: follows migrate_setup");
 	ferryi_evict_put_back(pager->migrator);
+	ferryi_budget_uncharge(&pager->budget, m->npages);
 	m->private_[0] = 0;
 	atomic_store(&pager->migrating, false);
 	return 0;

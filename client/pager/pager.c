@@ -220,7 +220,7 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 
 int ferryi_pager_open(const struct ferryi_pager_attr *attr, struct ferryi_pager **out)
 {
-	uint64_t slots = (uint64_t)(attr->evict_threads + 1) * FERRYI_EVICT_SLOTS + FERRYI_EVICT_BATCH;
+	uint64_t slots = (uint64_t)(attr->evict_threads + 1) * FERRYI_EVICT_SLOTS;
 	int rc;
 
 	if ((attr->budget_bytes >> FERRYI_PAGE_SHIFT) < 2 * slots)

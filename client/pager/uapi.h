@@ -57,5 +57,7 @@ struct ferryi_pm_scan_arg {
 #define FERRYI_PAGEMAP_SCAN    _IOWR('f', 16, struct ferryi_pm_scan_arg)
 #define FERRYI_PAGE_IS_PRESENT (1ULL << 3)
 #define FERRYI_PAGE_IS_SWAPPED (1ULL << 4)
+#define FERRYI_PAGE_IS_PFNZERO (1ULL << 5)
+#define FERRYI_PAGE_IS_HUGE    (1ULL << 6)
 
 #endif

@@ -15,7 +15,7 @@ for name in $names; do
 done
 # What the header declares is there, and what is there is declared.
 header=$(dirname "$0")/../../client/include/ferry.h
-declared=$(sed -n 's/^[a-z].*[ *]\(ferry_[a-z_0-9]*\)(.*/\1/p' "$header" | sort -u)
+declared=$(sed -n -e 's/^[a-z].*[ *]\(ferry_[a-z_0-9]*\)(.*/\1/p' -e 's/^extern .*[ *]\(ferry_[a-z_0-9]*\)\[.*/\1/p' "$header" | sort -u)
 exported=$(printf '%s\n' "$names" | sed 's/@.*//' | sort -u)
 for name in $(comm -23 <(printf '%s\n' "$declared") <(printf '%s\n' "$exported")); do
 	echo "declared in ferry.h, not exported: $name"
