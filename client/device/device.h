@@ -34,7 +34,7 @@ struct ferry_altmap;
 /* Descriptor of one device page: struct page. Zeroed when its sub-section is populated. */
 struct ferry_page {
 	uint64_t hash;    /* XXH3 of the page's content in the pool; owned by whoever owns the page word */
-	uint64_t drvdata; /* the device driver's */
+	_Atomic uint64_t drvdata; /* the device driver's: set by its threads, read for its callbacks */
 	uint64_t va;      /* process address whose data it holds, or 0 */
 	_Atomic uint32_t refs;
 	uint32_t flags;

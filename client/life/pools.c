@@ -294,12 +294,12 @@ bool ferry_pfn_valid(struct ferry *ferry, uint64_t pfn)
 
 void ferry_page_set_drvdata(struct ferry_page *page, uint64_t data)
 {
-	page->drvdata = data;
+	atomic_store(&page->drvdata, data);
 }
 
 uint64_t ferry_page_get_drvdata(const struct ferry_page *page)
 {
-	return page->drvdata;
+	return atomic_load(&page->drvdata);
 }
 
 int ferry_pfn_to_server(struct ferry *ferry, uint64_t pfn, char *name, size_t name_len)

@@ -80,7 +80,7 @@ static int run_engine(struct ferry_pool *pool, uint64_t pfn, struct ferryi_pager
 		.va = fetch->fault.va,
 		.write = fetch->fault.write,
 		.to = fetch->op.local,
-		.drvdata = ferryi_pfn_to_page(pager->model, pfn)->drvdata,
+		.drvdata = atomic_load(&ferryi_pfn_to_page(pager->model, pfn)->drvdata),
 	};
 
 	switch (ferryi_pool_ops(pool)->migrate_to_ram(pool, &fault)) {

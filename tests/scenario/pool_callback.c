@@ -4,6 +4,7 @@
  * server's memory can be reported by hand.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -30,7 +31,8 @@ static _Atomic unsigned nr_freed, nr_engine, nr_failure;
 static _Atomic unsigned nr_retries; /* the engine says RETRY this often first */
 static _Atomic int engine_says, failure_says;
 static uint8_t *base; /* the memory that the pages belong to */
-static struct ferry_device_fault last_fault;
+static pthread_mutex_t last_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ferry_device_fault last_fault; /* under last_lock: written in a library thread */
 
 static void on_free(struct ferry_pool *pool, uint64_t pfn)
 {
@@ -43,7 +45,9 @@ static enum ferry_vm_fault on_fault(struct ferry_pool *pool, const struct ferry_
 {
 	(void)pool;
 	atomic_fetch_add(&nr_engine, 1);
+	pthread_mutex_lock(&last_lock);
 	last_fault = *fault;
+	pthread_mutex_unlock(&last_lock);
 	if (atomic_load(&nr_retries)) {
 		atomic_fetch_sub(&nr_retries, 1);
 		return FERRY_VM_FAULT_RETRY;
@@ -188,8 +192,10 @@ static void engine_body(void)
 	ferryt_verify(base, 0, 1, 50); /* what the engine gave, not what the pool has */
 	CHECK_INT(atomic_load(&nr_engine), 1); /* the faulting page only */
 	CHECK_INT(ferryt_present(base, PAGES), 1);
+	pthread_mutex_lock(&last_lock);
 	CHECK(last_fault.size == sizeof(last_fault) && last_fault.pfn == first_pfn && last_fault.drvdata == 77);
 	CHECK(last_fault.va == (uintptr_t)base);
+	pthread_mutex_unlock(&last_lock);
 	CHECK(ferryt_stats(the_ferry).faults_major == major + 1);
 	atomic_store(&engine_says, FERRY_VM_FAULT_MINOR);
 	ferryt_verify(base + FERRYT_PAGE, 1, 1, 50);
