@@ -113,7 +113,14 @@ int ferry_close(struct ferry *ferry);
 #define FERRY_CAP_EVENT_FORK   (1ull << 5)
 uint64_t ferry_caps(struct ferry *ferry);
 
-/* ---- memory ---- */
+/*
+ * ---- memory ----
+ *
+ * Pages that the application makes read-only (mprotect) cannot leave RAM until
+ * they are writable again: the kernel moves writable pages only. Together with
+ * pinned ones they must fit the budget, with FERRY_BUDGET_MIN to spare, or
+ * faults find no memory, wait, and at last poison (FERRY_FAULT_NO_MEMORY).
+ */
 
 #define FERRY_MAP_NORESERVE (1u << 0) /* do not lease pool memory for the whole range now; see -ENOMEM */
 
