@@ -563,7 +563,8 @@ uint64_t ferry_range_read_begin(struct ferry_range *range);
 bool ferry_range_read_retry(struct ferry_range *range, uint64_t seq);
 
 /*
- * Fills pfns with what is there now, faults nothing. Number of valid entries,
+ * Fills pfns with what is there now, faults nothing; waits a moment for pages
+ * that are between RAM and a pool. Number of valid entries,
  * or -EINVAL, -ENOMEM, -EAGAIN (changed meanwhile), STRICT: -EFAULT, -EPERM.
  */
 long ferry_range_snapshot(struct ferry_range *range);

@@ -4,6 +4,7 @@
  * bringing in what the device asks for.
  */
 #include <errno.h>
+#include <poll.h>
 
 #include "access.h"
 #include "error.h"
@@ -13,6 +14,8 @@
 
 #define CHUNK      512u /* pages looked at together */
 #define FAULT_TRIES 16u
+#define SNAPSHOT_TRIES 64u
+#define PAUSE_MS       1
 
 /* One base page. */
 struct look {
@@ -156,7 +159,7 @@ static int check_strict(struct walk *w)
 	return rc;
 }
 
-/* Takes every entry; how many are valid. -EAGAIN: something changed meanwhile. The requests in pfns are overwritten. */
+/* Takes every entry; how many are valid. -EAGAIN: something changed meanwhile, or is changing. The requests in pfns are overwritten. */
 static long take_entries(struct ferry_range *range)
 {
 	struct walk w = { .range = range, .mirrors = ferryi_range_room(range) };
@@ -171,7 +174,7 @@ static long take_entries(struct ferry_range *range)
 	}
 	if (rc)
 		return rc;
-	if (ferryi_range_read_retry(range, seq))
+	if (moving || ferryi_range_read_retry(range, seq))
 		return -EAGAIN;
 	ferryi_range_note_seen(range, seq);
 	return valid;
@@ -181,6 +184,11 @@ long ferryi_range_snapshot(struct ferry_range *range)
 {
 	long n = take_entries(range);
 
+	/* A page between RAM and a pool is in neither: it soon is, as the kernel waits for a migration entry. */
+	for (unsigned i = 0; n == -EAGAIN && i < SNAPSHOT_TRIES; i++) {
+		poll(NULL, 0, PAUSE_MS);
+		n = take_entries(range);
+	}
 	if (n == -EAGAIN)
 		ferryi_control_fail(-EAGAIN, "range_snapshot: the range changed meanwhile");
 	else if (n < 0)
