@@ -447,22 +447,22 @@ enum ferry_update_event {
 	FERRY_UPDATE_REMOVE,    /* MADV_DONTNEED: content dropped */
 	FERRY_UPDATE_REMAP,     /* mremap moved it: the old addresses */
 	FERRY_UPDATE_MIGRATE,   /* the page moves between RAM and a pool */
-	FERRY_UPDATE_EXCLUSIVE, /* a device takes it for itself, or gives it back */
-	FERRY_UPDATE_PROTECT,   /* found out at a device access: no event exists for mprotect */
-	FERRY_UPDATE_FORK,      /* pages become shared with a child */
+	FERRY_UPDATE_EXCLUSIVE, /* not sent yet */
+	FERRY_UPDATE_PROTECT,   /* not sent yet: no event exists for mprotect; rights are looked up at each device access */
+	FERRY_UPDATE_FORK,      /* not sent yet: a child has none of the managed pages */
 	FERRY_UPDATE_POISON,    /* its data is lost */
 };
 
 struct ferry_update {
 	uintptr_t start, end; /* page aligned */
 	enum ferry_update_event event;
-	bool blockable;       /* false: invalidate may not sleep */
+	bool blockable;       /* false: invalidate may not sleep; always true so far */
 	const void *owner;    /* MIGRATE: the owner whose call does it, NULL the pager's own; a device may skip its own */
 };
 
 struct ferry_mirror;
 struct ferry_mirror_ops {
-	/* The address space goes (ferry_close, last moments of exit): stop all device access before returning. May be NULL. */
+	/* The address space goes (ferry_close; a process that exits calls nothing): stop all device access before returning. May be NULL. */
 	void (*release)(struct ferry_mirror *mirror);
 	/*
 	 * The device must not use [start, end) any more when this returns. Called in library threads, on the fault
@@ -504,8 +504,10 @@ struct ferry_mirror_stats {
  * home first. Unmanaged memory is accessed in RAM. Per page the access is
  * atomic with respect to migration: never a mixture of two places.
  * stats may be NULL. -EFAULT (not mapped), -EPERM (mapping not readable, or not
- * writable), -EIO (a page is lost): the caller's buffer (read) or the memory
- * (write) is untouched on -EFAULT and -EPERM.
+ * writable), -EIO (a page is lost), -ENOTCONN (its server cannot be reached;
+ * the pool is as it was), -ETIMEDOUT, -EINVAL: the caller's buffer (read) or
+ * the memory (write) is untouched on -EFAULT, -EPERM and -EINVAL. A write that
+ * fails on its way to the pool leaves that page poisoned.
  */
 int ferry_mirror_read(struct ferry_mirror *mirror, uintptr_t va, void *buf, size_t len, struct ferry_mirror_stats *stats);
 int ferry_mirror_write(struct ferry_mirror *mirror, uintptr_t va, const void *buf, size_t len,

@@ -19,7 +19,7 @@ static void tell(struct ferryi_mirrors *mirrors, const struct ferry_update *upda
 {
 	for (unsigned i = 0; i < FERRY_MAX_MIRRORS; i++) {
 		ferryi_mutex_lock(&mirrors->lock);
-		struct ferry_mirror *mirror = mirrors->mirror[i];
+		struct ferry_mirror *mirror = mirrors->leaving[i] ? NULL : mirrors->mirror[i];
 
 		if (mirror)
 			mirrors->running[i]++;
@@ -122,17 +122,16 @@ void ferryi_mirrors_undo_close(struct ferryi_mirrors *mirrors)
 static int find_locked(const struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror)
 {
 	for (int i = 0; i < (int)FERRY_MAX_MIRRORS; i++) {
-		if (mirrors->mirror[i] == mirror)
+		if (mirrors->mirror[i] == mirror && !mirrors->leaving[i])
 			return i;
 	}
 	return -1;
 }
 
-/* A place that no callback of its last owner uses any more. */
 static int find_free_locked(const struct ferryi_mirrors *mirrors)
 {
 	for (int i = 0; i < (int)FERRY_MAX_MIRRORS; i++) {
-		if (!mirrors->mirror[i] && !mirrors->running[i])
+		if (!mirrors->mirror[i])
 			return i;
 	}
 	return -1;
@@ -184,9 +183,11 @@ int ferryi_mirror_unregister(struct ferryi_mirrors *mirrors, struct ferry_mirror
 		return ferryi_control_fail(-EBUSY, "mirror_unregister: ranges of it are registered; unregister them first");
 	}
 	if (at >= 0) {
-		mirrors->mirror[at] = NULL; /* none begins from here on */
+		mirrors->leaving[at] = true; /* no callback begins from here on */
 		while (mirrors->running[at])
 			ferryi_cond_wait_until(&mirrors->changed, &mirrors->lock, UINT64_MAX);
+		mirrors->mirror[at] = NULL;
+		mirrors->leaving[at] = false;
 	}
 	ferryi_mutex_unlock(&mirrors->lock);
 	if (at < 0)

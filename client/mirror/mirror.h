@@ -13,7 +13,7 @@
  *     invalidate: the driver takes its
  *     lock, forgets its entries
  *   the change
- *   end: changes++, notice off the list
+ *   end: notice off the list
  *                                          its own lock; read_retry(seq): true, for
  *                                            changes != seq: do it again
  *
@@ -38,6 +38,7 @@ struct ferryi_mirrors {
 	pthread_cond_t changed; /* a change has ended, or a callback has returned */
 	struct ferry_mirror *mirror[FERRY_MAX_MIRRORS];
 	unsigned running[FERRY_MAX_MIRRORS]; /* callbacks of that mirror */
+	bool leaving[FERRY_MAX_MIRRORS]; /* being unregistered: told no more, and its place is its own until the last returns */
 	struct ferryi_notice *under_way;
 	struct ferry_range *ranges; /* linked by ferryi_range_next */
 	bool closing;

@@ -53,7 +53,9 @@ static int access_ram(struct ferryi_pager *pager, struct ferryi_access *a, uint6
 
 /* ---- in the pool: the page is claimed by us, the service lock held ---- */
 
-static int write_pool(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, struct ferryi_access *a, uint8_t *bounce)
+/* *torn: the write has failed after it was sent, and may have landed in part. */
+static int write_pool(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, struct ferryi_access *a, uint8_t *bounce,
+		      bool *torn)
 {
 	struct ferry_page *desc = ferryi_pfn_to_page(pager->model, ferryi_object_pfn(ref->object, ref->index));
 	int rc = 0;
@@ -64,6 +66,7 @@ static int write_pool(struct ferryi_pager *pager, const struct ferryi_page_ref *
 		return rc;
 	memcpy(bounce + a->va % FERRYI_PAGE_SIZE, a->write_from, a->len);
 	rc = ferryi_service_io(pager, ref, FERRYI_OP_WRITE, bounce);
+	*torn = rc && rc != -ENOLINK;
 	if (!rc)
 		desc->hash = XXH3_64bits(bounce, FERRYI_PAGE_SIZE);
 	return rc;
@@ -73,6 +76,8 @@ static int access_pool(struct ferryi_pager *pager, const struct ferryi_page_ref 
 {
 	ferryi_page_word *word = ferryi_ref_word(ref);
 	uint8_t *bounce = pager->service_evictor->batch[0].bounce;
+	struct ferryi_notice notice;
+	bool torn = false;
 	int rc;
 
 	if (!ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING)))
@@ -83,19 +88,19 @@ static int access_pool(struct ferryi_pager *pager, const struct ferryi_page_ref 
 		if (!rc)
 			memcpy(a->read_to, bounce + a->va % FERRYI_PAGE_SIZE, a->len);
 	} else {
-		rc = write_pool(pager, ref, a, bounce);
+		rc = write_pool(pager, ref, a, bounce, &torn);
 	}
-	/* A write that failed may have landed in part: nobody is to see the mixture. */
-	bool torn = rc && a->write_from;
-	if (torn) {
+	if (torn) { /* nobody is to see the mixture */
+		ferryi_notify_begin(pager->attr.notifier, &notice, ref->va, FERRYI_PAGE_SIZE, FERRY_UPDATE_POISON, a->owner);
 		ferryi_page_freed(pager, ferryi_object_pfn(ref->object, ref->index));
 		ferryi_page_release(word, ferryi_page_poisoned(FERRY_FAULT_IO, rc));
+		ferryi_notify_end(&notice);
 	} else {
 		ferryi_page_stays_away(pager, ref->object, ref->index);
 	}
 	ferryi_fetch_wake(pager, ref->object, ref->index, 1);
 	a->place = FERRYI_ACCESS_POOL;
-	return rc;
+	return rc == -ENOLINK ? -ENOTCONN : rc;
 }
 
 /* ---- one page ---- */

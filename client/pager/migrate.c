@@ -446,6 +446,8 @@ int ferryi_pager_device_io(struct ferryi_pager *pager, uint64_t pfn, void *read_
 	ferryi_mutex_unlock(&pager->service_lock);
 	if (rc == -EINVAL)
 		return ferryi_control_fail(rc, "device access: %#llx is no valid PFN", (unsigned long long)pfn);
+	if (rc == -ENOLINK)
+		return ferryi_control_fail(-ENOTCONN, "device access: the pool's server is gone, or cannot be reached");
 	return rc ? ferryi_control_fail(rc, "device access: %s", ferryi_strerror(rc)) : 0;
 }
 

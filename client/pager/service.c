@@ -288,18 +288,18 @@ int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_
 	if (!pool)
 		return -EINVAL;
 	if (ferryi_pool_lost(pool))
-		return -ENOTCONN;
+		return -ENOLINK;
 	unsigned index = ferryi_pool_index(pool);
 	struct ferryi_channel *channel;
 
 	while (!(channel = ferryi_lines_channel(lines, index))) {
 		if (ferryi_pool_lost(pool) || ferryi_now_ns() >= op.deadline_ns)
-			return -ENOTCONN;
+			return -ENOLINK;
 		ferryi_evict_poll(pager->service_evictor);
 		poll(NULL, 0, PAUSE_MS);
 	}
 	if (ferryi_channel_submit(channel, &p, 1) != 1)
-		return -ENOTCONN;
+		return -ENOLINK;
 	int n;
 
 	while ((n = ferryi_channel_poll(channel, &p, 1)) == 0)

@@ -46,6 +46,7 @@ struct watcher {
 	_Atomic bool tries_unregister;
 	_Atomic bool hold;          /* stays in the callback while set */
 	_Atomic bool inside;
+	_Atomic bool left;          /* its last act */
 };
 
 static int watch(struct ferry_mirror *mirror, const struct ferry_update *update)
@@ -65,6 +66,7 @@ static int watch(struct ferry_mirror *mirror, const struct ferry_update *update)
 	atomic_store(&w->inside, true);
 	while (atomic_load(&w->hold))
 		;
+	atomic_store(&w->left, true);
 	return 0;
 }
 
@@ -266,7 +268,7 @@ static void *unregister(void *arg)
 	struct watcher *w = arg;
 
 	CHECK_INT(ferry_mirror_unregister(&w->mirror), 0);
-	atomic_store(&w->released, 7);
+	CHECK(atomic_load(&w->left)); /* the callback that was running has returned */
 	return NULL;
 }
 
@@ -290,9 +292,8 @@ static void body_unregister_waits(void)
 	while (!atomic_load(&w->inside))
 		;
 	CHECK_INT(pthread_create(&leaver, NULL, unregister, w), 0);
-	/* No moment is long enough to prove that it waits; a wrong one shows as the callback's use of freed memory under ASan. */
-	for (int i = 0; i < 100; i++)
-		CHECK(sched_yield() == 0 && atomic_load(&w->released) != 7);
+	for (int i = 0; i < 1000; i++) /* time enough for one that does not wait to come back and be found out */
+		sched_yield();
 	atomic_store(&w->hold, false);
 	CHECK_INT(pthread_join(leaver, NULL), 0);
 	free(w);
@@ -482,6 +483,44 @@ static void mirror_read__page_of_another_owner__comes_home_first(void **state)
 	RUN(body_other_owner);
 }
 
+/* ---- without a server; comes last, for it ends the test's own ---- */
+
+static void body_server_gone(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_mirror mirror = { .ops = &quiet_ops };
+	struct ferry_fault_info info = { .size = sizeof(info) };
+	uint8_t *p = ferryt_mmap(ferry, LEN), *probe = ferryt_mmap(ferry, LEN), byte;
+	uint64_t deadline_ns = ferryi_now_ns() + 30000000000ULL, word = 1;
+
+	CHECK_INT(ferry_mirror_register(&mirror, ferry), 0);
+	CHECK_INT(ferry_advise(ferry, probe, LEN, FERRY_ADVICE_RANDOM), 0);
+	ferryt_fill_away(ferry, probe, PAGES, 12);
+	ferryt_fill_away(ferry, p, PAGES, 13);
+	/* Over the local fabric the data outlives the server, until the library has noticed. */
+	ferryt_child_signal(ferryt_server(), SIGKILL);
+	for (size_t i = 0; !ferryt_touch(probe + i * FERRYT_PAGE, &byte); i = (i + 1) % PAGES)
+		CHECK(ferryi_now_ns() < deadline_ns && sched_yield() == 0);
+	/* Nothing was sent, so nothing is torn: the page is not poisoned for it. */
+	CHECK_FAILS(ferry_mirror_write(&mirror, (uintptr_t)p + 8, &word, sizeof(word), NULL), -ENOTCONN, "could not be had");
+	CHECK_FAILS(ferry_mirror_read(&mirror, (uintptr_t)p, &word, sizeof(word), NULL), -ENOTCONN, "could not be had");
+	CHECK_INT(ferry_fault_query(ferry, (uintptr_t)p, &info), 0);
+	CHECK_INT(info.reason, FERRY_FAULT_NONE);
+
+	/* A touch poisons it, and the mirror is told before. */
+	struct watcher *w = watcher_new(ferry, p, LEN);
+
+	CHECK_INT(ferryt_touch(p, &byte), SIGBUS);
+	wait_events(w, FERRY_UPDATE_POISON);
+	CHECK_FAILS(ferry_mirror_read(&mirror, (uintptr_t)p, &word, sizeof(word), NULL), -EIO, "lost");
+}
+
+static void mirror_access__server_gone__page_not_torn_and_poison_is_told(void **state)
+{
+	(void)state;
+	RUN(body_server_gone);
+}
+
 /* ---- a device beside a writing CPU and eviction ---- */
 
 #define BUSY_PAGES 64u
@@ -570,6 +609,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(mirror_access__no_right__buffer_and_memory_untouched),
 		cmocka_unit_test(mirror_read__page_of_another_owner__comes_home_first),
 		cmocka_unit_test(mirror_read__beside_writer_and_evictor__never_old_nor_another_page),
+		cmocka_unit_test(mirror_access__server_gone__page_not_torn_and_poison_is_told),
 	};
 	int skip = ferryt_needs_uffd();
 
