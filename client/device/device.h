@@ -43,7 +43,7 @@ _Static_assert(sizeof(struct ferry_page) == 32, "at most 64 bytes a page; 32 kee
 
 /* What backs 512 PFNs. Immutable from population until the pool is detached. */
 struct ferryi_subsection {
-	struct ferry_pool *pool; /* NULL: not valid */
+	struct ferry_pool *pool; /* NULL: not valid; ferryi_subsection_pool */
 	struct ferryi_remote remote;
 	uint64_t remote_off;     /* bytes from the extent's start */
 };
@@ -56,6 +56,14 @@ void ferryi_memory_model_close(struct ferryi_memory_model **model);
 
 /* Lock-free; NULL when no valid sub-section covers pfn. Fault path. */
 const struct ferryi_subsection *ferryi_subsection_of(const struct ferryi_memory_model *model, uint64_t pfn);
+/*
+ * Its pool; NULL when it was detached meanwhile, which cannot be while a page or block of the caller's is there. Pool
+ * structs are type-stable: a stale one is some pool's. Fault path.
+ */
+static inline struct ferry_pool *ferryi_subsection_pool(const struct ferryi_subsection *sub)
+{
+	return __atomic_load_n(&sub->pool, __ATOMIC_ACQUIRE);
+}
 struct ferry_page *ferryi_pfn_to_page(const struct ferryi_memory_model *model, uint64_t pfn);
 /* ASSUMPTION: page came from ferryi_pfn_to_page. */
 uint64_t ferryi_page_to_pfn(const struct ferryi_memory_model *model, const struct ferry_page *page);

@@ -391,12 +391,12 @@ bool ferryi_pool_try_get(struct ferry_pool *pool)
 struct ferry_pool *ferryi_pool_get_of(const struct ferryi_memory_model *model, uint64_t pfn)
 {
 	const struct ferryi_subsection *sub = ferryi_subsection_of(model, pfn);
-	struct ferry_pool *pool = sub ? __atomic_load_n(&sub->pool, __ATOMIC_ACQUIRE) : NULL;
+	struct ferry_pool *pool = sub ? ferryi_subsection_pool(sub) : NULL;
 
 	if (!pool || !ferryi_pool_try_get(pool))
 		return NULL;
 	sub = ferryi_subsection_of(model, pfn);
-	if (sub && __atomic_load_n(&sub->pool, __ATOMIC_ACQUIRE) == pool)
+	if (sub && ferryi_subsection_pool(sub) == pool)
 		return pool;
 	ferryi_pool_put_ref(pool); /* detached meanwhile, and its struct used again */
 	return NULL;

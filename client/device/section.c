@@ -104,7 +104,7 @@ const struct ferryi_subsection *ferryi_subsection_of(const struct ferryi_memory_
 	struct ferryi_subsection *sub = subsection_slot(model, pfn);
 
 	/* pairs with the release store in populate: a pool seen means the rest is seen */
-	if (!sub || !__atomic_load_n(&sub->pool, __ATOMIC_ACQUIRE))
+	if (!sub || !ferryi_subsection_pool(sub))
 		return NULL;
 	return sub;
 }

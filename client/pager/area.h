@@ -31,7 +31,7 @@
 struct ferryi_block {
 	_Atomic uint32_t subsection; /* sub-section number + 1, or FERRYI_BLOCK_LEAVING | that; 0: not bound (bind.c) */
 	_Atomic uint32_t nr_resident; /* RESIDENT pages: lets the clock hand skip the block */
-	_Atomic uint32_t users; /* who writes to its pages' places while they are RESIDENT (flush): bind.c */
+	_Atomic uint32_t users; /* who needs its pages' places while they are settled (flush, poison): bind.c */
 };
 
 #define FERRYI_BLOCK_LEAVING (1u << 31) /* about to be taken off its sub-section: no page of it may leave */

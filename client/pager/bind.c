@@ -19,7 +19,18 @@
  * ISOLATING. ferryi_block_use_begin (a flush writes a page's place while it is
  * RESIDENT) does the same with `users` in place of the page word. A fault uses
  * the PFN of a page that is AWAY or FETCHING only, and no page becomes either
- * while LEAVING is set and all have been seen settled.
+ * while LEAVING is set and all have been seen settled. Who poisons a page that
+ * is AWAY needs its place a little longer than the word says:
+ *
+ *   poison (fault_page.c)                  ferryi_block_leave_commit
+ *   ------------------------------------   --------------------------------------
+ *   users++ (_use_away)                    pages: POISONED? settled
+ *   word: AWAY -> POISONED                 users? -EAGAIN
+ *   page_free(pfn), or back to AWAY        cas subsection -> 0
+ *   users--
+ *
+ * A pool is used by its index between ferryi_pager_pool_begin and _end, or
+ * under the area table's lock; detaching waits for both (pager.c).
  */
 #include <errno.h>
 
@@ -39,12 +50,16 @@ static int take_somewhere(struct ferryi_pager *pager, unsigned nr, bool may_grow
 	int rc = -ENXIO;
 
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
-		struct ferry_pool *pool = atomic_load(&pager->pools[i]);
+		struct ferry_pool *pool = ferryi_pager_pool_begin(pager, i);
 
-		if (!pool || ferryi_pool_lost(pool) || ferryi_pool_is_killed(pool))
+		if (!pool)
 			continue;
-		rc = ferryi_pool_take(pool, nr, may_grow, subsections);
-		if (!rc)
+		bool is_well = !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool);
+
+		if (is_well)
+			rc = ferryi_pool_take(pool, nr, may_grow, subsections);
+		ferryi_pager_pool_end(pager, i);
+		if (is_well && !rc)
 			return 0;
 	}
 	return rc;
@@ -83,9 +98,15 @@ void ferryi_bind_reserve_ahead(struct ferryi_pager *pager)
 	if (!atomic_load(&pager->binds_late))
 		return;
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
-		struct ferry_pool *pool = atomic_load(&pager->pools[i]);
+		struct ferry_pool *pool = ferryi_pager_pool_begin(pager, i);
 
-		if (pool && !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0)
+		if (!pool)
+			continue;
+		bool reserved = !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool) &&
+				ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0;
+
+		ferryi_pager_pool_end(pager, i);
+		if (reserved)
 			return;
 	}
 }
@@ -170,8 +191,6 @@ int ferryi_block_leave_commit(struct ferryi_pager *pager, struct ferryi_object *
 	size_t end = ferryi_min_u64(first + FERRYI_PAGES_PER_BLOCK, object->nr_pages);
 	int rc = 0;
 
-	if (atomic_load(&block->users))
-		return -EAGAIN;
 	for (size_t i = first; i < end && rc != -EBUSY; i++) {
 		int one = settle_page(&object->words[i]);
 
@@ -179,6 +198,8 @@ int ferryi_block_leave_commit(struct ferryi_pager *pager, struct ferryi_object *
 	}
 	if (rc || !sub)
 		return rc;
+	if (atomic_load(&block->users)) /* after the pages: partner of ferryi_block_use_away */
+		return -EAGAIN;
 	if (!(sub & FERRYI_BLOCK_LEAVING) || !atomic_compare_exchange_strong(&block->subsection, &sub, 0))
 		return -EAGAIN; /* somebody has aborted it */
 	give(pager, (sub & ~FERRYI_BLOCK_LEAVING) - 1);
@@ -235,6 +256,11 @@ bool ferryi_block_use_begin(struct ferryi_block *block)
 		return true;
 	ferryi_block_use_end(block);
 	return false;
+}
+
+void ferryi_block_use_away(struct ferryi_block *block)
+{
+	atomic_fetch_add(&block->users, 1);
 }
 
 void ferryi_block_use_end(struct ferryi_block *block)

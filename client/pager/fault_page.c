@@ -89,8 +89,13 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 	unsigned reason = reason_of(fault, away ? pool : NULL); /* a first touch only wants room */
 	uint64_t poisoned = ferryi_page_poisoned(reason, fault->last_error);
 
-	if (!ferryi_page_cas(word, &old, poisoned))
+	struct ferryi_block *block = ferryi_ref_block(ref);
+
+	ferryi_block_use_away(block); /* POISONED is settled; its place is ours until the pool knows, or it is AWAY again */
+	if (!ferryi_page_cas(word, &old, poisoned)) {
+		ferryi_block_use_end(block);
 		return WAIT;
+	}
 	struct ferryi_notice notice;
 
 	ferryi_notify_begin(f->pager->attr.notifier, &notice, ref->va, FERRYI_PAGE_SIZE, FERRY_UPDATE_POISON, NULL);
@@ -100,6 +105,7 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 
 	if (rc && rc != -EEXIST) { /* the address space is changing, or the range is gone */
 		ferryi_page_cas(word, &poisoned, old);
+		ferryi_block_use_end(block);
 		if (rc == -EAGAIN)
 			return WAIT;
 		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
@@ -109,6 +115,7 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 		ferryi_uncount(&f->pager->counters.g_away_pages, 1);
 		ferryi_page_freed(f->pager, ferryi_object_pfn(ref->object, ref->index));
 	}
+	ferryi_block_use_end(block);
 	if (ferryi_counter_read(&f->pager->counters.c_faults_poisoned) == 0)
 		ferryi_error("page %#lx: poisoned, %s%s%s", (unsigned long)ref->va,
 			     ferry_fault_reason_text((enum ferry_fault_reason)reason), fault->last_error ? ": " : "",

@@ -39,7 +39,7 @@ static struct ferry_pool *pool_of_block(struct ferryi_pager *pager, const struct
 	uint64_t pfn = ferryi_object_pfn(object, block * FERRYI_PAGES_PER_BLOCK);
 	const struct ferryi_subsection *sub = pfn ? ferryi_subsection_of(pager->model, pfn) : NULL;
 
-	return sub ? sub->pool : NULL;
+	return sub ? ferryi_subsection_pool(sub) : NULL;
 }
 
 /* The first part at or after va whose block is bound to the pool. */

@@ -324,6 +324,45 @@ static int close_lines(struct ferryi_pager *pager, unsigned index)
 	return rc;
 }
 
+/*
+ * Who works with a pool outside the area table's lock, against its detaching:
+ *
+ *   ferryi_pager_pool_begin                ferryi_pager_remove_pool
+ *   ------------------------------------   --------------------------------------
+ *   users++                                pools[index] = NULL
+ *   pools[index]: NULL? users--, none      users == 0? else wait
+ *
+ * Who works under that lock, by a block's sub-section: once no sub-section of
+ * the pool is in use, no block names it, and a writer's turn at the lock ends
+ * the last reader that has seen one.
+ */
+struct ferry_pool *ferryi_pager_pool_begin(struct ferryi_pager *pager, unsigned index)
+{
+	atomic_fetch_add(&pager->pool_users[index], 1);
+	struct ferry_pool *pool = atomic_load(&pager->pools[index]);
+
+	if (!pool)
+		ferryi_pager_pool_end(pager, index);
+	return pool;
+}
+
+void ferryi_pager_pool_end(struct ferryi_pager *pager, unsigned index)
+{
+	atomic_fetch_sub(&pager->pool_users[index], 1);
+}
+
+static bool wait_for_users(struct ferryi_pager *pager, unsigned index)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+
+	while (atomic_load(&pager->pool_users[index])) {
+		if (ferryi_now_ns() >= deadline_ns)
+			return false;
+		poll(NULL, 0, 1);
+	}
+	return true;
+}
+
 int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool)
 {
 	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
@@ -350,10 +389,16 @@ int ferryi_pager_remove_pool(struct ferryi_pager *pager, struct ferry_pool *pool
 	unsigned index = ferryi_pool_index(pool);
 
 	atomic_store(&pager->pools[index], NULL); /* no block is bound to it from now on */
+	if (!wait_for_users(pager, index)) {
+		atomic_store(&pager->pools[index], pool);
+		return ferryi_control_fail(-EBUSY, "detach: a request for the pool's memory is still under way");
+	}
 	if (ferryi_pool_used_bytes(pool)) {
 		atomic_store(&pager->pools[index], pool);
 		return ferryi_control_fail(-EBUSY, "detach: pages of this process live in the pool");
 	}
+	ferryi_areas_write_lock(&pager->areas);
+	ferryi_areas_write_unlock(&pager->areas);
 	int rc = close_lines(pager, index);
 
 	if (rc)

@@ -77,6 +77,7 @@ struct ferryi_pager {
 	_Atomic unsigned budget_waiters;
 	_Atomic bool forked;          /* this is a child of fork */
 	_Atomic(struct ferry_pool *) pools[FERRYI_MAX_POOLS_ATTACHED]; /* NULL holes; changed under the ferry lock */
+	_Atomic unsigned pool_users[FERRYI_MAX_POOLS_ATTACHED];        /* between ferryi_pager_pool_begin and _end */
 	_Atomic bool binds_late; /* some object is NORESERVE: its blocks are bound at first eviction */
 
 	struct ferryi_mutex leave_lock; /* one evict, drain or poison of a pool at a time (leave.c) */
@@ -181,7 +182,16 @@ int ferryi_bind_block_to(struct ferryi_pager *pager, struct ferryi_block *block,
 bool ferryi_block_is_still(const struct ferryi_block *block, uint32_t subsection);
 /* Who writes to the place of a RESIDENT page (a flush) does so between these; false: not now, it is leaving. */
 bool ferryi_block_use_begin(struct ferryi_block *block);
+/* Keeps the place of a page that is AWAY for the caller, whatever its word becomes, until _use_end. */
+void ferryi_block_use_away(struct ferryi_block *block);
 void ferryi_block_use_end(struct ferryi_block *block);
+
+/*
+ * The attached pool of this index, or NULL; while it is in use so, it is not detached (race diagram: pager.c). Any
+ * thread, lock-free, async-signal-safe; what is done between the two may block, within the control requests' limits.
+ */
+struct ferry_pool *ferryi_pager_pool_begin(struct ferryi_pager *pager, unsigned index);
+void ferryi_pager_pool_end(struct ferryi_pager *pager, unsigned index);
 
 /* Pool by the PFN of a page, with its remote place; NULL when it is not valid. Fault path. */
 static inline struct ferry_pool *ferryi_locate(struct ferryi_pager *pager, uint64_t pfn, struct ferryi_remote *remote,
@@ -193,7 +203,7 @@ static inline struct ferry_pool *ferryi_locate(struct ferryi_pager *pager, uint6
 		return NULL;
 	*remote = sub->remote;
 	*off = sub->remote_off + (pfn % FERRYI_PAGES_PER_SUBSECTION) * FERRYI_PAGE_SIZE;
-	return sub->pool;
+	return ferryi_subsection_pool(sub);
 }
 
 static inline uint8_t *ferryi_slot_addr(const struct ferryi_pager *pager, uint32_t slot)

@@ -28,10 +28,13 @@ static int no_room(struct ferryi_pager *pager, uint64_t bytes, int rc)
 	uint64_t room = 0;
 
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
-		struct ferry_pool *pool = atomic_load(&pager->pools[i]);
+		struct ferry_pool *pool = ferryi_pager_pool_begin(pager, i);
 
-		if (pool && !ferryi_pool_lost(pool))
+		if (!pool)
+			continue;
+		if (!ferryi_pool_lost(pool))
 			room += ferryi_pool_room_bytes(pool);
+		ferryi_pager_pool_end(pager, i);
 	}
 	if (rc == -ENXIO)
 		return ferryi_control_fail(-ENOMEM, "no pool is attached, or the servers of all of them are gone");

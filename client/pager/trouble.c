@@ -6,12 +6,22 @@
 
 static void name_server(struct ferryi_pager *pager, uint64_t pfn, char *out, size_t len)
 {
-	const struct ferryi_subsection *sub = pfn ? ferryi_subsection_of(pager->model, pfn) : NULL;
-	const char *name = sub ? ferryi_session_name(ferryi_lease_session(ferryi_pool_lease(sub->pool))) : "";
-	size_t n = strnlen(name, len - 1);
+	struct ferryi_remote remote;
+	uint64_t off;
+	struct ferry_pool *pool = pfn ? ferryi_locate(pager, pfn, &remote, &off) : NULL;
 
-	memcpy(out, name, n);
-	out[n] = '\0';
+	if (!pool)
+		return;
+	unsigned index = ferryi_pool_index(pool);
+
+	if (ferryi_pager_pool_begin(pager, index) == pool) {
+		const char *name = ferryi_session_name(ferryi_lease_session(ferryi_pool_lease(pool)));
+		size_t n = strnlen(name, len - 1);
+
+		memcpy(out, name, n);
+		out[n] = '\0';
+		ferryi_pager_pool_end(pager, index);
+	}
 }
 
 void ferryi_pager_fault_query(struct ferryi_pager *pager, uintptr_t va, struct ferry_fault_info *info)
@@ -55,10 +65,12 @@ void ferryi_pager_stats(struct ferryi_pager *pager, struct ferry_stats *out)
 	out->pinned_bytes = ferryi_counter_read(&c->g_pinned_pages) << FERRYI_PAGE_SHIFT;
 	out->away_bytes = ferryi_counter_read(&c->g_away_pages) << FERRYI_PAGE_SHIFT;
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
-		struct ferry_pool *pool = atomic_load(&pager->pools[i]);
+		struct ferry_pool *pool = ferryi_pager_pool_begin(pager, i);
 
-		if (pool)
-			out->leased_bytes += ferryi_pool_leased_bytes(pool);
+		if (!pool)
+			continue;
+		out->leased_bytes += ferryi_pool_leased_bytes(pool);
+		ferryi_pager_pool_end(pager, i);
 	}
 	out->bookkeeping_bytes = atomic_load(&pager->areas.table_bytes) + ferryi_memory_model_bytes(pager->model);
 	out->faults = ferryi_counter_read(&c->c_faults);

@@ -1,9 +1,11 @@
 /* See control_child.h. */
 #include "control_child.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -121,6 +123,53 @@ void ferryt_child_start_open(struct ferryt_child *child)
 void ferryt_child_signal(struct ferryt_child *child, int sig)
 {
 	MUST(kill(child->pid, sig) == 0);
+}
+
+/* proc(5): the state follows the command's name, which ends with the last bracket. */
+static bool thread_has_stopped(int tasks, const char *tid)
+{
+	char name[64], text[256];
+
+	snprintf(name, sizeof(name), "%.16s/stat", tid);
+	int fd = openat(tasks, name, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return errno == ENOENT || errno == ESRCH; /* it has ended */
+	ssize_t n = read(fd, text, sizeof(text) - 1);
+
+	close(fd);
+	if (n <= 0)
+		return true;
+	text[n] = '\0';
+	const char *bracket = strrchr(text, ')');
+
+	return bracket && strchr("TZX", bracket[2]);
+}
+
+static bool all_have_stopped(pid_t pid)
+{
+	char path[32];
+	bool all = true;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	DIR *dir = opendir(path);
+
+	MUST(dir);
+	for (struct dirent *e; all && (e = readdir(dir));)
+		all = e->d_name[0] == '.' || thread_has_stopped(dirfd(dir), e->d_name);
+	closedir(dir);
+	return all;
+}
+
+void ferryt_child_stop(struct ferryt_child *child)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(FERRYT_WAIT_MS);
+
+	ferryt_child_signal(child, SIGSTOP);
+	while (!all_have_stopped(child->pid)) {
+		MUST(ferryi_now_ns() < deadline_ns);
+		sched_yield();
+	}
 }
 
 int ferryt_child_wait(struct ferryt_child *child)

@@ -24,6 +24,8 @@ void ferryt_child_start(struct ferryt_child *child, const char *const *args);
 /* One that wants no token. */
 void ferryt_child_start_open(struct ferryt_child *child);
 void ferryt_child_signal(struct ferryt_child *child, int sig);
+/* SIGSTOP, and waits until every thread of it has stopped: kill() returns before the signal is taken. */
+void ferryt_child_stop(struct ferryt_child *child);
 /* Waits for its end and reaps it: the wait status, or -1 after FERRYT_WAIT_MS. */
 int ferryt_child_wait(struct ferryt_child *child);
 /* Kills and reaps it, if it is still there. */

@@ -517,7 +517,7 @@ static void session__server_stopped__lost_keepalive(void **state)
 	start(&f, (const char *const[]){"--keepalive", "1000", "--timeout", "4000", NULL});
 	open_lease(&f, "local", 4 * MIB);
 	open_channel(&f);
-	ferryt_child_signal(&f.child, SIGSTOP);
+	ferryt_child_stop(&f.child);
 	assert_true(ferryt_gate_wait(&f.client.states, 1));
 	assert_int_equal(ferryi_session_lost_reason(f.session), FERRYI_LOST_KEEPALIVE);
 	expect_dead_data(&f);

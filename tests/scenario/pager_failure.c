@@ -166,7 +166,7 @@ static void server_stopped_body(void)
 	enum ferry_fault_reason reason = FERRY_FAULT_NONE;
 
 	ferryt_fill_away(ferry, p, PAGES, 1);
-	ferryt_child_signal(ferryt_server(), SIGSTOP);
+	ferryt_child_stop(ferryt_server());
 	size_t nr_sigbus = touch_all(ferry, p, 1, &reason);
 
 	if (row->flags & FERRYI_FABRIC_DATA_OUTLIVES_STOP)

@@ -146,7 +146,7 @@ static void body_rescue_and_unmap(void)
 	ferryt_fill(s.p, pages, 70);
 	/* The server does not take what is sent, over tcp; pages are staged. */
 	if (ferryt_server()->pid)
-		ferryt_child_signal(ferryt_server(), SIGSTOP);
+		ferryt_child_stop(ferryt_server());
 	CHECK_INT(pthread_create(&thread, NULL, send_away, &s), 0);
 	while (ferryt_present(s.p, pages) && ferryi_now_ns() < deadline_ns)
 		sched_yield();
