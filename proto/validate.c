@@ -314,7 +314,8 @@ static int check_attach(const Farferry__Envelope *e, struct why *why)
 	const Farferry__AttachRequest *m = e->attach;
 	int rc = m->pool[0] ? check_name(why, "pool", m->pool) : 0;
 
-	if (rc || (rc = check_name(why, "fabric", m->fabric)))
+	if (rc || (rc = check_name(why, "fabric", m->fabric)) ||
+	    (rc = m->type[0] ? check_name(why, "type", m->type) : 0))
 		return rc;
 	return check_granules(why, "size_bytes", m->size_bytes);
 }
@@ -329,6 +330,7 @@ static int check_lease_reply(const Farferry__Envelope *e, struct why *why)
 	    (rc = check_bytes(why, "data_token", &m->data_token, FERRYI_AUTH_TOKEN_LEN)) ||
 	    (rc = check_nonzero(why, "pool_size_bytes", m->pool_size_bytes)) ||
 	    (rc = check_granules(why, "pool_size_bytes", m->pool_size_bytes)) ||
+	    (rc = m->pool_type[0] ? check_name(why, "pool_type", m->pool_type) : 0) ||
 	    (rc = check_count(why, "extents", m->n_extents, FERRYI_MAX_EXTENTS)))
 		return rc;
 	if (!m->fabric_addr[0])

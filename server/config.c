@@ -47,9 +47,12 @@ static const struct ferryi_param table[] = {
 	 .call = call_pool,
 	 .metavar = "name=NAME,size=SIZE[,KEY=VALUE...]",
 	 .text = "A pool of memory to lend; may repeat. Keys: name; size (multiple of 2M); type "
-		 "(private); numa (node to take the memory from); hugepages (2M); backing (anon, or "
-		 "memfd, which same-host clients need; default: memfd where the local fabric is served, "
-		 "else anon); reserve (yes: take the memory at start; no: on first use; default yes)."},
+		 "(private; fs_dax: a file, whose leases with a name outlive the server; generic: a "
+		 "character device, or huge pages; default private); path (of that file, made if it is not "
+		 "there, or of that device); numa (node to take the memory from); hugepages (2M); backing "
+		 "(anon, or memfd, which same-host clients need; default: memfd where the local fabric is "
+		 "served, else anon); reserve (yes: take the memory at start; no: on first use; default "
+		 "yes)."},
 	{.name = "listen",
 	 .short_opt = 'l',
 	 .type = FERRYI_PARAM_STRING,

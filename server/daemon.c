@@ -202,7 +202,7 @@ int ferryi_daemon_check(struct ferryi_config *config, char *err, size_t err_len)
 		rc = ferryi_pool_spec_fits(&config->pools[i], taken, err, err_len);
 		if (rc)
 			return rc;
-		if (config->pools[i].reserve)
+		if (config->pools[i].reserve && !config->pools[i].path[0])
 			taken += config->pools[i].size_bytes;
 	}
 	rc = ferryi_secret_load(config, false, token, err, err_len);

@@ -94,12 +94,21 @@ struct ferryi_extent {
 	struct ferryi_remote remote;
 };
 
+/* What a lease is asked for; strings are borrowed during the call. */
+struct ferryi_lease_want {
+	const char *pool; /* NULL or "": the server's first (of that type) */
+	const char *type; /* "private", "fs_dax", ...: what the pool must be; NULL or "": any */
+	uint64_t size_bytes; /* multiple of 2 MiB; 0 allowed */
+};
+
 /*
- * Leases size_bytes (0 allowed) of a pool (NULL or "": the server's first) over
- * the session's fabric, opens the peer, imports the extents.
- * -ENXIO no such pool, -ENOMEM full (the line says how much is free), -ENODEV
+ * Leases memory of a pool over the session's fabric, opens the peer, imports
+ * the extents.
+ * -ENXIO no such pool, or of another type, -ENOMEM full (the line says how much is free), -ENODEV
  * fabric, -ESHUTDOWN draining, -ENOTCONN session lost, -ETIMEDOUT.
  */
+int ferryi_lease_open_as(struct ferryi_session *session, const struct ferryi_lease_want *want, struct ferryi_lease **out);
+/* A pool of any type. */
 int ferryi_lease_open(struct ferryi_session *session, const char *pool, uint64_t size_bytes, struct ferryi_lease **out);
 /*
  * Adds size_bytes. *first is the index of the first new extent, *count how many
@@ -117,6 +126,7 @@ const struct ferryi_extent *ferryi_lease_extent(const struct ferryi_lease *lease
 struct ferryi_peer *ferryi_lease_peer(const struct ferryi_lease *lease);
 struct ferryi_session *ferryi_lease_session(const struct ferryi_lease *lease);
 const struct ferryi_fabric_row *ferryi_lease_row(const struct ferryi_lease *lease);
+const char *ferryi_lease_pool_type(const struct ferryi_lease *lease); /* "private", ... */
 uint64_t ferryi_lease_pool_size(const struct ferryi_lease *lease); /* bytes of the server's whole pool */
 
 /* ---- embedded server ---- */

@@ -55,15 +55,16 @@ const struct ferryi_fabric_row *ferryi_grant_row(const struct ferryi_session *se
 	return row;
 }
 
-int ferryi_grant_attach(struct ferryi_session *session, const char *pool, const struct ferryi_fabric_row *row,
-			uint64_t size_bytes, uint64_t deadline_ns, Farferry__Envelope **reply)
+int ferryi_grant_attach(struct ferryi_session *session, const struct ferryi_lease_want *want,
+			const struct ferryi_fabric_row *row, uint64_t deadline_ns, Farferry__Envelope **reply)
 {
 	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
 	Farferry__AttachRequest body = FARFERRY__ATTACH_REQUEST__INIT;
 
-	body.pool = (char *)(pool != NULL ? pool : "");
+	body.pool = (char *)(want->pool != NULL ? want->pool : "");
 	body.fabric = (char *)row->name;
-	body.size_bytes = size_bytes;
+	body.size_bytes = want->size_bytes;
+	body.type = (char *)(want->type != NULL ? want->type : "");
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_ATTACH;
 	envelope.attach = &body;
 	return ferryi_request_call(session, &envelope, FARFERRY__ENVELOPE__BODY_LEASE_REPLY, deadline_ns,

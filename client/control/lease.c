@@ -256,13 +256,26 @@ static void count_attaching(struct ferryi_session *session, int step)
 	ferryi_mutex_unlock(&session->lock);
 }
 
-static int build_lease(struct ferryi_lease *lease, const char *pool, uint64_t size_bytes)
+/* A server of 0.1 has not looked at the type: all that it has is private. */
+static int check_type(struct ferryi_lease *lease, const Farferry__LeaseReply *reply,
+		      const struct ferryi_lease_want *want)
+{
+	const char *type = reply->pool_type[0] ? reply->pool_type : "private";
+
+	snprintf(lease->pool_type, sizeof(lease->pool_type), "%s", type);
+	if (want->type == NULL || !want->type[0] || strcmp(want->type, type) == 0)
+		return 0;
+	return ferryi_control_fail(-ENXIO, "ferryd at %s has no pool of type %s there, but one of type %s",
+				   lease->session->name, want->type, type);
+}
+
+static int build_lease(struct ferryi_lease *lease, const struct ferryi_lease_want *want)
 {
 	struct ferryi_session *session = lease->session;
 	uint64_t deadline_ns = request_deadline(session);
 	Farferry__Envelope *envelope;
 	unsigned first;
-	int rc = ferryi_grant_attach(session, pool, lease->row, size_bytes, deadline_ns, &envelope);
+	int rc = ferryi_grant_attach(session, want, lease->row, deadline_ns, &envelope);
 
 	if (rc < 0)
 		return rc;
@@ -271,10 +284,12 @@ static int build_lease(struct ferryi_lease *lease, const char *pool, uint64_t si
 	lease->id = reply->lease_id;
 	lease->epoch = reply->epoch;
 	lease->pool_size_bytes = reply->pool_size_bytes;
-	rc = open_peer(lease, reply, deadline_ns);
+	rc = check_type(lease, reply, want);
+	if (rc == 0)
+		rc = open_peer(lease, reply, deadline_ns);
 	if (rc < 0)
 		goto err_detach;
-	rc = take_extents(lease, reply, size_bytes, deadline_ns, &first);
+	rc = take_extents(lease, reply, want->size_bytes, deadline_ns, &first);
 	if (rc < 0)
 		goto err_peer;
 	rc = enlist(lease);
@@ -301,7 +316,16 @@ err_detach:
 int ferryi_lease_open(struct ferryi_session *session, const char *pool, uint64_t size_bytes,
 		      struct ferryi_lease **out)
 {
-	int rc = check_size(session, size_bytes);
+	const struct ferryi_lease_want want = {.pool = pool, .size_bytes = size_bytes};
+
+	return ferryi_lease_open_as(session, &want, out);
+}
+
+int ferryi_lease_open_as(struct ferryi_session *session, const struct ferryi_lease_want *want,
+			 struct ferryi_lease **out)
+{
+	const char *pool = want->pool;
+	int rc = check_size(session, want->size_bytes);
 
 	if (rc < 0)
 		return rc;
@@ -321,7 +345,7 @@ int ferryi_lease_open(struct ferryi_session *session, const char *pool, uint64_t
 	lease->session = session;
 	lease->row = row;
 	count_attaching(session, 1);
-	rc = build_lease(lease, pool, size_bytes);
+	rc = build_lease(lease, want);
 	count_attaching(session, -1);
 	if (rc < 0) {
 		free_lease(lease);
@@ -331,7 +355,7 @@ int ferryi_lease_open(struct ferryi_session *session, const char *pool, uint64_t
 		ferryi_warn("session %s: its data connection is not watched: the control thread is busy",
 			    session->name);
 	ferryi_info("session %s: lease %llu open over %s, %llu bytes in %u extents", session->name,
-		    (unsigned long long)lease->id, row->name, (unsigned long long)size_bytes,
+		    (unsigned long long)lease->id, row->name, (unsigned long long)want->size_bytes,
 		    ferryi_lease_extent_count(lease));
 	*out = lease;
 	return 0;
@@ -449,6 +473,11 @@ struct ferryi_session *ferryi_lease_session(const struct ferryi_lease *lease)
 const struct ferryi_fabric_row *ferryi_lease_row(const struct ferryi_lease *lease)
 {
 	return lease->row;
+}
+
+const char *ferryi_lease_pool_type(const struct ferryi_lease *lease)
+{
+	return lease->pool_type;
 }
 
 uint64_t ferryi_lease_pool_size(const struct ferryi_lease *lease)

@@ -27,6 +27,7 @@ struct ferryi_lease {
 	uint64_t id;
 	uint64_t epoch;
 	uint64_t pool_size_bytes;
+	char pool_type[16];
 	/* atomic: published (release) after the extents below it were written */
 	_Atomic unsigned count;
 	/* protected by the session's lock; chunks, once there, stay where they are */

@@ -263,12 +263,17 @@ const char *ferry_fault_reason_text(enum ferry_fault_reason reason);
 
 /* ---- device memory: struct dev_pagemap, struct page, PFNs ---- */
 
+/*
+ * What the server's pool is made of (ferryd --pool type=). Pages of PRIVATE,
+ * FS_DAX and GENERIC pools behave alike here: marked holes, fetched when they
+ * are touched.
+ */
 enum ferry_mem_type {
-	FERRY_MEM_PRIVATE = 1, /* the CPU reaches it by migration only */
-	FERRY_MEM_COHERENT,
-	FERRY_MEM_FS_DAX,
-	FERRY_MEM_GENERIC,
-	FERRY_MEM_P2PDMA,
+	FERRY_MEM_PRIVATE = 1, /* the server's RAM; the CPU reaches it by migration only */
+	FERRY_MEM_COHERENT,    /* not built yet: -ENXIO */
+	FERRY_MEM_FS_DAX,      /* a file of the server's: its leases with a name outlive client and server */
+	FERRY_MEM_GENERIC,     /* a character device (/dev/dax) or huge pages of the server's */
+	FERRY_MEM_P2PDMA,      /* memory of a device of the server's: -ENXIO, no server has it so far */
 };
 
 enum ferry_vm_fault {
@@ -340,7 +345,7 @@ struct ferry_pool_attr {
 	size_t size;                /* sizeof(struct ferry_pool_attr) */
 	enum ferry_mem_type type;   /* 0 is refused: -EINVAL */
 	const char *server;         /* URL; NULL: the first server of the process */
-	const char *pool;           /* NULL: the server's first */
+	const char *pool;           /* NULL: the server's first of that type */
 	uint64_t len_bytes;         /* leased now; multiple of FERRY_SUBSECTION; may be 0 */
 	const void *owner;          /* identity for migration filters; may be NULL */
 	void *data;                 /* the caller's */
@@ -352,8 +357,9 @@ struct ferry_pool_attr {
  * Leases a window of device memory and gives it PFNs, as memremap_pages() does.
  * The pager of this process uses it for eviction, beside the pools that
  * ferry_open attached.
- * -EINVAL (type 0, alignment), -ENXIO (no such pool; a type other than
- * FERRY_MEM_PRIVATE: not built yet), -ENOMEM, -EACCES, -EHOSTUNREACH, -ETIMEDOUT.
+ * -EINVAL (type 0, alignment), -ENXIO (no such pool, or not of that type; a
+ * type that cannot be had), -ENODEV (the fabric cannot lend it: FS_DAX and
+ * GENERIC are not for the same-host row), -ENOMEM, -EACCES, -EHOSTUNREACH, -ETIMEDOUT.
  */
 int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, struct ferry_pool **out);
 /* -EBUSY while pages of the process live in it, or references are held. The struct is gone on success. */

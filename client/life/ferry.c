@@ -69,7 +69,8 @@ static int start_control(struct ferry *ferry)
 
 static int attach_url(struct ferry *ferry, const char *url)
 {
-	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .pool = ferry->config.pool };
+	/* Any type that pages can go to. */
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .pool = ferry->config.pool };
 	struct ferryi_session *session;
 	struct ferry_pool *pool;
 	int rc = ferryi_session_for(ferry, url, &session);

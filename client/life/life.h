@@ -44,6 +44,7 @@ int ferryi_ferry_check(const struct ferry *ferry, const char *call);
 /* pools.c */
 /* A session with the server: the one there is, or a new one. */
 int ferryi_session_for(struct ferry *ferry, const char *url, struct ferryi_session **out);
+/* attr->type 0: whatever the pool is. */
 int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const struct ferry_pool_attr *attr,
 		  struct ferry_pool **out);
 /* Control thread: a session is lost. */

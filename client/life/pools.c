@@ -58,6 +58,43 @@ static int free_index(struct ferry *ferry)
 	return -1;
 }
 
+/* As ferryd calls them (type=). */
+static const char *const type_names[] = {
+	[FERRY_MEM_PRIVATE] = "private", [FERRY_MEM_COHERENT] = "coherent", [FERRY_MEM_FS_DAX] = "fs_dax",
+	[FERRY_MEM_GENERIC] = "generic", [FERRY_MEM_P2PDMA] = "p2pdma",
+};
+
+/* 0: none that this library knows. */
+static unsigned type_of(const struct ferryi_lease *lease)
+{
+	for (unsigned i = FERRY_MEM_PRIVATE; i <= FERRY_MEM_P2PDMA; i++) {
+		if (strcmp(type_names[i], ferryi_lease_pool_type(lease)) == 0)
+			return i;
+	}
+	return 0;
+}
+
+/* Those whose pages the CPU reaches by migration only. */
+static bool is_migrated(unsigned type)
+{
+	return type == FERRY_MEM_PRIVATE || type == FERRY_MEM_FS_DAX || type == FERRY_MEM_GENERIC;
+}
+
+static int open_lease(struct ferryi_session *session, const struct ferry_pool_attr *attr, struct ferryi_lease **out)
+{
+	struct ferryi_lease_want want = { .pool = attr->pool,
+					  .type = attr->type ? type_names[attr->type] : NULL,
+					  .size_bytes = attr->len_bytes };
+	int rc = ferryi_lease_open_as(session, &want, out);
+
+	if (!rc && !is_migrated(type_of(*out))) {
+		rc = ferryi_control_fail(-ENXIO, "attach: the pool is of type %s, which this library cannot use",
+					 ferryi_lease_pool_type(*out));
+		ferryi_lease_close(out);
+	}
+	return rc;
+}
+
 int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const struct ferry_pool_attr *attr,
 		  struct ferry_pool **out)
 {
@@ -67,13 +104,13 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 
 	if (index < 0)
 		return ferryi_control_fail(-ENOMEM, "attach: %u pools are attached already", FERRYI_MAX_POOLS_ATTACHED);
-	int rc = ferryi_lease_open(session, attr->pool, attr->len_bytes, &lease);
+	int rc = open_lease(session, attr, &lease);
 
 	if (rc)
 		return rc;
 	struct ferryi_pool_attr inner = { .lease = lease,
 					 .index = (unsigned)index,
-					 .type = attr->type,
+					 .type = type_of(lease),
 					 .owner = attr->owner,
 					 .data = attr->data,
 					 .ops = attr->ops,
@@ -116,8 +153,8 @@ int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, s
 	memcpy(&a, attr, ferryi_min_u64(attr->size, sizeof(a)));
 	if (a.type == 0 || a.type > FERRY_MEM_P2PDMA)
 		return ferryi_control_fail(-EINVAL, "attach: type %d is none; FERRY_MEM_PRIVATE is 1", (int)a.type);
-	if (a.type != FERRY_MEM_PRIVATE)
-		return ferryi_control_fail(-ENXIO, "attach: memory types other than FERRY_MEM_PRIVATE are not built yet");
+	if (a.type == FERRY_MEM_COHERENT)
+		return ferryi_control_fail(-ENXIO, "attach: FERRY_MEM_COHERENT is not built yet");
 	if (!ferryi_is_aligned(a.len_bytes, FERRYI_SUBSECTION_SIZE))
 		return ferryi_control_fail(-EINVAL, "attach: %llu bytes is not a multiple of 2 MiB",
 					   (unsigned long long)a.len_bytes);
@@ -126,7 +163,8 @@ int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, s
 		rc = ferryi_session_for(ferry, a.server, &session);
 	} else {
 		session = ferry->sessions[0];
-		a.pool = a.pool ? a.pool : ferry->config.pool;
+		if (a.type == FERRY_MEM_PRIVATE && !a.pool)
+			a.pool = ferry->config.pool;
 	}
 	if (!rc)
 		rc = ferryi_attach(ferry, session, &a, out);

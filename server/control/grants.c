@@ -295,6 +295,7 @@ static int reply_lease(struct ferryi_grants *grants, const struct lease *lease, 
 	message.n_extents = n;
 	message.extents = extents;
 	message.pool_size_bytes = ferryi_pool_spec(lease->pool)->size_bytes;
+	message.pool_type = (char *)ferryi_pool_type_name(ferryi_pool_spec(lease->pool)->type);
 	envelope.request_id = request_id;
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_LEASE_REPLY;
 	envelope.lease_reply = &message;
@@ -396,7 +397,11 @@ static int find_parts(struct ferryi_grants *grants, const Farferry__AttachReques
 {
 	char names[512];
 
-	lease->pool = ferryi_hub_pool(grants->hub, request->pool);
+	lease->pool = ferryi_hub_pool(grants->hub, request->pool, request->type);
+	if (!lease->pool && request->type[0])
+		return refuse(why, FARFERRY__CODE__CODE_NO_POOL,
+			      "there is no pool '%s' of type %s; this server has: %.300s", request->pool,
+			      request->type, ferryi_hub_pool_names(grants->hub, names, sizeof(names)));
 	if (!lease->pool)
 		return refuse(why, FARFERRY__CODE__CODE_NO_POOL,
 			      "there is no pool '%s'; this server has: %.300s", request->pool,
@@ -409,9 +414,10 @@ static int find_parts(struct ferryi_grants *grants, const Farferry__AttachReques
 	if ((lease->fabric->row->flags & FERRYI_FABRIC_SAME_HOST) && !ferryi_pool_gives_fd(lease->pool))
 		return refuse(
 			why, FARFERRY__CODE__CODE_FABRIC,
-			"pool %s is anonymous memory, which the %s fabric cannot lend; start the server with "
-			"backing=memfd, or use another fabric",
-			ferryi_pool_spec(lease->pool)->name, lease->fabric->row->name);
+			"pool %s is %s memory, which the %s fabric cannot lend; start the server with "
+			"backing=memfd, or use another fabric (ferry://...?fabric=tcp)",
+			ferryi_pool_spec(lease->pool)->name, ferryi_pool_backing_name(lease->pool),
+			lease->fabric->row->name);
 	return 0;
 }
 

@@ -23,10 +23,13 @@ int ferryi_hub_init(struct ferryi_hub *hub, const struct ferryi_hub_limits *limi
 	return 0;
 }
 
-struct ferryi_pool *ferryi_hub_pool(const struct ferryi_hub *hub, const char *name)
+struct ferryi_pool *ferryi_hub_pool(const struct ferryi_hub *hub, const char *name, const char *type)
 {
 	for (unsigned i = 0; i < hub->npools; i++) {
-		if (!name[0] || strcmp(ferryi_pool_spec(hub->pools[i])->name, name) == 0)
+		const struct ferryi_pool_spec *spec = ferryi_pool_spec(hub->pools[i]);
+
+		if ((!name[0] || strcmp(spec->name, name) == 0) &&
+		    (!type[0] || strcmp(ferryi_pool_type_name(spec->type), type) == 0))
 			return hub->pools[i];
 	}
 	return NULL;
@@ -53,8 +56,17 @@ static void append(char *buf, size_t buf_len, const char *word)
 const char *ferryi_hub_pool_names(const struct ferryi_hub *hub, char *buf, size_t buf_len)
 {
 	buf[0] = '\0';
-	for (unsigned i = 0; i < hub->npools; i++)
-		append(buf, buf_len, ferryi_pool_spec(hub->pools[i])->name);
+	for (unsigned i = 0; i < hub->npools; i++) {
+		const struct ferryi_pool_spec *spec = ferryi_pool_spec(hub->pools[i]);
+		char word[96];
+
+		if (spec->type == FERRYI_POOL_PRIVATE)
+			snprintf(word, sizeof(word), "%s", spec->name);
+		else
+			snprintf(word, sizeof(word), "%s (%s)", spec->name,
+				 ferryi_pool_type_name(spec->type));
+		append(buf, buf_len, word);
+	}
 	return buf;
 }
 

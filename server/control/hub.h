@@ -63,11 +63,12 @@ struct ferryi_hub {
 /* Zeroes, draws the server id, finds the host's name. 0 or -EIO. */
 int ferryi_hub_init(struct ferryi_hub *hub, const struct ferryi_hub_limits *limits);
 
-/* A pool by name ("": the first), a fabric by row name or its other name; NULL when there is none. */
-struct ferryi_pool *ferryi_hub_pool(const struct ferryi_hub *hub, const char *name);
+/* A pool by name ("": the first of that type), of that type ("": any); NULL when there is none. */
+struct ferryi_pool *ferryi_hub_pool(const struct ferryi_hub *hub, const char *name, const char *type);
+/* A fabric by row name or its other name; NULL when there is none. */
 struct ferryi_hub_fabric *ferryi_hub_fabric(struct ferryi_hub *hub, const char *name);
 
-/* "hot, cold": for error sentences. Returns buf. */
+/* "hot, cold (fs_dax)": for error sentences. Returns buf. */
 const char *ferryi_hub_pool_names(const struct ferryi_hub *hub, char *buf, size_t buf_len);
 const char *ferryi_hub_fabric_names(const struct ferryi_hub *hub, char *buf, size_t buf_len);
 

@@ -324,7 +324,7 @@ static void on_pools(struct ferryi_server_session *session, uint64_t request_id)
 		ferryi_pool_usage(hub->pools[i], &usage);
 		farferry__pool_info__init(&infos[i]);
 		infos[i].name = (char *)spec->name;
-		infos[i].type = (char *)"private";
+		infos[i].type = (char *)ferryi_pool_type_name(spec->type);
 		infos[i].size_bytes = usage.size_bytes;
 		infos[i].free_bytes = usage.free_bytes;
 		infos[i].leased_bytes = usage.leased_bytes;

@@ -8,15 +8,9 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#include "arith.h"
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
-#endif
-
-static const struct ferryi_backing *const backings[] = {&ferryi_backing_anon, &ferryi_backing_memfd, NULL};
+static const struct ferryi_backing *const backings[] = {&ferryi_backing_anon, &ferryi_backing_memfd,
+						      &ferryi_backing_file, NULL};
 
 const struct ferryi_backing *ferryi_backing_find(const char *name)
 {
@@ -97,38 +91,4 @@ int ferryi_backing_parallel(size_t n, int (*work)(void *ctx, size_t i), void *ct
 	while (started)
 		pthread_join(threads[--started], NULL);
 	return atomic_load(&parallel.error);
-}
-
-struct populate {
-	char *base;
-	size_t len_bytes;
-};
-
-static int populate_section(void *ctx, size_t i)
-{
-	const struct populate *populate = ctx;
-	size_t off = i << FERRYI_SECTION_SHIFT;
-	size_t len_bytes = ferryi_min_u64(FERRYI_SECTION_SIZE, populate->len_bytes - off);
-	char *base = populate->base + off;
-
-	while (madvise(base, len_bytes, MADV_POPULATE_WRITE)) {
-		if (errno == EINTR || errno == EAGAIN)
-			continue;
-		if (errno != EINVAL)
-			return -errno;
-		/* Kernel older than 5.14: touch every page (a huge one is touched more than once, which does
-		 * no harm). */
-		for (size_t at = 0; at < len_bytes; at += FERRYI_PAGE_SIZE)
-			((volatile char *)base)[at] = 0;
-		return 0;
-	}
-	return 0;
-}
-
-int ferryi_backing_populate(void *base, size_t len_bytes)
-{
-	struct populate populate = {.base = base, .len_bytes = len_bytes};
-
-	return ferryi_backing_parallel((len_bytes + FERRYI_SECTION_SIZE - 1) >> FERRYI_SECTION_SHIFT,
-				       populate_section, &populate);
 }

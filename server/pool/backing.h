@@ -15,6 +15,8 @@ struct ferryi_backing {
 	 * untouched. */
 	int (*open)(const struct ferryi_pool_spec *spec, void **handle, char *err, size_t err_len);
 	void (*close)(void *handle);
+	/* May hold what somebody left there: it is scrubbed before it is lent. NULL: never. */
+	bool (*is_dirty)(const void *handle);
 	/*
 	 * pool_off and memory.len_bytes are set; fills the rest of memory, which reads
 	 * as zeros. 0, or negative errno with memory.base still NULL.
@@ -29,15 +31,17 @@ struct ferryi_backing {
 
 extern const struct ferryi_backing ferryi_backing_anon;
 extern const struct ferryi_backing ferryi_backing_memfd;
+extern const struct ferryi_backing ferryi_backing_file;
 
 /* NULL when there is no such backing; names, for error lines, come from _at (NULL past the end). */
 const struct ferryi_backing *ferryi_backing_find(const char *name);
 const struct ferryi_backing *ferryi_backing_at(unsigned index);
 
+/* What path= names is fit to be that pool, as far as can be told without taking it. 0 or negative errno with one line in err. */
+int ferryi_backing_file_check(const struct ferryi_pool_spec *spec, char *err, size_t err_len);
+
 /* Binds [base, base + len) to a node (strictly); node -1: nothing. 0 or negative errno. */
 int ferryi_backing_bind(void *base, size_t len_bytes, int numa_node);
-/* Populates writable memory, in several threads where it is large; 0, -ENOMEM, -EHWPOISON, ... */
-int ferryi_backing_populate(void *base, size_t len_bytes);
 
 /*
  * Calls work(ctx, i) once for each i in [0, n), in several threads: a large

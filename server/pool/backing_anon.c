@@ -1,5 +1,5 @@
 /*
- * Anonymous memory: one window, mapped (and by default populated) at start;
+ * Anonymous memory: a window, mapped (and by default populated) at start;
  * extents are parts of it. See backing.h.
  */
 #include "backing.h"
@@ -12,6 +12,7 @@
 
 #include "arith.h"
 #include "log.h"
+#include "window.h"
 
 #ifndef MAP_HUGE_SHIFT
 #define MAP_HUGE_SHIFT 26
@@ -19,75 +20,71 @@
 
 struct anon {
 	/* immutable */
-	char *window;
-	size_t len_bytes;
+	int flags; /* of mmap */
 	bool reserve;
+	/* its own lock */
+	struct ferryi_window window;
 };
-
-static int anon_open(const struct ferryi_pool_spec *spec, void **handle, char *err, size_t err_len)
-{
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-	struct anon *anon;
-	int rc;
-
-	anon = calloc(1, sizeof(*anon));
-	if (!anon) {
-		snprintf(err, err_len, "pool %s: out of memory", spec->name);
-		return -ENOMEM;
-	}
-	anon->len_bytes = spec->size_bytes;
-	anon->reserve = spec->reserve;
-	if (spec->huge_page_bytes)
-		flags |= MAP_HUGETLB | (21 << MAP_HUGE_SHIFT);
-	if (!spec->reserve)
-		flags |= MAP_NORESERVE;
-	anon->window = mmap(NULL, anon->len_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-	if (anon->window == MAP_FAILED) {
-		rc = -errno;
-		snprintf(err, err_len, "pool %s: mapping %zu bytes failed: %s", spec->name, anon->len_bytes,
-			 ferryi_strerror(rc));
-		goto err_free;
-	}
-	rc = ferryi_backing_bind(anon->window, anon->len_bytes, spec->numa_node);
-	if (rc) {
-		snprintf(err, err_len, "pool %s: binding to NUMA node %d failed: %s", spec->name,
-			 spec->numa_node, ferryi_strerror(rc));
-		goto err_unmap;
-	}
-	/* A pool must not end up in a core file, nor be seen by a forked child. */
-	madvise(anon->window, anon->len_bytes, MADV_DONTDUMP);
-	madvise(anon->window, anon->len_bytes, MADV_DONTFORK);
-	if (spec->reserve) {
-		rc = ferryi_backing_populate(anon->window, anon->len_bytes);
-		if (rc) {
-			snprintf(err, err_len, "pool %s: populating %zu bytes failed: %s", spec->name,
-				 anon->len_bytes, ferryi_strerror(rc));
-			goto err_unmap;
-		}
-	}
-	*handle = anon;
-	return 0;
-
-err_unmap:
-	munmap(anon->window, anon->len_bytes);
-err_free:
-	free(anon);
-	return rc;
-}
 
 static void anon_close(void *handle)
 {
 	struct anon *anon = handle;
 
-	munmap(anon->window, anon->len_bytes);
+	ferryi_window_fini(&anon->window);
 	free(anon);
+}
+
+/* Maps and, with a reservation, populates [from, to). 0, or negative errno with one line in err. */
+static int add_memory(struct anon *anon, const struct ferryi_pool_spec *spec, uint64_t from, uint64_t to,
+		      char *err, size_t err_len)
+{
+	const char *what = "mapping";
+	int rc = ferryi_window_map(&anon->window, from, to, anon->flags, -1);
+
+	if (!rc) {
+		what = "binding to its NUMA node";
+		rc = ferryi_window_bind(&anon->window, from, to, spec->numa_node);
+	}
+	if (!rc && anon->reserve) {
+		what = "populating";
+		rc = ferryi_window_populate(&anon->window, from, to);
+	}
+	if (rc)
+		snprintf(err, err_len, "pool %s: %s %llu bytes failed: %s", spec->name, what,
+			 (unsigned long long)(to - from), ferryi_strerror(rc));
+	return rc;
+}
+
+static int anon_open(const struct ferryi_pool_spec *spec, void **handle, char *err, size_t err_len)
+{
+	struct anon *anon = calloc(1, sizeof(*anon));
+	int rc;
+
+	if (!anon) {
+		snprintf(err, err_len, "pool %s: out of memory", spec->name);
+		return -ENOMEM;
+	}
+	anon->reserve = spec->reserve;
+	anon->flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	if (spec->huge_page_bytes)
+		anon->flags |= MAP_HUGETLB | (21 << MAP_HUGE_SHIFT);
+	if (!spec->reserve)
+		anon->flags |= MAP_NORESERVE;
+	ferryi_window_init(&anon->window);
+	rc = add_memory(anon, spec, 0, spec->size_bytes, err, err_len);
+	if (rc) {
+		anon_close(anon);
+		return rc;
+	}
+	*handle = anon;
+	return 0;
 }
 
 static int anon_grant(void *handle, struct ferryi_pool_extent *extent)
 {
 	struct anon *anon = handle;
 
-	extent->memory.base = anon->window + extent->pool_off;
+	extent->memory.base = ferryi_window_at(&anon->window, extent->pool_off);
 	extent->memory.fd = -1;
 	extent->memory.fd_off = 0;
 	return 0;

@@ -8,6 +8,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -118,6 +119,20 @@ static int start_scrubber(struct ferryi_pool *pool)
 	return -rc;
 }
 
+/* What is free may hold what somebody left there: lent for a moment to nobody, it comes back by the scrubber. */
+static int scrub_all(struct ferryi_pool *pool)
+{
+	const uint64_t all = (uint64_t)pool->sections.nfree << FERRYI_SUBSECTION_SHIFT;
+	struct ferryi_pool_extent *list;
+	uint64_t free_bytes;
+	unsigned count;
+	int rc = ferryi_pool_take(pool, all, UINT_MAX, 0, &list, &count, &free_bytes);
+
+	if (!rc)
+		ferryi_pool_give_back(pool, list);
+	return rc;
+}
+
 int ferryi_pool_open(const struct ferryi_pool_spec *spec, struct ferryi_pool **out, char *err, size_t err_len)
 {
 	struct ferryi_pool *pool;
@@ -144,9 +159,12 @@ int ferryi_pool_open(const struct ferryi_pool_spec *spec, struct ferryi_pool **o
 	rc = pool->backing->open(spec, &pool->handle, err, err_len);
 	if (rc)
 		goto err_sections;
-	rc = start_scrubber(pool);
+	if (pool->backing->is_dirty && pool->backing->is_dirty(pool->handle))
+		rc = scrub_all(pool);
+	if (!rc)
+		rc = start_scrubber(pool);
 	if (rc) {
-		snprintf(err, err_len, "pool %s: starting its thread failed: %s", spec->name,
+		snprintf(err, err_len, "pool %s: starting its scrubber failed: %s", spec->name,
 			 ferryi_strerror(rc));
 		goto err_backing;
 	}
@@ -155,6 +173,12 @@ int ferryi_pool_open(const struct ferryi_pool_spec *spec, struct ferryi_pool **o
 	return 0;
 
 err_backing:
+	while (pool->dirty_head) {
+		struct ferryi_pool_extent *extent = pool->dirty_head;
+
+		pool->dirty_head = extent->next;
+		free(extent);
+	}
 	pool->backing->close(pool->handle);
 err_sections:
 	ferryi_sections_fini(&pool->sections);

@@ -14,15 +14,27 @@
 
 #include "fabric.h"
 
-#define FERRYI_POOL_NAME_LEN 64 /* with its NUL */
+#define FERRYI_POOL_NAME_LEN 64	  /* with its NUL */
+#define FERRYI_POOL_PATH_LEN 1024 /* with its NUL */
 
 struct ferryi_backing;
 struct ferryi_pool;
 
 /* ---- what the operator asked for ---- */
 
+/* As enum ferry_mem_type of ferry.h. */
+enum ferryi_pool_type {
+	FERRYI_POOL_PRIVATE = 1,
+	FERRYI_POOL_COHERENT, /* not built yet */
+	FERRYI_POOL_FS_DAX,   /* a file: what it holds outlives the server */
+	FERRYI_POOL_GENERIC,  /* a character device (/dev/dax), or huge pages */
+	FERRYI_POOL_P2PDMA,   /* memory of a device: none so far */
+};
+
 struct ferryi_pool_spec {
 	char name[FERRYI_POOL_NAME_LEN];
+	char path[FERRYI_POOL_PATH_LEN]; /* "": none */
+	enum ferryi_pool_type type;
 	uint64_t size_bytes;		      /* multiple of 2 MiB */
 	int numa_node;			      /* -1: any */
 	uint64_t huge_page_bytes;	      /* 0: normal pages */
@@ -30,6 +42,9 @@ struct ferryi_pool_spec {
 	bool reserve;			      /* taken from the system at start, not on first use */
 	unsigned given;			      /* keys seen, to refuse one given twice */
 };
+
+/* "private", "fs_dax", ...: as in type=. */
+const char *ferryi_pool_type_name(enum ferryi_pool_type type);
 
 void ferryi_pool_spec_init(struct ferryi_pool_spec *spec);
 /* One key=value. 0 or -EINVAL with one line in err. */
@@ -42,13 +57,13 @@ int ferryi_pool_spec_check(const struct ferryi_pool_spec *spec, char *err, size_
 /*
  * Picks the backing where none was given, and refuses what cannot be had:
  * local_served: the same-host row is served; local_named: the operator asked
- * for it. 0 or -EINVAL with one line in err.
+ * for it. 0, -EINVAL or -ENXIO (memory that this machine has not) with one line in err.
  */
 int ferryi_pool_spec_resolve(struct ferryi_pool_spec *spec, bool local_served, bool local_named, char *err,
 			     size_t err_len);
 /*
  * Whether the memory would fit beside `taken_bytes` that other pools will take.
- * 0 or -ENOMEM, with the bytes that would fit in err.
+ * 0 or -ENOMEM, with the bytes that would fit in err; what is wrong with a path.
  */
 int ferryi_pool_spec_fits(const struct ferryi_pool_spec *spec, uint64_t taken_bytes, char *err,
 			  size_t err_len);

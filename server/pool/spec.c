@@ -14,17 +14,17 @@
 #define POOL_SIZE_MAX (1ULL << 50) /* 1 PiB: catches a wrong unit, and keeps every sum in 64 bits */
 #define HUGE_2M	      (2ULL << 20)
 
-enum { KEY_NAME, KEY_SIZE, KEY_TYPE, KEY_NUMA, KEY_HUGEPAGES, KEY_BACKING, KEY_RESERVE, KEY_FILE, NKEYS };
+enum { KEY_NAME, KEY_SIZE, KEY_TYPE, KEY_NUMA, KEY_HUGEPAGES, KEY_BACKING, KEY_RESERVE, KEY_PATH, NKEYS };
 
 static const char *const key_names[NKEYS] = {
 	[KEY_NAME] = "name",	   [KEY_SIZE] = "size",		  [KEY_TYPE] = "type",
 	[KEY_NUMA] = "numa",	   [KEY_HUGEPAGES] = "hugepages", [KEY_BACKING] = "backing",
-	[KEY_RESERVE] = "reserve", [KEY_FILE] = "file",
+	[KEY_RESERVE] = "reserve", [KEY_PATH] = "path",
 };
 
 void ferryi_pool_spec_init(struct ferryi_pool_spec *spec)
 {
-	*spec = (struct ferryi_pool_spec){.numa_node = -1, .reserve = true};
+	*spec = (struct ferryi_pool_spec){.type = FERRYI_POOL_PRIVATE, .numa_node = -1, .reserve = true};
 }
 
 static int bad(char *err, size_t err_len, const struct ferryi_pool_spec *spec, const char *key,
@@ -70,20 +70,35 @@ static int set_size(struct ferryi_pool_spec *spec, const char *value, char *err,
 	return 0;
 }
 
+static const char *const type_names[] = {
+	[FERRYI_POOL_PRIVATE] = "private", [FERRYI_POOL_COHERENT] = "coherent", [FERRYI_POOL_FS_DAX] = "fs_dax",
+	[FERRYI_POOL_GENERIC] = "generic", [FERRYI_POOL_P2PDMA] = "p2pdma",
+};
+
+const char *ferryi_pool_type_name(enum ferryi_pool_type type)
+{
+	return type_names[type];
+}
+
 static int set_type(struct ferryi_pool_spec *spec, const char *value, char *err, size_t err_len)
 {
-	static const char *const later[] = {"coherent", "fs-dax", "generic", "p2pdma"};
-
-	if (strcmp(value, "private") == 0)
-		return 0;
-	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
-		if (strcmp(value, later[i]) == 0) {
-			snprintf(err, err_len, "pool %s: type=%s is not built yet; only private is",
-				 spec->name[0] ? spec->name : "(unnamed)", value);
-			return -EINVAL;
+	for (int i = FERRYI_POOL_PRIVATE; i <= FERRYI_POOL_P2PDMA; i++) {
+		if (strcmp(value, type_names[i]) == 0) {
+			spec->type = (enum ferryi_pool_type)i;
+			return 0;
 		}
 	}
-	return bad(err, err_len, spec, "type", value, "no such type; private is the one that can be had");
+	return bad(err, err_len, spec, "type", value, "no such type; there are private, fs_dax and generic");
+}
+
+static int set_path(struct ferryi_pool_spec *spec, const char *value, char *err, size_t err_len)
+{
+	if (value[0] != '/')
+		return bad(err, err_len, spec, "path", value, "a path that begins with '/' is wanted");
+	if (strlen(value) >= sizeof(spec->path))
+		return bad(err, err_len, spec, "path", value, "longer than 1023 characters");
+	strcpy(spec->path, value);
+	return 0;
 }
 
 static int set_yes_no(struct ferryi_pool_spec *spec, const char *value, char *err, size_t err_len)
@@ -103,12 +118,14 @@ int ferryi_pool_spec_set(struct ferryi_pool_spec *spec, const char *key, const c
 	int k = 0;
 	uint64_t number;
 
+	if (strcmp(key, "file") == 0)
+		key = "path";
 	while (k < NKEYS && strcmp(key, key_names[k]) != 0)
 		k++;
 	if (k == NKEYS) {
 		snprintf(err, err_len,
-			 "pool: unknown key '%s'; there are name, size, type, numa, hugepages, backing and "
-			 "reserve",
+			 "pool: unknown key '%s'; there are name, size, type, path, numa, hugepages, backing "
+			 "and reserve",
 			 key);
 		return -EINVAL;
 	}
@@ -142,12 +159,11 @@ int ferryi_pool_spec_set(struct ferryi_pool_spec *spec, const char *key, const c
 		return 0;
 	case KEY_BACKING:
 		spec->backing = ferryi_backing_find(value);
-		return spec->backing ? 0 : bad(err, err_len, spec, key, value, "anon or memfd is wanted");
+		return spec->backing && spec->backing != &ferryi_backing_file ? 0 : bad(err, err_len, spec, key, value, "anon or memfd is wanted");
 	case KEY_RESERVE:
 		return set_yes_no(spec, value, err, err_len);
 	default:
-		return bad(err, err_len, spec, key, value,
-			   "pools in files are not built yet; backing=anon and memfd are");
+		return set_path(spec, value, err, err_len);
 	}
 }
 
@@ -165,6 +181,34 @@ int ferryi_pool_spec_parse(struct ferryi_pool_spec *spec, const char *text, char
 	return rc ? rc : ferryi_pool_spec_check(spec, err, err_len);
 }
 
+static bool is_given(const struct ferryi_pool_spec *spec, int key)
+{
+	return spec->given & (1u << key);
+}
+
+/* What the type needs, and what contradicts it. */
+static int check_type(const struct ferryi_pool_spec *spec, char *err, size_t err_len)
+{
+	const char *type = type_names[spec->type];
+
+	if (spec->type == FERRYI_POOL_COHERENT)
+		return bad(err, err_len, spec, "type", type, "not built yet; private, fs_dax and generic are");
+	if (spec->path[0] && spec->type != FERRYI_POOL_FS_DAX && spec->type != FERRYI_POOL_GENERIC)
+		return bad(err, err_len, spec, "path", spec->path, "only for type=fs_dax and type=generic");
+	if (spec->type == FERRYI_POOL_FS_DAX && !spec->path[0])
+		return bad(err, err_len, spec, "type", type, "path is missing; write path=/DIR/FILE");
+	if (spec->type == FERRYI_POOL_GENERIC && !spec->path[0] && !spec->huge_page_bytes)
+		return bad(err, err_len, spec, "type", type,
+			   "write path=/dev/daxX.Y, or hugepages=2M for huge pages of this machine");
+	if (spec->path[0] && (is_given(spec, KEY_NUMA) || is_given(spec, KEY_HUGEPAGES) ||
+			      is_given(spec, KEY_BACKING) || is_given(spec, KEY_RESERVE)))
+		return bad(err, err_len, spec, "path", spec->path,
+			   "the memory is the path's: leave out numa, hugepages, backing and reserve");
+	if (spec->type == FERRYI_POOL_GENERIC && spec->backing && spec->backing->gives_fd)
+		return bad(err, err_len, spec, "type", type, "huge pages are backing=anon");
+	return 0;
+}
+
 int ferryi_pool_spec_check(const struct ferryi_pool_spec *spec, char *err, size_t err_len)
 {
 	if (!spec->name[0]) {
@@ -176,7 +220,7 @@ int ferryi_pool_spec_check(const struct ferryi_pool_spec *spec, char *err, size_
 			 spec->name);
 		return -EINVAL;
 	}
-	return 0;
+	return check_type(spec, err, err_len);
 }
 
 int ferryi_pool_spec_resolve(struct ferryi_pool_spec *spec, bool local_served, bool local_named, char *err,
@@ -184,6 +228,17 @@ int ferryi_pool_spec_resolve(struct ferryi_pool_spec *spec, bool local_served, b
 {
 	bool huge = spec->huge_page_bytes != 0;
 
+	if (spec->type == FERRYI_POOL_P2PDMA) {
+		snprintf(err, err_len,
+			 "pool %s: type=p2pdma: no device of this machine has memory that it lends to others "
+			 "(peer-to-peer DMA)",
+			 spec->name);
+		return -ENXIO;
+	}
+	if (spec->path[0])
+		spec->backing = &ferryi_backing_file;
+	else if (spec->type == FERRYI_POOL_GENERIC)
+		spec->backing = &ferryi_backing_anon;
 	if (!spec->backing)
 		spec->backing =
 			local_served && (!huge || local_named) ? &ferryi_backing_memfd : &ferryi_backing_anon;
@@ -205,6 +260,8 @@ int ferryi_pool_spec_fits(const struct ferryi_pool_spec *spec, uint64_t taken_by
 	const char *what;
 	uint64_t fits;
 
+	if (spec->path[0])
+		return ferryi_backing_file_check(spec, err, err_len);
 	if (!spec->reserve)
 		return 0;
 	if (spec->huge_page_bytes) {

@@ -100,6 +100,11 @@ void ferryt_server_start(const char *row)
 {
 	static const char *const args[] = {"--pool", "name=big,size=640M,backing=memfd,reserve=no", NULL};
 
+	ferryt_server_start_with(row, args);
+}
+
+void ferryt_server_start_with(const char *row, const char *const *args)
+{
 	server.row = row;
 	if (strcmp(row, "embedded") == 0) {
 		setenv("FERRY_FERRYD", FERRYT_FERRYD, 1);

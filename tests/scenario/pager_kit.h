@@ -41,6 +41,8 @@ void ferryt_check_fails(const char *file, int line, const char *what, long long 
 int ferryt_needs_uffd(void);
 /* Starts the server for the row ("local", "tcp"; "embedded" has none) and writes its token to a file. */
 void ferryt_server_start(const char *row);
+/* The same with other options than --pool name=big,... */
+void ferryt_server_start_with(const char *row, const char *const *args);
 void ferryt_server_end(void);
 struct ferryt_child *ferryt_server(void);
 /* "tcp", ... as given to ferryt_server_start. */

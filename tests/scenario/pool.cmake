@@ -2,6 +2,10 @@
 add_executable(scenario_pool_life pool_life.c pager_kit.c control_child.c)
 target_link_libraries(scenario_pool_life PRIVATE ferry)
 
+# Types of memory: what is in a file outlives client and server.
+add_executable(scenario_pool_types pool_types.c pager_kit.c control_child.c)
+target_link_libraries(scenario_pool_types PRIVATE ferry)
+
 # libferry's own files, not the library: the test reports a memory failure as the control thread does.
 get_target_property(life_sources ferry SOURCES)
 get_target_property(life_links ferry LINK_LIBRARIES)
@@ -12,7 +16,7 @@ target_include_directories(scenario_pool_callback PRIVATE ${PROJECT_SOURCE_DIR}/
 target_compile_definitions(scenario_pool_callback PRIVATE FERRYI_VERSION="${PROJECT_VERSION}")
 target_link_libraries(scenario_pool_callback PRIVATE ${life_links})
 
-foreach(part life callback)
+foreach(part life callback types)
 	target_link_libraries(scenario_pool_${part} PRIVATE ferry_flags ferry_control ferry_proto ferry_pager_uapi
 		PkgConfig::CMOCKA Threads::Threads)
 	target_compile_definitions(scenario_pool_${part} PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -206,6 +207,104 @@ static void pool__memfd_not_reserved__is_zero_when_lent(void **state)
 	lend_dirty_and_lend_again("name=a,size=132M,backing=memfd,reserve=no");
 }
 
+/* ---- pools that a path names ---- */
+
+static char file_path[] = "/tmp/ferryt-pool-XXXXXX";
+
+static int make_file(void **state)
+{
+	int fd;
+
+	(void)state;
+	strcpy(strrchr(file_path, '-'), "-XXXXXX");
+	fd = mkstemp(file_path);
+	return fd < 0 ? -1 : close(fd);
+}
+
+static int remove_file(void **state)
+{
+	(void)state;
+	return unlink(file_path);
+}
+
+static const char *file_spec(const char *size)
+{
+	static char text[160];
+
+	snprintf(text, sizeof(text), "name=f,type=fs_dax,size=%s,path=%s", size, file_path);
+	return text;
+}
+
+static void pool__file__is_zero_when_lent(void **state)
+{
+	(void)state;
+	lend_dirty_and_lend_again(file_spec("132M"));
+}
+
+static void pool__file_there_already__is_scrubbed_before_it_is_lent(void **state)
+{
+	struct ferryi_pool_extent *list;
+	struct ferryi_pool *pool;
+	unsigned count;
+
+	(void)state;
+	pool = pool_open(file_spec("4M"));
+	assert_int_equal(take(pool, 4 * MIB, 8, &list, &count), 0);
+	memset(list->memory.base, 0xee, 4 * MIB);
+	/* As a server that was killed leaves it: nothing was scrubbed. */
+	FILE *f = fopen(file_path, "r");
+	assert_non_null(f);
+	assert_int_equal(fgetc(f), 0xee);
+	ferryi_pool_give_back(pool, list);
+	ferryi_pool_close(&pool);
+	f = freopen(file_path, "r+", f);
+	assert_non_null(f);
+	for (uint64_t i = 0; i < 4 * MIB; i++)
+		fputc(0xdd, f);
+	assert_int_equal(fclose(f), 0);
+
+	pool = pool_open(file_spec("4M"));
+	assert_int_equal(take(pool, 4 * MIB, 8, &list, &count), 0);
+	for (const uint64_t *word = list->memory.base; word < (uint64_t *)list->memory.base + 4 * MIB / 8; word++)
+		assert_int_equal(*word, 0);
+	ferryi_pool_give_back(pool, list);
+	ferryi_pool_close(&pool);
+}
+
+static void expect_no_pool(const char *text, int want, const char *words)
+{
+	struct ferryi_pool_spec spec;
+	struct ferryi_pool *pool;
+	char err[512] = "";
+
+	assert_int_equal(ferryi_pool_spec_parse(&spec, text, err, sizeof(err)), 0);
+	assert_int_equal(ferryi_pool_spec_resolve(&spec, false, false, err, sizeof(err)), 0);
+	assert_int_equal(ferryi_pool_open(&spec, &pool, err, sizeof(err)), want);
+	assert_null(pool);
+	if (!strstr(err, words))
+		fail_msg("the line is: %s", err);
+}
+
+static void pool__file_that_cannot_be__one_line_each(void **state)
+{
+	struct ferryi_pool *pool = pool_open(file_spec("4M"));
+
+	(void)state;
+	expect_no_pool(file_spec("4M"), -EBUSY, "another ferryd serves it");
+	ferryi_pool_close(&pool);
+	expect_no_pool(file_spec("8M"), -EINVAL, "there with 4194304 bytes");
+	expect_no_pool("name=f,type=fs_dax,size=4M,path=/nowhere/at/all", -ENOENT, "/nowhere/at/all: No such");
+	expect_no_pool("name=f,type=fs_dax,size=4M,path=/tmp", -EINVAL, "not a file");
+	expect_no_pool("name=g,type=generic,size=4M,path=/tmp", -EINVAL, "not a character device");
+}
+
+/* /dev/zero stands in for /dev/dax0.0: a character device that can be mapped shared. */
+static void pool__character_device__is_zero_when_lent(void **state)
+{
+	(void)state;
+	lend_dirty_and_lend_again("name=g,type=generic,size=132M,path=/dev/zero");
+}
+
 static void pool__too_much_asked__gives_nothing(void **state)
 {
 	struct ferryi_pool *pool = pool_open("name=a,size=8M,backing=anon");
@@ -304,6 +403,11 @@ int main(void)
 		cmocka_unit_test(pool__anon_not_reserved__is_zero_when_lent),
 		cmocka_unit_test(pool__memfd__is_zero_when_lent),
 		cmocka_unit_test(pool__memfd_not_reserved__is_zero_when_lent),
+		cmocka_unit_test_setup_teardown(pool__file__is_zero_when_lent, make_file, remove_file),
+		cmocka_unit_test_setup_teardown(pool__file_there_already__is_scrubbed_before_it_is_lent,
+						make_file, remove_file),
+		cmocka_unit_test_setup_teardown(pool__file_that_cannot_be__one_line_each, make_file, remove_file),
+		cmocka_unit_test(pool__character_device__is_zero_when_lent),
 		cmocka_unit_test(pool__too_much_asked__gives_nothing),
 		cmocka_unit_test(pool__more_extents_than_allowed__gives_nothing),
 		cmocka_unit_test(pool__no_descriptor_for_an_extent__gives_nothing),
