@@ -157,6 +157,7 @@ static const struct {
 	{FARFERRY__CODE__CODE_LIMIT, EDQUOT},
 	{FARFERRY__CODE__CODE_INTERNAL, EIO},
 	{FARFERRY__CODE__CODE_EPOCH, ESTALE},
+	{FARFERRY__CODE__CODE_BUSY, EBUSY},
 };
 
 #define NCODES (sizeof(codes) / sizeof(codes[0]))

@@ -315,7 +315,8 @@ static int check_attach(const Farferry__Envelope *e, struct why *why)
 	int rc = m->pool[0] ? check_name(why, "pool", m->pool) : 0;
 
 	if (rc || (rc = check_name(why, "fabric", m->fabric)) ||
-	    (rc = m->type[0] ? check_name(why, "type", m->type) : 0))
+	    (rc = m->type[0] ? check_name(why, "type", m->type) : 0) ||
+	    (rc = m->name[0] ? check_name(why, "lease name", m->name) : 0))
 		return rc;
 	return check_granules(why, "size_bytes", m->size_bytes);
 }
@@ -331,10 +332,13 @@ static int check_lease_reply(const Farferry__Envelope *e, struct why *why)
 	    (rc = check_nonzero(why, "pool_size_bytes", m->pool_size_bytes)) ||
 	    (rc = check_granules(why, "pool_size_bytes", m->pool_size_bytes)) ||
 	    (rc = m->pool_type[0] ? check_name(why, "pool_type", m->pool_type) : 0) ||
+	    (rc = m->name[0] ? check_name(why, "lease name", m->name) : 0) ||
 	    (rc = check_count(why, "extents", m->n_extents, FERRYI_MAX_EXTENTS)))
 		return rc;
 	if (!m->fabric_addr[0])
 		return invalid(why, "fabric_addr is empty");
+	if (m->kept_extents > m->n_extents)
+		return invalid(why, "kept_extents %u of %zu extents", m->kept_extents, m->n_extents);
 	for (size_t i = 0; i < m->n_extents; i++) {
 		rc = check_extent(why, m->extents[i], m->pool_size_bytes);
 		if (rc)

@@ -98,12 +98,15 @@ struct ferryi_extent {
 struct ferryi_lease_want {
 	const char *pool; /* NULL or "": the server's first (of that type) */
 	const char *type; /* "private", "fs_dax", ...: what the pool must be; NULL or "": any */
-	uint64_t size_bytes; /* multiple of 2 MiB; 0 allowed */
+	const char *name; /* NULL or "": the lease ends with the session; else it is kept under that name */
+	uint64_t size_bytes; /* multiple of 2 MiB; 0 allowed; a name may have more */
 };
 
 /*
  * Leases memory of a pool over the session's fabric, opens the peer, imports
  * the extents.
+ * -EBUSY somebody has the lease of that name, -EINVAL a name that cannot be or
+ * a pool that keeps none, -EOPNOTSUPP a server of 0.1 (with a name).
  * -ENXIO no such pool, or of another type, -ENOMEM full (the line says how much is free), -ENODEV
  * fabric, -ESHUTDOWN draining, -ENOTCONN session lost, -ETIMEDOUT.
  */
@@ -117,8 +120,14 @@ int ferryi_lease_open(struct ferryi_session *session, const char *pool, uint64_t
 int ferryi_lease_grow(struct ferryi_lease *lease, uint64_t size_bytes, unsigned *first, unsigned *count);
 /* Gives one extent back; no operation on it may be under way. Its index stays used, with len_bytes 0. */
 int ferryi_lease_shrink(struct ferryi_lease *lease, unsigned extent_index);
-/* Gives everything back. All channels of the peer must be closed. Nulls *lease. */
+/* Gives everything back, but what has a name. All channels of the peer must be closed. Nulls *lease. */
 void ferryi_lease_close(struct ferryi_lease **lease);
+/* The same, and the name is given up for good. The lease is closed in any case; else what the server said. */
+int ferryi_lease_forget(struct ferryi_lease **lease);
+/* "": it ends with the session. */
+const char *ferryi_lease_name(const struct ferryi_lease *lease);
+/* So many of the first extents hold what was left there under that name. */
+unsigned ferryi_lease_kept_extents(const struct ferryi_lease *lease);
 
 unsigned ferryi_lease_extent_count(const struct ferryi_lease *lease);
 /* The pointer stays valid until the lease is closed. */

@@ -65,6 +65,7 @@ int ferryi_grant_attach(struct ferryi_session *session, const struct ferryi_leas
 	body.fabric = (char *)row->name;
 	body.size_bytes = want->size_bytes;
 	body.type = (char *)(want->type != NULL ? want->type : "");
+	body.name = (char *)(want->name != NULL ? want->name : "");
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_ATTACH;
 	envelope.attach = &body;
 	return ferryi_request_call(session, &envelope, FARFERRY__ENVELOPE__BODY_LEASE_REPLY, deadline_ns,
@@ -105,7 +106,7 @@ int ferryi_grant_shrink(struct ferryi_lease *lease, uint64_t *ids, size_t n, uin
 	return rc;
 }
 
-int ferryi_grant_detach(struct ferryi_session *session, uint64_t lease_id, uint64_t epoch,
+int ferryi_grant_detach(struct ferryi_session *session, uint64_t lease_id, uint64_t epoch, bool forget,
 			uint64_t deadline_ns)
 {
 	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT, *reply;
@@ -113,6 +114,7 @@ int ferryi_grant_detach(struct ferryi_session *session, uint64_t lease_id, uint6
 
 	body.lease_id = lease_id;
 	body.epoch = epoch;
+	body.forget = forget;
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_DETACH;
 	envelope.detach = &body;
 	int rc = ferryi_request_call(session, &envelope, FARFERRY__ENVELOPE__BODY_DONE, deadline_ns, &reply);

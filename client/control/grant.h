@@ -14,11 +14,13 @@ const struct ferryi_fabric_row *ferryi_grant_row(const struct ferryi_session *se
 
 /* *reply holds a lease_reply; free it with ferryi_envelope_free. */
 int ferryi_grant_attach(struct ferryi_session *session, const struct ferryi_lease_want *want,
-			const struct ferryi_fabric_row *row, uint64_t deadline_ns, Farferry__Envelope **reply);
+			const struct ferryi_fabric_row *row, uint64_t deadline_ns,
+			Farferry__Envelope **reply);
 int ferryi_grant_grow(struct ferryi_lease *lease, uint64_t size_bytes, uint64_t deadline_ns,
 		      Farferry__Envelope **reply);
 int ferryi_grant_shrink(struct ferryi_lease *lease, uint64_t *ids, size_t n, uint64_t deadline_ns);
-int ferryi_grant_detach(struct ferryi_session *session, uint64_t lease_id, uint64_t epoch,
+/* forget: its name too. */
+int ferryi_grant_detach(struct ferryi_session *session, uint64_t lease_id, uint64_t epoch, bool forget,
 			uint64_t deadline_ns);
 
 #endif

@@ -93,13 +93,14 @@ static int check_grant(const struct ferryi_lease *lease, const Farferry__LeaseRe
 		const Farferry__Extent *extent = reply->extents[i];
 
 		if (extent->n_locations == 0 || extent->len_bytes == 0 ||
-		    extent->len_bytes > size_bytes - sum ||
+		    (!lease->name[0] && extent->len_bytes > size_bytes - sum) ||
 		    !ferryi_range_ok(extent->pool_off, extent->len_bytes, reply->pool_size_bytes))
 			return ferryi_control_fail(
 				-EPROTO, "ferryd at %s granted an extent that makes no sense", session->name);
 		sum += extent->len_bytes;
 	}
-	if (sum != size_bytes)
+	/* A name may have more than is asked for. */
+	if (lease->name[0] ? sum < size_bytes : sum != size_bytes)
 		return ferryi_control_fail(
 			-EPROTO, "ferryd at %s granted %llu bytes where %llu were asked for", session->name,
 			(unsigned long long)sum, (unsigned long long)size_bytes);
@@ -256,13 +257,20 @@ static void count_attaching(struct ferryi_session *session, int step)
 	ferryi_mutex_unlock(&session->lock);
 }
 
-/* A server of 0.1 has not looked at the type: all that it has is private. */
+/* A server of 0.1 has looked at neither type nor name: all that it has is private, and ends with the session.
+ */
 static int check_type(struct ferryi_lease *lease, const Farferry__LeaseReply *reply,
 		      const struct ferryi_lease_want *want)
 {
 	const char *type = reply->pool_type[0] ? reply->pool_type : "private";
 
 	snprintf(lease->pool_type, sizeof(lease->pool_type), "%s", type);
+	snprintf(lease->name, sizeof(lease->name), "%s", reply->name);
+	lease->nkept = reply->kept_extents;
+	if (strcmp(want->name != NULL ? want->name : "", lease->name) != 0)
+		return ferryi_control_fail(-EOPNOTSUPP,
+					   "ferryd at %s knows no leases with a name: upgrade it",
+					   lease->session->name);
 	if (want->type == NULL || !want->type[0] || strcmp(want->type, type) == 0)
 		return 0;
 	return ferryi_control_fail(-ENXIO, "ferryd at %s has no pool of type %s there, but one of type %s",
@@ -307,7 +315,7 @@ err_detach:
 
 		/* The line is of the first failure, whatever becomes of this. */
 		snprintf(line, sizeof(line), "%s", ferryi_control_last_error());
-		ferryi_grant_detach(session, lease->id, lease->epoch, request_deadline(session));
+		ferryi_grant_detach(session, lease->id, lease->epoch, false, request_deadline(session));
 		ferryi_control_fail(rc, "%s", line);
 	}
 	return rc;
@@ -332,6 +340,12 @@ int ferryi_lease_open_as(struct ferryi_session *session, const struct ferryi_lea
 	if (pool != NULL && (strlen(pool) > FERRYI_MAX_NAME || pool[strspn(pool, POOL_NAME_CHARS)] != '\0'))
 		return ferryi_control_fail(
 			-ENXIO, "no pool can be named \"%.80s\": see ferry pools for those there are", pool);
+	if (want->name != NULL &&
+	    (strlen(want->name) > FERRYI_MAX_NAME || want->name[strspn(want->name, POOL_NAME_CHARS)] != '\0'))
+		return ferryi_control_fail(
+			-EINVAL,
+			"no lease can be named \"%.80s\": 1 to 63 letters, digits and . _ : ; - are wanted",
+			want->name);
 	const struct ferryi_fabric_row *row = ferryi_grant_row(session);
 
 	if (row == NULL)
@@ -418,13 +432,12 @@ int ferryi_lease_shrink(struct ferryi_lease *lease, unsigned extent_index)
 	return ferryi_grant_shrink(lease, &id, 1, request_deadline(session));
 }
 
-void ferryi_lease_close(struct ferryi_lease **lease_ptr)
+/* Why the lease may still be there at the server, or 0. */
+static int close_lease(struct ferryi_lease **lease_ptr, bool forget)
 {
 	struct ferryi_lease *lease = *lease_ptr;
 
 	*lease_ptr = NULL;
-	if (lease == NULL)
-		return;
 	struct ferryi_session *session = lease->session;
 
 	/* Off the list first: a loss from now on does not reach the peer. The loop is there while attached.
@@ -438,14 +451,34 @@ void ferryi_lease_close(struct ferryi_lease **lease_ptr)
 					 ferryi_deadline_ms(FERRYI_CONTROL_CALL_MS)) < 0) {
 		ferryi_error("session %s: the control thread does not answer; lease %llu left behind",
 			     session->name, (unsigned long long)lease->id);
-		return;
+		return ferryi_control_fail(-ETIMEDOUT, "the control thread does not answer");
 	}
 	ferryi_peer_close(&lease->peer);
-	if (attached && ferryi_session_state(session) != FERRYI_SESSION_LOST &&
-	    ferryi_grant_detach(session, lease->id, lease->epoch, request_deadline(session)) < 0)
-		ferryi_warn("lease %llu: giving it back: %s", (unsigned long long)lease->id,
-			    ferryi_control_last_error());
+	int rc = 0;
+
+	if (!attached || ferryi_session_state(session) == FERRYI_SESSION_LOST) {
+		rc = -ENOTCONN;
+	} else {
+		rc = ferryi_grant_detach(session, lease->id, lease->epoch, forget, request_deadline(session));
+		if (rc < 0)
+			ferryi_warn("lease %llu: giving it back: %s", (unsigned long long)lease->id,
+				    ferryi_control_last_error());
+	}
+	if (rc == -ENOTCONN)
+		ferryi_session_fail_lost(session);
 	free_lease(lease);
+	return rc;
+}
+
+void ferryi_lease_close(struct ferryi_lease **lease)
+{
+	if (*lease != NULL)
+		close_lease(lease, false);
+}
+
+int ferryi_lease_forget(struct ferryi_lease **lease)
+{
+	return close_lease(lease, true);
 }
 
 /* ---- what is there ---- */
@@ -473,6 +506,16 @@ struct ferryi_session *ferryi_lease_session(const struct ferryi_lease *lease)
 const struct ferryi_fabric_row *ferryi_lease_row(const struct ferryi_lease *lease)
 {
 	return lease->row;
+}
+
+const char *ferryi_lease_name(const struct ferryi_lease *lease)
+{
+	return lease->name;
+}
+
+unsigned ferryi_lease_kept_extents(const struct ferryi_lease *lease)
+{
+	return lease->nkept;
 }
 
 const char *ferryi_lease_pool_type(const struct ferryi_lease *lease)

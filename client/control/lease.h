@@ -28,6 +28,8 @@ struct ferryi_lease {
 	uint64_t epoch;
 	uint64_t pool_size_bytes;
 	char pool_type[16];
+	char name[FERRYI_MAX_NAME + 1];
+	unsigned nkept; /* extents that came with the name */
 	/* atomic: published (release) after the extents below it were written */
 	_Atomic unsigned count;
 	/* protected by the session's lock; chunks, once there, stay where they are */

@@ -96,6 +96,8 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 		     struct ferry_pool **out);
 /* ASSUMPTION: no sub-section in use, no channel of its peer open. Closes the lease. */
 void ferryi_pool_close(struct ferry_pool **pool);
+/* The same, and the lease's name is given up: what the server said to that; the pool is closed in any case. */
+int ferryi_pool_forget(struct ferry_pool **pool);
 
 /*
  * Takes `want` free sub-sections, neighbours where possible: their numbers
@@ -116,6 +118,12 @@ const void *ferryi_pool_owner(const struct ferry_pool *pool);
 const struct ferry_pool_ops *ferryi_pool_ops(const struct ferry_pool *pool);
 uint64_t ferryi_pool_pfn_first(const struct ferry_pool *pool);
 uint64_t ferryi_pool_pfn_last(const struct ferry_pool *pool);
+/*
+ * Its lease has a name: memory of the process goes there when it is told to,
+ * not for want of another place; what an earlier process left there is not taken.
+ */
+bool ferryi_pool_is_named(const struct ferry_pool *pool);
+uint64_t ferryi_pool_kept_bytes(const struct ferry_pool *pool); /* ... from the window's start */
 uint64_t ferryi_pool_leased_bytes(struct ferry_pool *pool);
 uint64_t ferryi_pool_used_bytes(struct ferry_pool *pool);
 /* What the pool could still give, were this process its only tenant. */

@@ -37,6 +37,7 @@ struct ferry_pool {
 	uint64_t pfn_first;
 	uint64_t nr_window; /* sub-sections */
 	uint64_t nr_aside;  /* of these, at the start: before the altmap's offset, no page of the pool */
+	uint64_t nr_kept;   /* and these: they hold what was left there under the lease's name */
 	size_t map_bytes;
 
 	/* serialises growth; held across the control request, so never with lock */
@@ -106,7 +107,7 @@ static int add_subsection_locked(struct ferry_pool *pool, const struct ferryi_su
 	uint64_t pfn = pool->pfn_first + pool->nr_leased * FERRYI_PAGES_PER_SUBSECTION;
 
 	if (pool->nr_leased < pool->nr_aside || altmap_is_full_locked(pool)) {
-		pool->nr_retired++;
+		pool->nr_retired++; /* no page of the pool */
 	} else {
 		int rc = ferryi_subsection_populate(pool->model, pfn, info);
 
@@ -114,7 +115,10 @@ static int add_subsection_locked(struct ferry_pool *pool, const struct ferryi_su
 			return rc;
 		if (pool->altmap)
 			pool->altmap->alloc += DESCRIPTOR_PFNS;
-		ferryi_bitmap_clear(pool->used_map, pool->nr_leased);
+		if (pool->nr_leased < pool->nr_kept)
+			pool->nr_retired++; /* pages, but nobody's to take */
+		else
+			ferryi_bitmap_clear(pool->used_map, pool->nr_leased);
 	}
 	pool->nr_leased++;
 	return 0;
@@ -186,6 +190,9 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	rc = altmap_setup(pool);
 	if (rc)
 		goto err_window;
+	pool->nr_kept = 0;
+	for (unsigned i = 0; i < ferryi_lease_kept_extents(pool->lease); i++)
+		pool->nr_kept += ferryi_lease_extent(pool->lease, i)->len_bytes >> FERRYI_SUBSECTION_SHIFT;
 
 	ferryi_mutex_lock(&pool->lock);
 	for (unsigned i = 0; !rc && i < ferryi_lease_extent_count(pool->lease); i++)
@@ -208,21 +215,35 @@ err_pool:
 	return rc;
 }
 
-void ferryi_pool_close(struct ferry_pool **pool_p)
+static int close_pool(struct ferry_pool **pool_p, bool forget)
 {
 	struct ferry_pool *pool = *pool_p;
+	int rc = 0;
 
-	if (!pool)
-		return;
 	*pool_p = NULL;
 	atomic_store(&pool->refs, 0);
 	remove_subsections(pool);
 	ferryi_pfn_window_free(pool->model, pool->pfn_first, pool->nr_window);
-	ferryi_lease_close(&pool->lease);
+	if (forget)
+		rc = ferryi_lease_forget(&pool->lease);
+	else
+		ferryi_lease_close(&pool->lease);
 	ferryi_arena_free(pool->arena, pool->used_map, pool->map_bytes);
 	ferryi_arena_free(pool->arena, (void *)atomic_load(&pool->failed_map), failed_map_bytes(pool));
 	ferryi_mutex_fini(&pool->lock);
 	ferryi_mutex_fini(&pool->grow_lock);
+	return rc;
+}
+
+void ferryi_pool_close(struct ferry_pool **pool)
+{
+	if (*pool)
+		close_pool(pool, false);
+}
+
+int ferryi_pool_forget(struct ferry_pool **pool)
+{
+	return close_pool(pool, true);
 }
 
 /* Leases until `want` sub-sections are free, or says why not. */
@@ -242,7 +263,9 @@ static int grow(struct ferry_pool *pool, uint64_t want)
 		goto out;
 
 	uint64_t need = (want - nr_free + nr_aside) << FERRYI_SUBSECTION_SHIFT;
-	uint64_t step = ferryi_min_u64(ferryi_max_u64(need, GROW_STEP), nr_room << FERRYI_SUBSECTION_SHIFT);
+	/* A name keeps what it has grown by, so no more than it needs. */
+	uint64_t least = ferryi_pool_is_named(pool) ? need : ferryi_max_u64(need, GROW_STEP);
+	uint64_t step = ferryi_min_u64(least, nr_room << FERRYI_SUBSECTION_SHIFT);
 	unsigned first, count;
 
 	rc = step < need ? -ENOMEM : ferryi_lease_grow(pool->lease, step, &first, &count);
@@ -347,6 +370,16 @@ uint64_t ferryi_pool_pfn_last(const struct ferry_pool *pool)
 	return pool->pfn_first + pool->nr_window * FERRYI_PAGES_PER_SUBSECTION - 1;
 }
 
+bool ferryi_pool_is_named(const struct ferry_pool *pool)
+{
+	return ferryi_lease_name(pool->lease)[0];
+}
+
+uint64_t ferryi_pool_kept_bytes(const struct ferry_pool *pool)
+{
+	return pool->nr_kept << FERRYI_SUBSECTION_SHIFT;
+}
+
 uint64_t ferryi_pool_leased_bytes(struct ferry_pool *pool)
 {
 	ferryi_mutex_lock(&pool->lock);
@@ -367,7 +400,7 @@ uint64_t ferryi_pool_used_bytes(struct ferry_pool *pool)
 
 uint64_t ferryi_pool_room_bytes(struct ferry_pool *pool)
 {
-	return ((pool->nr_window - pool->nr_aside) << FERRYI_SUBSECTION_SHIFT) - ferryi_pool_used_bytes(pool);
+	return ((pool->nr_window - ferryi_max_u64(pool->nr_aside, pool->nr_kept)) << FERRYI_SUBSECTION_SHIFT) - ferryi_pool_used_bytes(pool);
 }
 
 const struct ferry_pool_ops *ferryi_pool_ops(const struct ferry_pool *pool)

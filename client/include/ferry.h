@@ -351,6 +351,14 @@ struct ferry_pool_attr {
 	void *data;                 /* the caller's */
 	const struct ferry_pool_ops *ops; /* may be NULL; must outlive the pool */
 	struct ferry_altmap *altmap; /* the caller's; may be NULL; must outlive the pool. -EINVAL: it leaves no page */
+	/*
+	 * NULL: the server takes the memory back when it is detached, or this process ends. Else (FERRY_MEM_FS_DAX
+	 * only) it keeps it under this name, over the end of both, and an attach by the same name finds it as it was,
+	 * at the same offsets from the window's first PFN (kept_bytes of ferry_pool_info): ferry_device_read gives it,
+	 * no page of the process is put there. A pool with a name gets pages by ferry_migrate_to_device and
+	 * ferry_migrate_setup only. 1 to 63 letters, digits and . _ : ; - (-EINVAL). No altmap with it.
+	 */
+	const char *name;
 };
 
 /*
@@ -359,11 +367,20 @@ struct ferry_pool_attr {
  * ferry_open attached.
  * -EINVAL (type 0, alignment), -ENXIO (no such pool, or not of that type; a
  * type that cannot be had), -ENODEV (the fabric cannot lend it: FS_DAX and
- * GENERIC are not for the same-host row), -ENOMEM, -EACCES, -EHOSTUNREACH, -ETIMEDOUT.
+ * GENERIC are not for the same-host row), -ENOMEM, -EACCES, -EHOSTUNREACH, -ETIMEDOUT;
+ * with a name: -EBUSY (a process has it; it is free a moment after that has
+ * ended), -EINVAL (a pool that keeps none), -EOPNOTSUPP (a server of 0.1).
  */
 int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, struct ferry_pool **out);
 /* -EBUSY while pages of the process live in it, or references are held. The struct is gone on success. */
 int ferry_pool_detach(struct ferry_pool *pool);
+/*
+ * The same for a pool that was attached with a name; what it holds is given up
+ * for good, and the name is free. -EINVAL: no name; -EBUSY as ferry_pool_detach,
+ * nothing has changed then. -EIO, -ENOTCONN, -ETIMEDOUT: the pool is detached,
+ * but the server may have kept the name.
+ */
+int ferry_pool_forget(struct ferry_pool *pool);
 
 /* ---- a pool's end: percpu_ref_kill, memunmap_pages ---- */
 
@@ -408,6 +425,7 @@ struct ferry_pool_info {
 	enum ferry_mem_type type;
 	char fabric[16];
 	char server[64];
+	uint64_t kept_bytes; /* from pfn_first on: what was there under the name that it was attached with */
 };
 int ferry_pool_info(struct ferry_pool *pool, struct ferry_pool_info *info);
 

@@ -84,6 +84,7 @@ static int open_lease(struct ferryi_session *session, const struct ferry_pool_at
 {
 	struct ferryi_lease_want want = { .pool = attr->pool,
 					  .type = attr->type ? type_names[attr->type] : NULL,
+					  .name = attr->name,
 					  .size_bytes = attr->len_bytes };
 	int rc = ferryi_lease_open_as(session, &want, out);
 
@@ -155,6 +156,8 @@ int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, s
 		return ferryi_control_fail(-EINVAL, "attach: type %d is none; FERRY_MEM_PRIVATE is 1", (int)a.type);
 	if (a.type == FERRY_MEM_COHERENT)
 		return ferryi_control_fail(-ENXIO, "attach: FERRY_MEM_COHERENT is not built yet");
+	if (a.name && a.altmap)
+		return ferryi_control_fail(-EINVAL, "attach: an altmap is not for a pool with a name");
 	if (!ferryi_is_aligned(a.len_bytes, FERRYI_SUBSECTION_SIZE))
 		return ferryi_control_fail(-EINVAL, "attach: %llu bytes is not a multiple of 2 MiB",
 					   (unsigned long long)a.len_bytes);
@@ -172,7 +175,8 @@ int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, s
 	return rc;
 }
 
-int ferry_pool_detach(struct ferry_pool *pool)
+/* forget: its lease's name is given up, too. */
+static int detach(struct ferry_pool *pool, bool forget)
 {
 	struct ferry *ferry = ferryi_the_ferry();
 
@@ -182,18 +186,33 @@ int ferry_pool_detach(struct ferry_pool *pool)
 	unsigned index = ferryi_pool_index(pool);
 	int rc;
 
-	if (ferryi_pool_refs(pool) != 1) {
+	if (forget && !ferryi_pool_is_named(pool)) {
+		rc = ferryi_control_fail(-EINVAL, "pool_forget: the pool was attached without a name");
+	} else if (ferryi_pool_refs(pool) != 1) {
 		rc = ferryi_control_fail(-EBUSY, "detach: %u references are held; put them first", ferryi_pool_refs(pool) - 1);
 	} else {
 		rc = ferryi_pager_remove_pool(ferry->pager, pool);
 		if (!rc) {
 			atomic_store(&ferry->pools[index], NULL);
 			ferry->busy[index] = false;
-			ferryi_pool_close(&pool);
+			if (forget)
+				rc = ferryi_pool_forget(&pool);
+			else
+				ferryi_pool_close(&pool);
 		}
 	}
 	ferryi_mutex_unlock(&ferry->lock);
 	return rc;
+}
+
+int ferry_pool_detach(struct ferry_pool *pool)
+{
+	return detach(pool, false);
+}
+
+int ferry_pool_forget(struct ferry_pool *pool)
+{
+	return detach(pool, true);
 }
 
 /* ---- a pool's end ---- */
@@ -308,6 +327,7 @@ int ferry_pool_info(struct ferry_pool *pool, struct ferry_pool_info *info)
 	all.pfn_last = ferryi_pool_pfn_last(pool);
 	all.leased_bytes = ferryi_pool_leased_bytes(pool);
 	all.used_bytes = ferryi_pool_used_bytes(pool);
+	all.kept_bytes = ferryi_pool_kept_bytes(pool);
 	all.type = (enum ferry_mem_type)ferryi_pool_type(pool);
 	snprintf(all.fabric, sizeof(all.fabric), "%s", ferryi_lease_row(lease)->name);
 	snprintf(all.server, sizeof(all.server), "%s", ferryi_session_name(ferryi_lease_session(lease)));

@@ -44,7 +44,7 @@ static size_t block_of(size_t page)
 	return page / FERRYI_PAGES_PER_BLOCK;
 }
 
-/* Takes nr sub-sections from the first pool that can give them; its error, or the last pool's. */
+/* Takes nr sub-sections from the first pool that can give them (one with a name only gives when it is named); its error, or the last pool's. */
 static int take_somewhere(struct ferryi_pager *pager, unsigned nr, bool may_grow, uint32_t *subsections)
 {
 	int rc = -ENXIO;
@@ -54,7 +54,8 @@ static int take_somewhere(struct ferryi_pager *pager, unsigned nr, bool may_grow
 
 		if (!pool)
 			continue;
-		bool is_well = !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool);
+		bool is_well = !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool) &&
+			       !ferryi_pool_is_named(pool);
 
 		if (is_well)
 			rc = ferryi_pool_take(pool, nr, may_grow, subsections);
@@ -103,7 +104,7 @@ void ferryi_bind_reserve_ahead(struct ferryi_pager *pager)
 		if (!pool)
 			continue;
 		bool reserved = !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool) &&
-				ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0;
+				!ferryi_pool_is_named(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0;
 
 		ferryi_pager_pool_end(pager, i);
 		if (reserved)

@@ -25,6 +25,7 @@ enum ferryi_lock_rank {
 	FERRYI_RANK_SECTIONS,       /* client/device: population of the section table */
 	FERRYI_RANK_SESSION,        /* client/control: requests in flight of one session */
 	FERRYI_RANK_SERVER_SESSION, /* server/control */
+	FERRYI_RANK_SERVER_BOOK,    /* server/pool: names of kept leases; held while their file is written */
 	FERRYI_RANK_SERVER_POOL,    /* server/pool: extents, scrub list */
 	FERRYI_RANK_PEER,           /* common/fabric: imports, channel list of one peer */
 	FERRYI_RANK_LISTENER,       /* common/fabric: tenants and regions of one listener */

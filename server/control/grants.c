@@ -33,6 +33,9 @@ struct lease {
 	struct ferryi_hub_fabric *fabric;
 	struct extent *extents;
 	size_t nextents;
+	/* A lease with a name: its first nkept extents are the name's, and stay when it ends. */
+	char name[FERRYI_MAX_NAME + 1]; /* "": none */
+	size_t nkept;
 };
 
 /* This session's protection domain on one fabric. */
@@ -125,15 +128,15 @@ static void revoke(struct ferryi_grants *grants, struct extent *extent)
 	ferryi_count(&grants->hub->status.c_revocation_ns_total, ferryi_now_ns() - begin);
 }
 
-/* Extents [from, nextents) of the lease: keys, then memory. */
-static void release_from(struct ferryi_grants *grants, struct lease *lease, size_t from)
+/* Extents [from, nextents) leave the lease, without their keys. */
+static struct ferryi_pool_extent *cut_from(struct ferryi_grants *grants, struct lease *lease, size_t from)
 {
 	struct ferryi_status *status = &grants->hub->status;
 	struct ferryi_pool_extent *list = NULL;
 
 	for (size_t i = from; i < lease->nextents; i++)
 		revoke(grants, &lease->extents[i]);
-	for (size_t i = from; i < lease->nextents; i++) {
+	for (size_t i = lease->nextents; i-- > from;) {
 		struct extent *extent = &lease->extents[i];
 
 		ferryi_uncount(&status->g_extents, 1);
@@ -143,7 +146,13 @@ static void release_from(struct ferryi_grants *grants, struct lease *lease, size
 	}
 	grants->nextents -= lease->nextents - from;
 	lease->nextents = from;
-	ferryi_pool_give_back(lease->pool, list);
+	return list;
+}
+
+/* Extents [from, nextents) of the lease: keys, then memory. */
+static void release_from(struct ferryi_grants *grants, struct lease *lease, size_t from)
+{
+	ferryi_pool_give_back(lease->pool, cut_from(grants, lease, from));
 }
 
 static int region_open(struct ferryi_grants *grants, struct lease *lease, struct extent *extent,
@@ -190,16 +199,45 @@ static int refuse_take(struct ferryi_grants *grants, const struct lease *lease, 
 		      pool, size_bytes, ferryi_strerror(rc));
 }
 
-/* Adds size_bytes to the lease, all or nothing. */
-static int extend(struct ferryi_grants *grants, struct lease *lease, uint64_t size_bytes, struct refusal *why)
+/* Takes extents that are the lease's now into its table, and gives them keys. On failure none of them is
+ * left. */
+static int add_extents(struct ferryi_grants *grants, struct lease *lease, struct ferryi_pool_extent **list,
+		       unsigned count, struct refusal *why)
 {
 	struct ferryi_status *status = &grants->hub->status;
 	const size_t before = lease->nextents;
+	struct extent *grown = realloc(lease->extents, (before + count) * sizeof(*grown));
+	int rc = 0;
+
+	if (!grown && count)
+		return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
+	if (grown)
+		lease->extents = grown;
+	while (*list) {
+		struct ferryi_pool_extent *memory = *list;
+
+		*list = memory->next;
+		memory->next = NULL;
+		lease->extents[lease->nextents++] =
+			(struct extent){.id = atomic_fetch_add(&grants->hub->next_id, 1), .memory = memory};
+		grants->nextents++;
+		ferryi_count(&status->g_extents, 1);
+		ferryi_count(&status->g_leased_bytes, memory->memory.len_bytes);
+	}
+	for (size_t i = before; i < lease->nextents && !rc; i++)
+		rc = region_open(grants, lease, &lease->extents[i], why);
+	if (rc)
+		*list = cut_from(grants, lease, before);
+	return rc;
+}
+
+/* Adds size_bytes to the lease, all or nothing. */
+static int extend(struct ferryi_grants *grants, struct lease *lease, uint64_t size_bytes, struct refusal *why)
+{
 	uint64_t left =
 		grants->hub->limits.extents - ferryi_min_u64(grants->hub->limits.extents, grants->nextents);
 	unsigned max_extents = (unsigned)ferryi_min_u64(left, FERRYI_MAX_EXTENTS);
 	struct ferryi_pool_extent *list;
-	struct extent *grown;
 	uint64_t free_bytes;
 	unsigned count;
 	int rc;
@@ -208,32 +246,92 @@ static int extend(struct ferryi_grants *grants, struct lease *lease, uint64_t si
 			      &count, &free_bytes);
 	if (rc)
 		return refuse_take(grants, lease, rc, size_bytes, free_bytes, max_extents, why);
-	grown = realloc(lease->extents, (before + count) * sizeof(*grown));
-	if (!grown && count) {
+	rc = add_extents(grants, lease, &list, count, why);
+	if (rc)
 		ferryi_pool_give_back(lease->pool, list);
-		return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
-	}
-	if (grown)
-		lease->extents = grown;
-	while (list) {
-		struct ferryi_pool_extent *memory = list;
+	return rc;
+}
 
-		list = memory->next;
-		memory->next = NULL;
-		lease->extents[lease->nextents++] =
-			(struct extent){.id = atomic_fetch_add(&grants->hub->next_id, 1), .memory = memory};
-		grants->nextents++;
-		ferryi_count(&status->g_extents, 1);
-		ferryi_count(&status->g_leased_bytes, memory->memory.len_bytes);
+/* ---- leases with a name ---- */
+
+/* What the name has becomes the lease's. */
+static int hold(struct ferryi_grants *grants, struct lease *lease, const char *name, struct refusal *why)
+{
+	const char *pool = ferryi_pool_spec(lease->pool)->name;
+	struct ferryi_pool_extent *list;
+	unsigned count;
+	int rc = ferryi_pool_hold(lease->pool, name, &list, &count);
+
+	if (rc == -EBUSY)
+		return refuse(why, FARFERRY__CODE__CODE_BUSY,
+			      "lease '%s' of pool %s is another session's; it is free once that has ended",
+			      name, pool);
+	if (rc == -EDQUOT)
+		return refuse(why, FARFERRY__CODE__CODE_LIMIT,
+			      "pool %s has as many leases with a name as it can", pool);
+	if (rc)
+		return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "lease '%s' of pool %s cannot be had: %s",
+			      name, pool, ferryi_strerror(rc));
+	if (count > FERRYI_MAX_EXTENTS ||
+	    count > grants->hub->limits.extents -
+			    ferryi_min_u64(grants->hub->limits.extents, grants->nextents))
+		rc = refuse(why, FARFERRY__CODE__CODE_LIMIT,
+			    "lease '%s' of pool %s has %u extents, more than one session may hold", name,
+			    pool, count);
+	else
+		rc = add_extents(grants, lease, &list, count, why);
+	if (rc) {
+		ferryi_pool_keep(lease->pool, name, list);
+		return rc;
 	}
-	for (size_t i = before; i < lease->nextents; i++) {
-		rc = region_open(grants, lease, &lease->extents[i], why);
-		if (rc) {
-			release_from(grants, lease, before);
-			return rc;
-		}
-	}
+	snprintf(lease->name, sizeof(lease->name), "%s", name);
+	lease->nkept = lease->nextents;
 	return 0;
+}
+
+/* The name has the lease's first n extents that do not leave, and no other, from now on. */
+static int record(struct lease *lease, size_t n, struct refusal *why)
+{
+	struct ferryi_pool_extent **extents = calloc(n + 1, sizeof(struct ferryi_pool_extent *));
+	size_t nstay = 0;
+	int rc = extents ? 0 : -ENOMEM;
+
+	for (size_t i = 0; i < n && !rc; i++) {
+		if (!lease->extents[i].leaving)
+			extents[nstay++] = lease->extents[i].memory;
+	}
+	if (!rc)
+		rc = ferryi_pool_record(lease->pool, lease->name, extents, nstay);
+	free(extents);
+	if (rc)
+		return refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+			      "pool %s could not write down what lease '%s' has: %s",
+			      ferryi_pool_spec(lease->pool)->name, lease->name, ferryi_strerror(rc));
+	lease->nkept = nstay;
+	return 0;
+}
+
+static uint64_t bytes_of(const struct lease *lease)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < lease->nextents; i++)
+		bytes += lease->extents[i].memory->memory.len_bytes;
+	return bytes;
+}
+
+/* First memory of a lease: what its name has, and new memory up to the size that is asked for. */
+static int fill(struct ferryi_grants *grants, struct lease *lease, const Farferry__AttachRequest *request,
+		size_t *nold, struct refusal *why)
+{
+	int rc = request->name[0] ? hold(grants, lease, request->name, why) : 0;
+	uint64_t have = bytes_of(lease);
+
+	*nold = lease->nextents;
+	if (!rc && request->size_bytes > have)
+		rc = extend(grants, lease, request->size_bytes - have, why);
+	/* Also an empty one: the name is there from now on. */
+	return rc || !lease->name[0] ? rc : record(lease, lease->nextents, why);
 }
 
 /* ---- replies ---- */
@@ -244,8 +342,8 @@ struct lease_message {
 	Farferry__Location *locations[1];
 };
 
-/* The lease reply with extents [from, nextents). 0, or negative with *why set. */
-static int reply_lease(struct ferryi_grants *grants, const struct lease *lease, size_t from,
+/* The lease reply with extents [from, nextents), nold of which are not new. 0, or negative with *why set. */
+static int reply_lease(struct ferryi_grants *grants, const struct lease *lease, size_t from, size_t nold,
 		       uint64_t request_id, struct ferryi_reply *reply, struct refusal *why)
 {
 	struct tenancy *tenancy = tenancy_of(grants, lease->fabric);
@@ -295,6 +393,8 @@ static int reply_lease(struct ferryi_grants *grants, const struct lease *lease, 
 	message.n_extents = n;
 	message.extents = extents;
 	message.pool_size_bytes = ferryi_pool_spec(lease->pool)->size_bytes;
+	message.kept_extents = (uint32_t)nold;
+	message.name = (char *)lease->name;
 	message.pool_type = (char *)ferryi_pool_type_name(ferryi_pool_spec(lease->pool)->type);
 	envelope.request_id = request_id;
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_LEASE_REPLY;
@@ -348,7 +448,9 @@ static void lease_destroy(struct ferryi_grants *grants, struct lease *lease)
 		ferryi_tenant_close(&tenancy->tenant);
 		forget_regions(grants, lease);
 	}
-	release_from(grants, lease, 0);
+	release_from(grants, lease, lease->nkept);
+	if (lease->name[0])
+		ferryi_pool_keep(lease->pool, lease->name, cut_from(grants, lease, 0));
 	tenancy_put(grants, lease->fabric);
 	ferryi_uncount(&grants->hub->status.g_leases, 1);
 	grants->nleases--;
@@ -412,12 +514,15 @@ static int find_parts(struct ferryi_grants *grants, const Farferry__AttachReques
 			      "fabric '%s' is not served; this server has: %s", request->fabric,
 			      ferryi_hub_fabric_names(grants->hub, names, sizeof(names)));
 	if ((lease->fabric->row->flags & FERRYI_FABRIC_SAME_HOST) && !ferryi_pool_gives_fd(lease->pool))
-		return refuse(
-			why, FARFERRY__CODE__CODE_FABRIC,
-			"pool %s is %s memory, which the %s fabric cannot lend; start the server with "
-			"backing=memfd, or use another fabric (ferry://...?fabric=tcp)",
-			ferryi_pool_spec(lease->pool)->name, ferryi_pool_backing_name(lease->pool),
-			lease->fabric->row->name);
+		return refuse(why, FARFERRY__CODE__CODE_FABRIC,
+			      "pool %s is %s memory, which the %s fabric cannot lend; start the server with "
+			      "backing=memfd, or use another fabric (ferry://...?fabric=tcp)",
+			      ferryi_pool_spec(lease->pool)->name, ferryi_pool_backing_name(lease->pool),
+			      lease->fabric->row->name);
+	if (request->name[0] && !ferryi_pool_keeps(lease->pool))
+		return refuse(why, FARFERRY__CODE__CODE_INVALID,
+			      "pool %s keeps no leases: a name is for pools of type fs_dax",
+			      ferryi_pool_spec(lease->pool)->name);
 	return 0;
 }
 
@@ -428,6 +533,7 @@ static int attach(struct ferryi_grants *grants, uint64_t request_id, const Farfe
 	uint64_t begin = ferryi_now_ns(),
 		 registration = ferryi_counter_read(&status->c_registration_ns_total);
 	struct lease *lease, found = {0};
+	size_t nold;
 	int rc;
 
 	if ((rc = check_granting(grants, why)) || (rc = check_size(request->size_bytes, why)) ||
@@ -450,9 +556,9 @@ static int attach(struct ferryi_grants *grants, uint64_t request_id, const Farfe
 	}
 	grants->nleases++;
 	ferryi_count(&status->g_leases, 1);
-	rc = request->size_bytes ? extend(grants, lease, request->size_bytes, why) : 0;
+	rc = fill(grants, lease, request, &nold, why);
 	if (!rc)
-		rc = reply_lease(grants, lease, 0, request_id, reply, why);
+		rc = reply_lease(grants, lease, 0, nold, request_id, reply, why);
 	if (rc) {
 		lease_destroy(grants, lease);
 		return rc;
@@ -463,6 +569,17 @@ static int attach(struct ferryi_grants *grants, uint64_t request_id, const Farfe
 	log_grant(grants, lease, "granted", 0, begin,
 		  ferryi_counter_read(&status->c_registration_ns_total) - registration);
 	return 0;
+}
+
+/* What was written down as the name's stays the name's, if that cannot be undone. */
+static void undo_grow(struct ferryi_grants *grants, struct lease *lease, size_t before)
+{
+	struct refusal why;
+
+	if (lease->nkept > before && record(lease, before, &why))
+		ferryi_error("%s: %s", grants->label, why.text);
+	else
+		release_from(grants, lease, before);
 }
 
 static int grow(struct ferryi_grants *grants, uint64_t request_id, const Farferry__GrowRequest *request,
@@ -483,9 +600,12 @@ static int grow(struct ferryi_grants *grants, uint64_t request_id, const Farferr
 	rc = request->size_bytes ? extend(grants, *at, request->size_bytes, why) : 0;
 	if (rc)
 		return rc;
-	rc = reply_lease(grants, *at, before, request_id, reply, why);
+	if ((*at)->name[0])
+		rc = record(*at, (*at)->nextents, why);
+	if (!rc)
+		rc = reply_lease(grants, *at, before, 0, request_id, reply, why);
 	if (rc) {
-		release_from(grants, *at, before);
+		undo_grow(grants, *at, before);
 		return rc;
 	}
 	log_grant(grants, *at, "grew", before, begin,
@@ -522,6 +642,8 @@ static int shrink(struct ferryi_grants *grants, const Farferry__ShrinkRequest *r
 		else
 			extent->leaving = true;
 	}
+	if (!rc && lease->name[0])
+		rc = record(lease, lease->nextents, why);
 	if (rc) {
 		for (size_t i = 0; i < lease->nextents; i++)
 			lease->extents[i].leaving = false;
@@ -542,6 +664,23 @@ static int shrink(struct ferryi_grants *grants, const Farferry__ShrinkRequest *r
 	return 0;
 }
 
+/* The name goes, and its memory becomes the lease's own: it ends with it. */
+static int forget(struct lease *lease, struct refusal *why)
+{
+	int rc;
+
+	if (!lease->name[0])
+		return refuse(why, FARFERRY__CODE__CODE_INVALID, "lease %" PRIu64 " has no name to forget",
+			      lease->id);
+	rc = ferryi_pool_forget(lease->pool, lease->name);
+	if (rc)
+		return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "pool %s could not forget lease '%s': %s",
+			      ferryi_pool_spec(lease->pool)->name, lease->name, ferryi_strerror(rc));
+	lease->name[0] = '\0';
+	lease->nkept = 0;
+	return 0;
+}
+
 static int detach(struct ferryi_grants *grants, const Farferry__DetachRequest *request,
 		  struct ferryi_grants_change *change, struct refusal *why)
 {
@@ -551,6 +690,12 @@ static int detach(struct ferryi_grants *grants, const Farferry__DetachRequest *r
 	if (!at)
 		return ferryi_code_to_errno(why->code);
 	lease = *at;
+	if (request->forget) {
+		int rc = forget(lease, why);
+
+		if (rc)
+			return rc;
+	}
 	*at = lease->next;
 	change->lease_removed = lease->id;
 	ferryi_info("%s: ended lease %" PRIu64 " of %zu extents", grants->label, lease->id, lease->nextents);

@@ -10,7 +10,7 @@
 #include <string.h>
 
 static const struct ferryi_backing *const backings[] = {&ferryi_backing_anon, &ferryi_backing_memfd,
-						      &ferryi_backing_file, NULL};
+							&ferryi_backing_file, NULL};
 
 const struct ferryi_backing *ferryi_backing_find(const char *name)
 {

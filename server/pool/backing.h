@@ -37,7 +37,8 @@ extern const struct ferryi_backing ferryi_backing_file;
 const struct ferryi_backing *ferryi_backing_find(const char *name);
 const struct ferryi_backing *ferryi_backing_at(unsigned index);
 
-/* What path= names is fit to be that pool, as far as can be told without taking it. 0 or negative errno with one line in err. */
+/* What path= names is fit to be that pool, as far as can be told without taking it. 0 or negative errno with
+ * one line in err. */
 int ferryi_backing_file_check(const struct ferryi_pool_spec *spec, char *err, size_t err_len);
 
 /* Binds [base, base + len) to a node (strictly); node -1: nothing. 0 or negative errno. */

@@ -62,7 +62,8 @@ int ferryi_backing_file_check(const struct ferryi_pool_spec *spec, char *err, si
 		return fail(spec, -EINVAL, "not a file", err, err_len);
 	if (is_device || st.st_size == 0 || (uint64_t)st.st_size == spec->size_bytes)
 		return 0;
-	snprintf(what, sizeof(what), "it is there with %lld bytes, and size= says %llu; give its own size, or another path",
+	snprintf(what, sizeof(what),
+		 "it is there with %lld bytes, and size= says %llu; give its own size, or another path",
 		 (long long)st.st_size, (unsigned long long)spec->size_bytes);
 	return fail(spec, -EINVAL, what, err, err_len);
 }
@@ -80,7 +81,8 @@ static int take_file(struct file *file, const struct ferryi_pool_spec *spec, cha
 	file->is_dirty = st.st_size != 0;
 	rc = allocate(file->fd, 0, 0, spec->size_bytes);
 	if (rc == -EOPNOTSUPP)
-		return fail(spec, rc, "its file system cannot reserve blocks (fallocate); use ext4, xfs or tmpfs", err,
+		return fail(spec, rc,
+			    "its file system cannot reserve blocks (fallocate); use ext4, xfs or tmpfs", err,
 			    err_len);
 	return rc ? fail(spec, rc, ferryi_strerror(rc), err, err_len) : 0;
 }
@@ -152,7 +154,8 @@ static int file_scrub(void *handle, struct ferryi_pool_extent *extent)
 
 	/* New blocks are cheaper than zeros. */
 	if (!file->is_device)
-		rc = allocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, extent->pool_off, len_bytes);
+		rc = allocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, extent->pool_off,
+			      len_bytes);
 	if (!rc)
 		return allocate(file->fd, 0, extent->pool_off, len_bytes);
 	memset(extent->memory.base, 0, len_bytes);

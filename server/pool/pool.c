@@ -16,6 +16,7 @@
 
 #include "arith.h"
 #include "backing.h"
+#include "book.h"
 #include "clock.h"
 #include "lock.h"
 #include "log.h"
@@ -28,6 +29,7 @@ struct ferryi_pool {
 	struct ferryi_pool_spec spec;
 	const struct ferryi_backing *backing;
 	void *handle;
+	struct ferryi_book *book; /* NULL: no leases with a name */
 	pthread_t scrubber;
 
 	struct ferryi_mutex lock; /* FERRYI_RANK_SERVER_POOL */
@@ -35,6 +37,7 @@ struct ferryi_pool {
 	struct ferryi_sections sections;
 	struct ferryi_pool_extent *dirty_head, **dirty_tail; /* to be scrubbed, oldest first */
 	uint64_t leased_bytes, scrub_bytes;
+	uint64_t kept_bytes; /* of leased_bytes: a name's that nobody holds */
 	uint64_t scrubbed_bytes_total, scrub_ns_total;
 	bool stop;
 	pthread_cond_t work;  /* dirty list grew, or stop */
@@ -119,7 +122,34 @@ static int start_scrubber(struct ferryi_pool *pool)
 	return -rc;
 }
 
-/* What is free may hold what somebody left there: lent for a moment to nobody, it comes back by the scrubber. */
+static void take_span(void *ctx, const struct ferryi_span *span)
+{
+	struct ferryi_pool *pool = ctx;
+
+	ferryi_sections_take_at(&pool->sections, (size_t)(span->off >> FERRYI_SUBSECTION_SHIFT),
+				(size_t)(span->len_bytes >> FERRYI_SUBSECTION_SHIFT));
+	pool->leased_bytes += span->len_bytes;
+	pool->kept_bytes += span->len_bytes;
+}
+
+/* The names of the pool's file, and what they have. The file is there and locked. */
+static int open_book(struct ferryi_pool *pool, char *err, size_t err_len)
+{
+	int rc = ferryi_book_open(pool->spec.path, pool->spec.size_bytes, &pool->book, err, err_len);
+
+	if (rc)
+		return rc;
+	ferryi_book_each(pool->book, take_span, pool);
+	if (!pool->kept_bytes || pool->backing->is_dirty(pool->handle))
+		return 0;
+	snprintf(err, err_len,
+		 "pool %s: path=%s is new, but %s.leases has leases in it; give both files, or none",
+		 pool->spec.name, pool->spec.path, pool->spec.path);
+	return -EBADMSG;
+}
+
+/* What is free may hold what somebody left there: lent for a moment to nobody, it comes back by the scrubber.
+ */
 static int scrub_all(struct ferryi_pool *pool)
 {
 	const uint64_t all = (uint64_t)pool->sections.nfree << FERRYI_SUBSECTION_SHIFT;
@@ -159,6 +189,10 @@ int ferryi_pool_open(const struct ferryi_pool_spec *spec, struct ferryi_pool **o
 	rc = pool->backing->open(spec, &pool->handle, err, err_len);
 	if (rc)
 		goto err_sections;
+	if (spec->type == FERRYI_POOL_FS_DAX)
+		rc = open_book(pool, err, err_len);
+	if (rc)
+		goto err_backing;
 	if (pool->backing->is_dirty && pool->backing->is_dirty(pool->handle))
 		rc = scrub_all(pool);
 	if (!rc)
@@ -179,6 +213,7 @@ err_backing:
 		pool->dirty_head = extent->next;
 		free(extent);
 	}
+	ferryi_book_close(&pool->book);
 	pool->backing->close(pool->handle);
 err_sections:
 	ferryi_sections_fini(&pool->sections);
@@ -198,11 +233,12 @@ void ferryi_pool_close(struct ferryi_pool **poolp)
 		return;
 	*poolp = NULL;
 	ferryi_mutex_lock(&pool->lock);
-	assert(pool->leased_bytes == 0);
+	assert(pool->leased_bytes == pool->kept_bytes);
 	pool->stop = true;
 	pthread_cond_broadcast(&pool->work);
 	ferryi_mutex_unlock(&pool->lock);
 	pthread_join(pool->scrubber, NULL);
+	ferryi_book_close(&pool->book);
 	pool->backing->close(pool->handle);
 	ferryi_sections_fini(&pool->sections);
 	pthread_cond_destroy(&pool->work);
@@ -372,6 +408,114 @@ void ferryi_pool_give_back(struct ferryi_pool *pool, struct ferryi_pool_extent *
 	}
 	pthread_cond_signal(&pool->work);
 	ferryi_mutex_unlock(&pool->lock);
+}
+
+/* ---- leases with a name ---- */
+
+bool ferryi_pool_keeps(const struct ferryi_pool *pool)
+{
+	return pool->book != NULL;
+}
+
+static void free_list(struct ferryi_pool_extent *list)
+{
+	while (list) {
+		struct ferryi_pool_extent *extent = list;
+
+		list = extent->next;
+		free(extent);
+	}
+}
+
+static uint64_t bytes_of(const struct ferryi_pool_extent *list)
+{
+	uint64_t bytes = 0;
+
+	for (; list; list = list->next)
+		bytes += list->memory.len_bytes;
+	return bytes;
+}
+
+/* Extents of memory that is taken already. 0, -ENOMEM, or what the backing met; *list is NULL then. */
+static int extents_of(struct ferryi_pool *pool, const struct ferryi_span *spans, size_t n,
+		      struct ferryi_pool_extent **list)
+{
+	struct ferryi_pool_extent **tail = list;
+	int rc = 0;
+
+	*list = NULL;
+	for (size_t i = 0; i < n && !rc; i++) {
+		struct ferryi_pool_extent *extent = calloc(1, sizeof(*extent));
+
+		if (!extent) {
+			rc = -ENOMEM;
+			break;
+		}
+		extent->pool_off = spans[i].off;
+		extent->memory = (struct ferryi_memory){.len_bytes = (size_t)spans[i].len_bytes, .fd = -1};
+		*tail = extent;
+		tail = &extent->next;
+		rc = pool->backing->grant(pool->handle, extent);
+	}
+	if (rc) {
+		free_list(*list);
+		*list = NULL;
+	}
+	return rc;
+}
+
+int ferryi_pool_hold(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent **list,
+		     unsigned *count)
+{
+	struct ferryi_span *spans;
+	size_t n;
+	int rc = ferryi_book_hold(pool->book, name, &spans, &n);
+
+	*list = NULL;
+	*count = 0;
+	if (rc)
+		return rc;
+	rc = extents_of(pool, spans, n, list);
+	free(spans);
+	if (rc) {
+		ferryi_book_put(pool->book, name);
+		return rc;
+	}
+	*count = (unsigned)n;
+	ferryi_mutex_lock(&pool->lock);
+	pool->kept_bytes -= bytes_of(*list);
+	ferryi_mutex_unlock(&pool->lock);
+	return 0;
+}
+
+int ferryi_pool_record(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *const *extents,
+		       size_t n)
+{
+	struct ferryi_span *spans = calloc(n + 1, sizeof(*spans));
+	int rc;
+
+	if (!spans)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++)
+		spans[i] = (struct ferryi_span){.off = extents[i]->pool_off,
+						.len_bytes = extents[i]->memory.len_bytes};
+	rc = ferryi_book_write(pool->book, name, spans, n);
+	free(spans);
+	return rc;
+}
+
+void ferryi_pool_keep(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *list)
+{
+	ferryi_mutex_lock(&pool->lock);
+	pool->kept_bytes += bytes_of(list);
+	ferryi_mutex_unlock(&pool->lock);
+	free_list(list);
+	ferryi_book_put(pool->book, name);
+}
+
+int ferryi_pool_forget(struct ferryi_pool *pool, const char *name)
+{
+	return ferryi_book_erase(pool->book, name);
 }
 
 void ferryi_pool_usage(struct ferryi_pool *pool, struct ferryi_pool_usage *out)

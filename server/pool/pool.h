@@ -104,8 +104,38 @@ int ferryi_pool_take(struct ferryi_pool *pool, uint64_t size_bytes, unsigned max
 /* Hands a list to the scrubber. ASSUMPTION: no key names this memory any more. Does not block. */
 void ferryi_pool_give_back(struct ferryi_pool *pool, struct ferryi_pool_extent *list);
 
+/*
+ * ---- leases with a name: fs_dax pools ----
+ *
+ * What they hold stays when nobody has it, also over the server's end. A hold
+ * is one session's at a time. Memory that a name has is neither free nor given
+ * back; it counts as leased.
+ */
+
+bool ferryi_pool_keeps(const struct ferryi_pool *pool); /* the pool has such leases */
+/*
+ * Takes the name for the caller, with what it has, in order; NULL for a new
+ * one. Until _keep or _forget.
+ * -EBUSY (somebody has it), -EDQUOT (too many names), -ENOMEM.
+ * Context: as ferryi_pool_take, for all of these.
+ */
+int ferryi_pool_hold(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent **list,
+		     unsigned *count);
+/*
+ * From now on the name has these extents, which the caller has taken, and no
+ * other: those that it had before are the caller's to give back. 0 once that is
+ * on disk, or negative errno with nothing changed.
+ */
+int ferryi_pool_record(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *const *extents,
+		       size_t n);
+/* The caller lets go of the name; list is what it has. ASSUMPTION: no key names this memory any more. */
+void ferryi_pool_keep(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *list);
+/* The name is gone, its extents are the caller's to give back. Or negative errno with nothing changed. */
+int ferryi_pool_forget(struct ferryi_pool *pool, const char *name);
+
 struct ferryi_pool_usage {
-	uint64_t size_bytes, free_bytes, leased_bytes;
+	uint64_t size_bytes, free_bytes;
+	uint64_t leased_bytes;	       /* kept ones included */
 	uint64_t scrub_bytes;	       /* given back, not zeroed yet */
 	uint64_t scrubbed_bytes_total; /* counters since start */
 	uint64_t scrub_ns_total;

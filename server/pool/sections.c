@@ -57,6 +57,16 @@ size_t ferryi_sections_take(struct ferryi_sections *sections, size_t want, size_
 	return best;
 }
 
+void ferryi_sections_take_at(struct ferryi_sections *sections, size_t first, size_t n)
+{
+	size_t s = first / FERRYI_SECTION_SUBSECTIONS;
+
+	assert(n > 0 && first + n <= sections->nsubsections);
+	assert(s == (first + n - 1) / FERRYI_SECTION_SUBSECTIONS);
+	ferryi_bitmap_set_range(&sections->used[s], first % FERRYI_SECTION_SUBSECTIONS, n);
+	sections->nfree -= n;
+}
+
 void ferryi_sections_release(struct ferryi_sections *sections, size_t first, size_t n)
 {
 	size_t s = first / FERRYI_SECTION_SUBSECTIONS;

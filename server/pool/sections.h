@@ -28,6 +28,8 @@ void ferryi_sections_fini(struct ferryi_sections *sections);
  * Returns its length (0: nothing is free) and its first sub-section in *first.
  */
 size_t ferryi_sections_take(struct ferryi_sections *sections, size_t want, size_t *first);
+/* Takes just this run, inside one section. ASSUMPTION: it is free. */
+void ferryi_sections_take_at(struct ferryi_sections *sections, size_t first, size_t n);
 /* ASSUMPTION: the run was taken, whole or in parts. */
 void ferryi_sections_release(struct ferryi_sections *sections, size_t first, size_t n);
 

@@ -71,8 +71,9 @@ static int set_size(struct ferryi_pool_spec *spec, const char *value, char *err,
 }
 
 static const char *const type_names[] = {
-	[FERRYI_POOL_PRIVATE] = "private", [FERRYI_POOL_COHERENT] = "coherent", [FERRYI_POOL_FS_DAX] = "fs_dax",
-	[FERRYI_POOL_GENERIC] = "generic", [FERRYI_POOL_P2PDMA] = "p2pdma",
+	[FERRYI_POOL_PRIVATE] = "private", [FERRYI_POOL_COHERENT] = "coherent",
+	[FERRYI_POOL_FS_DAX] = "fs_dax",   [FERRYI_POOL_GENERIC] = "generic",
+	[FERRYI_POOL_P2PDMA] = "p2pdma",
 };
 
 const char *ferryi_pool_type_name(enum ferryi_pool_type type)
@@ -159,7 +160,9 @@ int ferryi_pool_spec_set(struct ferryi_pool_spec *spec, const char *key, const c
 		return 0;
 	case KEY_BACKING:
 		spec->backing = ferryi_backing_find(value);
-		return spec->backing && spec->backing != &ferryi_backing_file ? 0 : bad(err, err_len, spec, key, value, "anon or memfd is wanted");
+		return spec->backing && spec->backing != &ferryi_backing_file
+			       ? 0
+			       : bad(err, err_len, spec, key, value, "anon or memfd is wanted");
 	case KEY_RESERVE:
 		return set_yes_no(spec, value, err, err_len);
 	default:
@@ -192,7 +195,8 @@ static int check_type(const struct ferryi_pool_spec *spec, char *err, size_t err
 	const char *type = type_names[spec->type];
 
 	if (spec->type == FERRYI_POOL_COHERENT)
-		return bad(err, err_len, spec, "type", type, "not built yet; private, fs_dax and generic are");
+		return bad(err, err_len, spec, "type", type,
+			   "not built yet; private, fs_dax and generic are");
 	if (spec->path[0] && spec->type != FERRYI_POOL_FS_DAX && spec->type != FERRYI_POOL_GENERIC)
 		return bad(err, err_len, spec, "path", spec->path, "only for type=fs_dax and type=generic");
 	if (spec->type == FERRYI_POOL_FS_DAX && !spec->path[0])

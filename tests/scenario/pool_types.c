@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "clock.h"
 #include "pager_kit.h"
 
 #define PAGES	  (6 * FERRYT_MIB / FERRYT_PAGE)
@@ -175,6 +176,209 @@ static void open__pool_in_a_file__works_as_any(void **state)
 	RUN(open_disk_body);
 }
 
+/* ---- leases with a name ---- */
+
+static int try_attach(struct ferry *ferry, const char *name, uint64_t len, struct ferry_pool **pool)
+{
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_FS_DAX, .pool = "disk", .name = name,
+					.len_bytes = len };
+
+	return ferry_pool_attach(ferry, &attr, pool);
+}
+
+/* Also when the server has not noticed yet that who had it has ended. */
+static struct ferry_pool *attach_named(struct ferry *ferry, const char *name, uint64_t len)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(10000);
+	struct ferry_pool *pool = NULL;
+	int rc;
+
+	while ((rc = try_attach(ferry, name, len, &pool)) == -EBUSY && ferryi_now_ns() < deadline_ns)
+		;
+	CHECK_INT(rc, 0);
+	return pool;
+}
+
+/* What is at these pages of the window is the data of (seed, i), or zeros (seed 0). */
+static void check_device(struct ferry *ferry, struct ferry_pool *pool, size_t pages, uint64_t seed)
+{
+	static uint8_t page[FERRY_PAGE_SIZE];
+
+	for (size_t i = 0; i < pages; i++) {
+		CHECK_INT(ferry_device_read(ferry, info_of(pool).pfn_first + i, page, sizeof(page)), 0);
+		if (seed)
+			ferryt_verify(page, i, 1, seed);
+		else
+			ferryt_verify_zero(page, 1);
+	}
+}
+
+/* Pages of the process, moved to the pool; it takes its free memory in order. */
+static uint8_t *put_pages(struct ferry *ferry, struct ferry_pool *pool, uint64_t seed)
+{
+	uint8_t *p = ferryt_mmap(ferry, PAGES * FERRYT_PAGE);
+
+	ferryt_fill(p, PAGES, seed);
+	CHECK_INT(ferry_migrate_to_device(pool, p, PAGES * FERRYT_PAGE, 0, NULL), 0);
+	CHECK_INT(info_of(pool).used_bytes, PAGES * FERRYT_PAGE);
+	return p;
+}
+
+static void store_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach_named(ferry, "db.1", PAGES * FERRYT_PAGE), *other = NULL;
+
+	CHECK_INT(info_of(pool).kept_bytes, 0);
+	CHECK_INT(info_of(pool).leased_bytes, PAGES * FERRYT_PAGE);
+	put_pages(ferry, pool, 7);
+	check_device(ferry, pool, PAGES, 7);
+	CHECK_FAILS(try_attach(ferry, "db.1", 0, &other), -EBUSY, "'db.1' of pool disk is another session's");
+	CHECK(other == NULL);
+	raise(SIGKILL);
+}
+
+static void store_and_die(void)
+{
+	assert_int_equal(ferryt_in_child(store_body), 128 + SIGKILL);
+}
+
+static void find_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach_named(ferry, "db.1", 0);
+	uint8_t *p;
+
+	CHECK_INT(info_of(pool).kept_bytes, PAGES * FERRYT_PAGE);
+	CHECK_INT(info_of(pool).leased_bytes, PAGES * FERRYT_PAGE);
+	check_device(ferry, pool, PAGES, 7);
+	/* New pages do not go there: the lease grows. */
+	p = put_pages(ferry, pool, 8);
+	ferryt_verify(p, 0, PAGES, 8);
+	check_device(ferry, pool, PAGES, 7);
+	CHECK_INT(info_of(pool).leased_bytes, 2 * PAGES * FERRYT_PAGE); /* by no more than it needs */
+	CHECK_INT(ferry_munmap(ferry, p, PAGES * FERRYT_PAGE), 0);
+	CHECK_INT(ferry_pool_detach(pool), 0);
+	/* What it has grown by is the name's as well. */
+	pool = attach_named(ferry, "db.1", 0);
+	CHECK_INT(info_of(pool).kept_bytes, 2 * PAGES * FERRYT_PAGE);
+	check_device(ferry, pool, PAGES, 7);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void find_again_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach_named(ferry, "db.1", 0);
+
+	CHECK_INT(info_of(pool).kept_bytes, 2 * PAGES * FERRYT_PAGE);
+	check_device(ferry, pool, PAGES, 7);
+}
+
+static void named_lease__client_killed__next_attach_finds_its_data(void **state)
+{
+	(void)state;
+	if (is_local())
+		skip();
+	store_and_die();
+	RUN(find_body);
+}
+
+static void start_server(const char *row);
+
+static void named_lease__server_killed_and_started_again__data_is_there(void **state)
+{
+	(void)state;
+	if (is_local())
+		skip();
+	store_and_die();
+	ferryt_child_signal(ferryt_server(), SIGKILL);
+	ferryt_server_end();
+	start_server(ferryt_row());
+	RUN(find_body);
+	/* And once more, with what find_body has left. */
+	ferryt_child_signal(ferryt_server(), SIGKILL);
+	ferryt_server_end();
+	start_server(ferryt_row());
+	RUN(find_again_body);
+}
+
+static void forget_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach_named(ferry, "db.1", PAGES * FERRYT_PAGE), *plain;
+	uint8_t *p;
+
+	check_device(ferry, pool, PAGES, 7);
+	p = put_pages(ferry, pool, 9);
+	CHECK_FAILS(ferry_pool_forget(pool), -EBUSY, "pages");
+	CHECK_INT(ferry_munmap(ferry, p, PAGES * FERRYT_PAGE), 0);
+	CHECK_INT(ferry_pool_forget(pool), 0);
+	/* A new lease of that name, with nothing in it; all of the pool can be had. */
+	pool = attach_named(ferry, "db.1", DISK_SIZE);
+	CHECK_INT(info_of(pool).kept_bytes, 0);
+	check_device(ferry, pool, DISK_SIZE / FERRYT_PAGE, 0);
+	CHECK_INT(ferry_pool_forget(pool), 0);
+	plain = attach(ferry, FERRY_MEM_FS_DAX, "disk");
+	CHECK_FAILS(ferry_pool_forget(plain), -EINVAL, "without a name");
+	CHECK_FAILS(ferry_pool_forget(NULL), -EINVAL, "no such pool");
+	CHECK_INT(ferry_pool_detach(plain), 0);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void nothing_kept_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach_named(ferry, "db.1", DISK_SIZE);
+
+	CHECK_INT(info_of(pool).kept_bytes, 0);
+}
+
+static void pool_forget__named_lease__gone_zeroed_and_free_for_good(void **state)
+{
+	(void)state;
+	if (is_local())
+		skip();
+	store_and_die();
+	RUN(forget_body);
+	ferryt_child_signal(ferryt_server(), SIGKILL);
+	ferryt_server_end();
+	start_server(ferryt_row());
+	RUN(nothing_kept_body);
+}
+
+static void names_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_altmap altmap = { .reserve = 1 };
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .pool = "big", .name = "a" };
+	struct ferry_pool *pool = NULL, *first = ferry_pool_at(ferry, 0);
+
+	CHECK_FAILS(try_attach(ferry, "a/b", 0, &pool), -EINVAL, "letters, digits");
+	CHECK_FAILS(ferry_pool_attach(ferry, &attr, &pool), -EINVAL, "keeps no leases");
+	attr.altmap = &altmap;
+	CHECK_FAILS(ferry_pool_attach(ferry, &attr, &pool), -EINVAL, "altmap");
+	if (is_local())
+		return;
+	CHECK_FAILS(try_attach(ferry, "a", 2 * DISK_SIZE, &pool), -ENOMEM, "free");
+	/* That was refused as a whole: the name can be had, and pages are not evicted to it by themselves. */
+	CHECK_INT(try_attach(ferry, "a", DISK_SIZE, &pool), 0);
+	CHECK_INT(ferry_pool_kill(first), 0);
+	CHECK(ferry_mmap(ferry, NULL, FERRYT_PAGE, 3, 0) == (void *)-1 && errno == ENOMEM);
+	CHECK_INT(ferry_pool_forget(pool), 0);
+	/* A struct of 0.1 ends before the name. */
+	attr = (struct ferry_pool_attr){ .size = offsetof(struct ferry_pool_attr, name), .type = FERRY_MEM_FS_DAX,
+					 .pool = "disk", .name = (const char *)1 };
+	CHECK_INT(ferry_pool_attach(ferry, &attr, &pool), 0);
+	CHECK_FAILS(ferry_pool_forget(pool), -EINVAL, "without a name");
+}
+
+static void named_lease__bad_name_pool_or_size__own_line_and_nothing_left(void **state)
+{
+	(void)state;
+	RUN(names_body);
+}
+
 /* ---- the server ---- */
 
 static void start_server(const char *row)
@@ -197,7 +401,11 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	(void)state;
+	char leases[80];
+
 	ferryt_server_end();
+	snprintf(leases, sizeof(leases), "%s.leases", disk_path);
+	unlink(leases);
 	return unlink(disk_path);
 }
 
@@ -226,6 +434,10 @@ int main(int argc, char **argv)
 		ROW_TEST(fs_dax__paged_to__as_private),
 		ROW_TEST(generic__paged_to__as_private),
 		ROW_TEST(open__pool_in_a_file__works_as_any),
+		ROW_TEST(named_lease__client_killed__next_attach_finds_its_data),
+		ROW_TEST(named_lease__server_killed_and_started_again__data_is_there),
+		ROW_TEST(pool_forget__named_lease__gone_zeroed_and_free_for_good),
+		ROW_TEST(named_lease__bad_name_pool_or_size__own_line_and_nothing_left),
 	};
 	int skip_all = ferryt_needs_uffd();
 

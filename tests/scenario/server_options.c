@@ -118,19 +118,21 @@ static void pool__wrong__one_line_each(void **state)
 	expect_line(ARGS("--pool", "name=hot,size=4096T"), USAGE, "more than 1024T");
 	expect_line(ARGS("--pool", "name=hot,size=2M,size=4M"), USAGE, "'size' is given twice");
 	expect_line(ARGS("--pool", "name=hot,size=2M,colour=red"), USAGE, "unknown key 'colour'");
-	expect_line(ARGS("--pool", "name=hot,size=2M,type=coherent"), USAGE,
-		    "type=coherent: not built yet");
+	expect_line(ARGS("--pool", "name=hot,size=2M,type=coherent"), USAGE, "type=coherent: not built yet");
 	expect_line(ARGS("--pool", "name=hot,size=2M,type=magic"), USAGE, "no such type");
 	expect_line(ARGS("--pool", "name=hot,size=2M,numa=left"), USAGE, "a node number");
 	expect_line(ARGS("--pool", "name=hot,size=2M,hugepages=1G"), USAGE, "2M is the only huge page size");
 	expect_line(ARGS("--pool", "name=hot,size=2M,backing=tape"), USAGE, "anon or memfd");
 	expect_line(ARGS("--pool", "name=hot,size=2M,reserve=maybe"), USAGE, "yes or no");
-	expect_line(ARGS("--pool", "name=hot,size=2M,file=/x"), USAGE, "only for type=fs_dax and type=generic");
+	expect_line(ARGS("--pool", "name=hot,size=2M,file=/x"), USAGE,
+		    "only for type=fs_dax and type=generic");
 	expect_line(ARGS("--pool", "name=hot,size=2M,type=fs_dax"), USAGE, "path is missing");
 	expect_line(ARGS("--pool", "name=hot,size=2M,type=fs_dax,path=x"), USAGE, "begins with '/'");
-	expect_line(ARGS("--pool", "name=hot,size=2M,type=fs_dax,path=/x,reserve=no"), USAGE, "leave out numa");
+	expect_line(ARGS("--pool", "name=hot,size=2M,type=fs_dax,path=/x,reserve=no"), USAGE,
+		    "leave out numa");
 	expect_line(ARGS("--pool", "name=hot,size=2M,type=fs_dax,path=/tmp,file=/tmp"), USAGE, "given twice");
-	expect_line(ARGS("--pool", "name=hot,size=2M,type=generic"), USAGE, "path=/dev/daxX.Y, or hugepages=2M");
+	expect_line(ARGS("--pool", "name=hot,size=2M,type=generic"), USAGE,
+		    "path=/dev/daxX.Y, or hugepages=2M");
 	expect_line(ARGS("--pool", "name=hot,size=2M,type=generic,hugepages=2M,backing=memfd"), USAGE,
 		    "backing=anon");
 	expect_line(ARGS("--pool", "name=hot,size=2M,backing=file"), USAGE, "anon or memfd");

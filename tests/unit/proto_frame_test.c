@@ -392,8 +392,8 @@ static void decode__flipped_bytes__never_worse_than_an_error(void **state)
 
 static void codes__each__there_and_back(void **state)
 {
-	static const int errs[] = {0,	      EINVAL, EPROTONOSUPPORT, EACCES, ENXIO, ENOMEM,
-				   ESHUTDOWN, ENOENT, ENODEV,	       EDQUOT, EIO,   ESTALE};
+	static const int errs[] = {0,	   EINVAL, EPROTONOSUPPORT, EACCES, ENXIO,  ENOMEM, ESHUTDOWN,
+				   ENOENT, ENODEV, EDQUOT,	    EIO,    ESTALE, EBUSY};
 
 	(void)state;
 	for (int code = 0; code < (int)(sizeof(errs) / sizeof(errs[0])); code++) {

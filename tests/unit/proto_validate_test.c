@@ -206,6 +206,9 @@ static void attach__fields__checked(void **state)
 	REFUSED(ATTACH, "fabric", ferryt_set_text(&e->attach->fabric, "a=b"));
 	REFUSED(ATTACH, "size_bytes of 4096 is not a multiple of 2 MiB", e->attach->size_bytes = 4096);
 	REFUSED(ATTACH, "multiple of 2 MiB", e->attach->size_bytes = UINT64_MAX);
+	REFUSED(ATTACH, "lease name", ferryt_set_text(&e->attach->name, "a/b"));
+	REFUSED(ATTACH, "lease name", ferryt_set_text(&e->attach->name, name64));
+	ACCEPTED(ATTACH, ferryt_set_text(&e->attach->name, "db.1"));
 	REFUSED(ATTACH, "type", ferryt_set_text(&e->attach->type, "fs dax"));
 	ACCEPTED(ATTACH, ferryt_set_text(&e->attach->type, "fs_dax"));
 	ACCEPTED(ATTACH, e->attach->size_bytes = 0);
@@ -224,6 +227,10 @@ static void lease_reply__fields__checked(void **state)
 	REFUSED(LEASE_REPLY, "fabric_addr",
 		ferryt_set_text(&e->lease_reply->fabric_addr, long_text + sizeof(long_text) - 1 - 256));
 	REFUSED(LEASE_REPLY, "data_token", ferryt_set_len(&e->lease_reply->data_token, 31));
+	REFUSED(LEASE_REPLY, "lease name", ferryt_set_text(&e->lease_reply->name, "a b"));
+	ACCEPTED(LEASE_REPLY, ferryt_set_text(&e->lease_reply->name, "db.1"));
+	REFUSED(LEASE_REPLY, "kept_extents 3 of 2", e->lease_reply->kept_extents = 3);
+	ACCEPTED(LEASE_REPLY, e->lease_reply->kept_extents = 2);
 	REFUSED(LEASE_REPLY, "pool_type", ferryt_set_text(&e->lease_reply->pool_type, "a/b"));
 	ACCEPTED(LEASE_REPLY, ferryt_set_text(&e->lease_reply->pool_type, "generic"));
 	REFUSED(LEASE_REPLY, "pool_size_bytes", e->lease_reply->pool_size_bytes = 0);

@@ -8,10 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "arith.h"
 #include "backing.h"
+#include "book.h"
 #include "clock.h"
 #include "pool.h"
 #include "sections.h"
@@ -265,7 +268,8 @@ static void pool__file_there_already__is_scrubbed_before_it_is_lent(void **state
 
 	pool = pool_open(file_spec("4M"));
 	assert_int_equal(take(pool, 4 * MIB, 8, &list, &count), 0);
-	for (const uint64_t *word = list->memory.base; word < (uint64_t *)list->memory.base + 4 * MIB / 8; word++)
+	for (const uint64_t *word = list->memory.base; word < (uint64_t *)list->memory.base + 4 * MIB / 8;
+	     word++)
 		assert_int_equal(*word, 0);
 	ferryi_pool_give_back(pool, list);
 	ferryi_pool_close(&pool);
@@ -293,9 +297,180 @@ static void pool__file_that_cannot_be__one_line_each(void **state)
 	expect_no_pool(file_spec("4M"), -EBUSY, "another ferryd serves it");
 	ferryi_pool_close(&pool);
 	expect_no_pool(file_spec("8M"), -EINVAL, "there with 4194304 bytes");
-	expect_no_pool("name=f,type=fs_dax,size=4M,path=/nowhere/at/all", -ENOENT, "/nowhere/at/all: No such");
+	expect_no_pool("name=f,type=fs_dax,size=4M,path=/nowhere/at/all", -ENOENT,
+		       "/nowhere/at/all: No such");
 	expect_no_pool("name=f,type=fs_dax,size=4M,path=/tmp", -EINVAL, "not a file");
 	expect_no_pool("name=g,type=generic,size=4M,path=/tmp", -EINVAL, "not a character device");
+}
+
+/* ---- the catalogue of leases with a name ---- */
+
+static struct ferryi_book *book_open(void)
+{
+	struct ferryi_book *book;
+	char err[512] = "";
+
+	if (ferryi_book_open(file_path, 256 * MIB, &book, err, sizeof(err)))
+		fail_msg("%s", err);
+	return book;
+}
+
+static const char *catalogue(void)
+{
+	static char path[96];
+
+	snprintf(path, sizeof(path), "%s.leases", file_path);
+	return path;
+}
+
+static int remove_catalogue(void **state)
+{
+	unlink(catalogue());
+	return remove_file(state);
+}
+
+static const struct ferryi_span two_spans[] = {{4 * MIB, 2 * MIB}, {128 * MIB, 128 * MIB}};
+
+static void expect_spans(struct ferryi_book *book, const char *name, size_t n)
+{
+	struct ferryi_span *spans;
+	size_t got;
+
+	assert_int_equal(ferryi_book_hold(book, name, &spans, &got), 0);
+	assert_int_equal(got, n);
+	assert_memory_equal(spans, two_spans, n * sizeof(*spans));
+	free(spans);
+}
+
+static void book__written__is_there_when_it_is_opened_again(void **state)
+{
+	struct ferryi_book *book = book_open();
+	struct ferryi_span *spans;
+	size_t n;
+
+	(void)state;
+	expect_spans(book, "a", 0);
+	assert_int_equal(ferryi_book_hold(book, "a", &spans, &n), -EBUSY);
+	expect_spans(book, "b", 0);
+	expect_spans(book, "never-written", 0);
+	assert_int_equal(ferryi_book_write(book, "a", two_spans, 2), 0);
+	assert_int_equal(ferryi_book_write(book, "b", NULL, 0), 0);
+	ferryi_book_put(book, "never-written");
+	ferryi_book_close(&book);
+	book = book_open();
+	expect_spans(book, "a", 2);
+	expect_spans(book, "b", 0);
+	ferryi_book_put(book, "a");
+	expect_spans(book, "a", 2);
+	assert_int_equal(ferryi_book_erase(book, "a"), 0);
+	expect_spans(book, "a", 0);
+	ferryi_book_close(&book);
+	book = book_open();
+	expect_spans(book, "a", 0);
+	ferryi_book_close(&book);
+}
+
+static void book__cannot_be_saved__nothing_has_changed(void **state)
+{
+	char blocker[112];
+	struct ferryi_book *book = book_open();
+
+	(void)state;
+	expect_spans(book, "a", 0);
+	assert_int_equal(ferryi_book_write(book, "a", two_spans, 2), 0);
+	/* A folder where the temporary file would be. */
+	snprintf(blocker, sizeof(blocker), "%s.tmp", catalogue());
+	assert_int_equal(mkdir(blocker, 0700), 0);
+	assert_int_equal(ferryi_book_write(book, "a", two_spans, 1), -EISDIR);
+	assert_int_equal(ferryi_book_erase(book, "a"), -EISDIR);
+	ferryi_book_put(book, "a");
+	assert_int_equal(rmdir(blocker), 0);
+	expect_spans(book, "a", 2);
+	ferryi_book_close(&book);
+	book = book_open();
+	expect_spans(book, "a", 2);
+	ferryi_book_close(&book);
+}
+
+static void put_catalogue(const char *text, size_t len)
+{
+	FILE *f = fopen(catalogue(), "w");
+
+	assert_non_null(f);
+	assert_int_equal(fwrite(text, 1, len, f), len);
+	assert_int_equal(fclose(f), 0);
+}
+
+static void expect_damaged(const char *words)
+{
+	struct ferryi_book *book;
+	char err[512] = "";
+
+	assert_int_equal(ferryi_book_open(file_path, 256 * MIB, &book, err, sizeof(err)), -EBADMSG);
+	assert_null(book);
+	if (!strstr(err, words) || !strstr(err, catalogue()))
+		fail_msg("the line is: %s", err);
+}
+
+static void book__any_byte_changed_or_missing__is_refused(void **state)
+{
+	struct ferryi_book *book = book_open();
+	char text[512], bad[512];
+	size_t len;
+	FILE *f;
+
+	(void)state;
+	expect_spans(book, "a", 0);
+	assert_int_equal(ferryi_book_write(book, "a", two_spans, 2), 0);
+	ferryi_book_close(&book);
+	f = fopen(catalogue(), "r");
+	assert_non_null(f);
+	len = fread(text, 1, sizeof(text), f);
+	fclose(f);
+	assert_in_range(len, 60, sizeof(text) - 1);
+	for (size_t i = 0; i < len; i++) {
+		memcpy(bad, text, len);
+		bad[i] = (char)(bad[i] ^ 4);
+		put_catalogue(bad, len);
+		expect_damaged(".leases: line");
+		put_catalogue(text, i);
+		expect_damaged(".leases: line");
+	}
+}
+
+/* The checksum is right, what it is of is not. */
+static void expect_refused(const char *body, const char *words)
+{
+	char text[512];
+	size_t len = (size_t)snprintf(text, sizeof(text), "farferry leases 1\n%s", body);
+
+	len += (size_t)snprintf(text + len, sizeof(text) - len, "checksum %016llx\n",
+				(unsigned long long)XXH3_64bits(text, len));
+	put_catalogue(text, len);
+	expect_damaged(words);
+}
+
+static void book__every_field__is_validated(void **state)
+{
+	(void)state;
+	expect_refused("lease a 1\n0 4096\n", "line 3: not a part");
+	expect_refused("lease a 1\n4096 2097152\n", "line 3: not a part");
+	expect_refused("lease a 1\n0 0\n", "not a part");
+	expect_refused("lease a 1\n268435456 2097152\n", "not a part");
+	expect_refused("lease a 1\n18446744073707454464 4194304\n", "not a part");
+	expect_refused("lease a 1\n132120576 4194304\n", "end of a section");
+	expect_refused("lease a 2\n0 2097152\n0 4194304\n", "line 4: part of two");
+	expect_refused("lease a 1\n0 2097152\nlease b 1\n0 2097152\n", "line 5: part of two");
+	expect_refused("lease a 1\n0 2097152\nlease a 1\n2097152 2097152\n", "there twice");
+	expect_refused("lease a 2\n0 2097152\n", "offset and length");
+	expect_refused("lease a 1\n-1 2097152\n", "offset and length");
+	expect_refused("lease a 1\n0 99999999999999999999\n", "offset and length");
+	expect_refused("lease a 999\n", "number of parts");
+	expect_refused("lease a/b 0\n", "no good name");
+	expect_refused("lease  0\n", "no good name");
+	expect_refused("lease a 0 \n", "number of parts");
+	expect_refused("what\n", "neither a lease");
+	expect_refused("lease a 0", "no end");
 }
 
 /* /dev/zero stands in for /dev/dax0.0: a character device that can be mapped shared. */
@@ -406,7 +581,15 @@ int main(void)
 		cmocka_unit_test_setup_teardown(pool__file__is_zero_when_lent, make_file, remove_file),
 		cmocka_unit_test_setup_teardown(pool__file_there_already__is_scrubbed_before_it_is_lent,
 						make_file, remove_file),
-		cmocka_unit_test_setup_teardown(pool__file_that_cannot_be__one_line_each, make_file, remove_file),
+		cmocka_unit_test_setup_teardown(pool__file_that_cannot_be__one_line_each, make_file,
+						remove_file),
+		cmocka_unit_test_setup_teardown(book__written__is_there_when_it_is_opened_again, make_file,
+						remove_catalogue),
+		cmocka_unit_test_setup_teardown(book__cannot_be_saved__nothing_has_changed, make_file,
+						remove_catalogue),
+		cmocka_unit_test_setup_teardown(book__any_byte_changed_or_missing__is_refused, make_file,
+						remove_catalogue),
+		cmocka_unit_test_setup_teardown(book__every_field__is_validated, make_file, remove_catalogue),
 		cmocka_unit_test(pool__character_device__is_zero_when_lent),
 		cmocka_unit_test(pool__too_much_asked__gives_nothing),
 		cmocka_unit_test(pool__more_extents_than_allowed__gives_nothing),
