@@ -80,6 +80,7 @@ struct leaving {
 	const struct ferry_pool *pool;
 	struct part part;
 	bool begun;
+	bool is_elsewhere;   /* an mremap has taken it, or it is unmapped */
 	bool has_place;      /* a sub-section elsewhere, for it */
 	uint32_t place;
 	uintptr_t away_va;   /* of a page that is away; 0: of none that is mapped */
@@ -127,6 +128,8 @@ static int try_leave(struct ferryi_pager *pager, struct leaving *l)
 			bind_to_place(block, l);
 		else if (rc == -EBUSY)
 			l->away_va = away_page_locked(pager, &now);
+	} else {
+		l->is_elsewhere = true;
 	}
 	ferryi_areas_read_unlock(&pager->areas);
 	return rc;
@@ -188,27 +191,49 @@ static bool fits_in_ram(struct ferryi_pager *pager, uint64_t homeless)
 	return need <= atomic_load(&pager->budget.limit);
 }
 
+/* One block off the pool. homeless: pages so far that only RAM has room for. */
+static int evict_block(struct ferryi_pager *pager, const struct ferry_pool *pool, const struct part *part, uint64_t *homeless)
+{
+	struct leaving l = { .pool = pool, .part = *part };
+	int rc = 0;
+
+	l.has_place = ferryi_bind_take(pager, &l.place) == 0;
+	if (!l.has_place) {
+		atomic_store(&pager->binds_late, true); /* the keeper leases as memory becomes free */
+		rc = fits_in_ram(pager, *homeless) ? 0 : -ENOMEM;
+		*homeless += FERRYI_PAGES_PER_BLOCK;
+	}
+	if (!rc)
+		rc = leave_block(pager, &l);
+	if (l.begun && l.is_elsewhere)
+		abort_all(pager, pool); /* it is met again there, and begun anew */
+	if (l.has_place)
+		ferryi_bind_give(pager, l.place);
+	return rc;
+}
+
+/*
+ * An mremap may take a block from where we have not been to where we have: it
+ * is over when one look at all the areas finds none.
+ */
 int ferryi_pager_evict_pool(struct ferryi_pager *pager, struct ferry_pool *pool)
 {
 	struct part part;
+	uintptr_t va = 0;
 	uint64_t homeless = 0;
 	int rc = 0, lost = 0;
 
 	ferryi_events_settle(pager);
 	ferryi_mutex_lock(&pager->leave_lock);
-	for (uintptr_t va = 0; !rc && find_part(pager, pool, va, &part); va = part.end) {
-		struct leaving l = { .pool = pool, .part = part };
-
-		l.has_place = ferryi_bind_take(pager, &l.place) == 0;
-		if (!l.has_place) {
-			atomic_store(&pager->binds_late, true); /* the keeper leases as memory becomes free */
-			rc = fits_in_ram(pager, homeless) ? 0 : -ENOMEM;
-			homeless += FERRYI_PAGES_PER_BLOCK;
+	while (!rc) {
+		if (find_part(pager, pool, va, &part)) {
+			rc = evict_block(pager, pool, &part, &homeless);
+			va = part.end;
+		} else if (va && !lost) {
+			va = 0;
+		} else {
+			break;
 		}
-		if (!rc)
-			rc = leave_block(pager, &l);
-		if (l.has_place)
-			ferryi_bind_give(pager, l.place);
 		if (rc == -EIO) { /* the other blocks may still be well */
 			lost = rc;
 			rc = 0;
@@ -290,10 +315,12 @@ long ferryi_pager_poison_pool(struct ferryi_pager *pager, struct ferry_pool *poo
 	ferryi_pool_set_lost(pool, FERRYI_LOST_REVOKED); /* a touch meanwhile does not wait, either */
 	ferryi_pager_pool_lost(pager);
 	ferryi_events_settle(pager);
-	for (uintptr_t va = 0; find_part(pager, pool, va, &part); va = part.end) {
-		for (uintptr_t page = part.va; page < part.end; page += FERRYI_PAGE_SIZE)
-			poisoned += give_up_page(pager, page, deadline_ns);
-	}
-	take_off_settled(pager, pool);
+	do { /* again for what an mremap took to where we had been */
+		for (uintptr_t va = 0; find_part(pager, pool, va, &part); va = part.end) {
+			for (uintptr_t page = part.va; page < part.end; page += FERRYI_PAGE_SIZE)
+				poisoned += give_up_page(pager, page, deadline_ns);
+		}
+		take_off_settled(pager, pool);
+	} while (find_part(pager, pool, 0, &part) && ferryi_now_ns() < deadline_ns);
 	return poisoned;
 }
