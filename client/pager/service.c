@@ -275,36 +275,43 @@ static void note_copied(struct ferryi_pager *pager, const struct ferryi_page_ref
 		;
 }
 
-int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_op_kind kind, uint8_t *bounce, size_t len)
+/* By one connection: as the operation ended, or -ENOLINK: nothing was sent. */
+static int io_once(struct ferryi_pager *pager, const struct ferry_pool *pool, struct ferryi_op *op)
 {
 	struct ferryi_lines *lines = &pager->service_evictor->lines;
-	struct ferryi_op op = { .kind = kind,
-				.local = bounce,
-				.len_bytes = len,
-				.deadline_ns = deadline_of(pager) };
-	struct ferryi_op *p = &op;
-	struct ferry_pool *pool = ferryi_locate(pager, pfn, &op.remote, &op.remote_off);
-
-	if (!pool)
-		return -EINVAL;
-	if (ferryi_pool_lost(pool))
-		return -ENOLINK;
 	unsigned index = ferryi_pool_index(pool);
 	struct ferryi_channel *channel;
+	struct ferryi_op *p = op;
+	int n;
 
-	while (!(channel = ferryi_lines_channel(lines, index))) {
-		if (ferryi_pool_lost(pool) || ferryi_now_ns() >= op.deadline_ns)
+	while (!(channel = ferryi_lines_channel(lines, index)) || ferryi_channel_submit(channel, &p, 1) != 1) {
+		if (ferryi_pool_lost(pool) || ferryi_now_ns() >= op->deadline_ns)
 			return -ENOLINK;
 		ferryi_evict_poll(pager->service_evictor);
 		poll(NULL, 0, PAUSE_MS);
 	}
-	if (ferryi_channel_submit(channel, &p, 1) != 1)
-		return -ENOLINK;
-	int n;
-
 	while ((n = ferryi_channel_poll(channel, &p, 1)) == 0)
 		ferryi_cpu_relax();
-	return n < 0 ? n : op.status;
+	return n < 0 ? n : op->status;
+}
+
+int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_op_kind kind, uint8_t *bounce, size_t len)
+{
+	struct ferryi_op op = { .kind = kind,
+				.local = bounce,
+				.len_bytes = len,
+				.deadline_ns = deadline_of(pager) };
+	const struct ferry_pool *pool = ferryi_locate(pager, pfn, &op.remote, &op.remote_off);
+	int last = -ENOLINK, rc;
+
+	if (!pool)
+		return -EINVAL;
+	/* A connection may end under it though the server is well: over tcp when another pool of its is detached. */
+	do {
+		rc = ferryi_pool_lost(pool) ? -ENOLINK : io_once(pager, pool, &op);
+		last = rc == -ENOLINK ? last : rc;
+	} while ((rc == -ECANCELED || rc == -ENOTCONN) && ferryi_now_ns() < op.deadline_ns);
+	return rc ? last : 0;
 }
 
 int ferryi_service_io(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, enum ferryi_op_kind kind,
