@@ -471,7 +471,7 @@ enum ferry_update_event {
 	FERRY_UPDATE_REMOVE,    /* MADV_DONTNEED: content dropped */
 	FERRY_UPDATE_REMAP,     /* mremap moved it: the old addresses */
 	FERRY_UPDATE_MIGRATE,   /* the page moves between RAM and a pool */
-	FERRY_UPDATE_EXCLUSIVE, /* not sent yet */
+	FERRY_UPDATE_EXCLUSIVE, /* a device takes it for itself, or the CPU takes it back */
 	FERRY_UPDATE_PROTECT,   /* not sent yet: no event exists for mprotect; rights are looked up at each device access */
 	FERRY_UPDATE_FORK,      /* not sent yet: a child has none of the managed pages */
 	FERRY_UPDATE_POISON,    /* its data is lost */
@@ -481,7 +481,8 @@ struct ferry_update {
 	uintptr_t start, end; /* page aligned */
 	enum ferry_update_event event;
 	bool blockable;       /* false: invalidate may not sleep; always true so far */
-	const void *owner;    /* MIGRATE: the owner whose call does it, NULL the pager's own; a device may skip its own */
+	/* MIGRATE, EXCLUSIVE: the owner whose call does it, NULL the pager's own, or a CPU's; a device may skip its own */
+	const void *owner;
 };
 
 struct ferry_mirror;
@@ -538,6 +539,43 @@ int ferry_mirror_write(struct ferry_mirror *mirror, uintptr_t va, const void *bu
 		       struct ferry_mirror_stats *stats);
 /* Reads only what is in a pool now, from there: -ENOENT when some page of it is not. Never faults, moves nothing. */
 int ferry_mirror_peek(struct ferry_mirror *mirror, uintptr_t va, void *buf, size_t len);
+
+/* ---- exclusive access: make_device_exclusive ---- */
+
+/*
+ * The device alone holds the pages: they leave the address space, and a CPU's
+ * touch brings a page back and ends that for it, after the mirrors were told
+ * (EXCLUSIVE, owner NULL; Documentation/mm/hmm.rst, "Exclusive access memory").
+ * So do ferry_pin, ferry_flush, another mirror's access, migration, and giving
+ * the range up; MADV_DONTNEED and munmap drop the page. The pages are brought
+ * to RAM first, stay charged to the budget, and are not evicted meanwhile; at
+ * most FERRY_EXCLUSIVE_MAX bytes, and half of the budget, at a time in a
+ * process. A child has none of it (FERRY_FORK). The holder reaches them by
+ * ferry_mirror_read and _write, which follow a page that has gone back, and by
+ * ferry_exclusive_update, which does not. Any thread; may block, bounded by
+ * fault_timeout_ms a page.
+ */
+#define FERRY_EXCLUSIVE_MAX (4u << 20)
+/*
+ * All of [addr, addr + len), or nothing: -EBUSY (a page is pinned, shared, or
+ * held already, by this mirror too), -EINVAL (unaligned, not managed), -ENOMEM
+ * (beyond the limits), -EPERM (not writable), -EIO (a page is lost), -ETIMEDOUT.
+ * Mirrors are told with this mirror's owner.
+ */
+int ferry_exclusive_acquire(struct ferry_mirror *mirror, void *addr, size_t len);
+/* How many pages of the range this mirror still holds, or -EINVAL. */
+long ferry_exclusive_query(struct ferry_mirror *mirror, void *addr, size_t len);
+/* Gives back what is still held; ferry_mirror_unregister does it too. -EINVAL. */
+int ferry_exclusive_release(struct ferry_mirror *mirror, void *addr, size_t len);
+/*
+ * The device's atomic operation: runs update(arg, bytes, len) on the content of
+ * [addr, addr + len), which lies in one page, while neither a CPU nor another
+ * update can reach that page. In the caller's thread; update must be short, must
+ * not touch managed memory nor call this library. -ENOENT: this mirror does not
+ * hold the page (any more), nothing was done; -EINVAL, -ETIMEDOUT.
+ */
+int ferry_exclusive_update(struct ferry_mirror *mirror, void *addr, size_t len,
+			   void (*update)(void *arg, void *bytes, size_t len), void *arg);
 
 /* ---- ranges and entries: struct hmm_range, hmm_pfn ---- */
 

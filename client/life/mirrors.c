@@ -49,3 +49,32 @@ int ferry_mirror_peek(struct ferry_mirror *mirror, uintptr_t va, void *buf, size
 
 	return ferry ? ferryi_mirror_peek(&ferry->mirrors, mirror, va, buf, len) : -EINVAL;
 }
+
+int ferry_exclusive_acquire(struct ferry_mirror *mirror, void *addr, size_t len)
+{
+	struct ferry *ferry = ferry_of(mirror, "exclusive_acquire");
+
+	return ferry ? ferryi_mirror_exclusive_acquire(&ferry->mirrors, mirror, addr, len) : -EINVAL;
+}
+
+long ferry_exclusive_query(struct ferry_mirror *mirror, void *addr, size_t len)
+{
+	struct ferry *ferry = ferry_of(mirror, "exclusive_query");
+
+	return ferry ? ferryi_mirror_exclusive_query(&ferry->mirrors, mirror, addr, len) : -EINVAL;
+}
+
+int ferry_exclusive_release(struct ferry_mirror *mirror, void *addr, size_t len)
+{
+	struct ferry *ferry = ferry_of(mirror, "exclusive_release");
+
+	return ferry ? ferryi_mirror_exclusive_release(&ferry->mirrors, mirror, addr, len) : -EINVAL;
+}
+
+int ferry_exclusive_update(struct ferry_mirror *mirror, void *addr, size_t len,
+			   void (*update)(void *arg, void *bytes, size_t len), void *arg)
+{
+	struct ferry *ferry = ferry_of(mirror, "exclusive_update");
+
+	return ferry ? ferryi_mirror_exclusive_update(&ferry->mirrors, mirror, addr, len, update, arg) : -EINVAL;
+}

@@ -62,6 +62,7 @@ static int access_page(struct span *s, uintptr_t va, size_t done, size_t len)
 				   .read_to = s->read_to ? s->read_to + done : NULL,
 				   .write_from = s->write_from ? s->write_from + done : NULL,
 				   .owner = s->mirror->owner,
+				   .holder = s->mirror,
 				   .pool_only = s->pool_only };
 	int rc = ferryi_pager_access(s->mirrors->pager, &a);
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "exclusive.h"
 #include "range.h"
 #include "log.h"
 
@@ -192,6 +193,7 @@ int ferryi_mirror_unregister(struct ferryi_mirrors *mirrors, struct ferry_mirror
 	ferryi_mutex_unlock(&mirrors->lock);
 	if (at < 0)
 		return ferryi_control_fail(-EINVAL, "mirror_unregister: it is not registered");
+	ferryi_exclusive_release_all(mirrors->pager, mirror, mirror->owner);
 	atomic_fetch_sub(&mirrors->notifier.users, 1);
 	mirror->ferry = NULL;
 	return 0;

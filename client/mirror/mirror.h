@@ -67,4 +67,11 @@ int ferryi_mirror_write(struct ferryi_mirrors *mirrors, const struct ferry_mirro
 int ferryi_mirror_peek(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, uintptr_t va, void *buf,
 		       size_t len);
 
+/* exclusive.c: as the public calls */
+int ferryi_mirror_exclusive_acquire(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, void *addr, size_t len);
+long ferryi_mirror_exclusive_query(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, void *addr, size_t len);
+int ferryi_mirror_exclusive_release(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, void *addr, size_t len);
+int ferryi_mirror_exclusive_update(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, void *addr, size_t len,
+				   void (*update)(void *arg, void *bytes, size_t len), void *arg);
+
 #endif

@@ -11,6 +11,7 @@
 
 #include "callback.h"
 #include "clock.h"
+#include "exclusive.h"
 #include "fetch_priv.h"
 #include "service.h"
 #include "uffd.h"
@@ -149,6 +150,12 @@ static int try_access(struct ferryi_pager *pager, struct ferryi_access *a, uint6
 		a->came_home = true;
 		rc = ferryi_service_bring(pager, page, page + FERRYI_PAGE_SIZE, false);
 		return rc ? rc : -EAGAIN;
+	case FERRYI_PAGE_EXCLUSIVE:
+		rc = ferryi_exclusive_access(pager, &ref, word, a);
+		if (rc != -ENOENT)
+			return rc;
+		ferryi_service_fault(pager, &(struct ferryi_fault){ .va = page, .forced = true, .deadline_ns = deadline_ns });
+		return -EAGAIN;
 	case FERRYI_PAGE_ABSENT:
 		a->populated = true;
 		ferryi_service_fault(pager, &(struct ferryi_fault){ .va = page, .forced = true, .deadline_ns = deadline_ns });
@@ -192,6 +199,7 @@ int ferryi_pager_want(struct ferryi_pager *pager, uintptr_t page, bool write)
 	case FERRYI_PAGE_AWAY:
 		return ferryi_service_bring(pager, page, page + FERRYI_PAGE_SIZE, false) ? -EFAULT : 0;
 	case FERRYI_PAGE_ABSENT:
+	case FERRYI_PAGE_EXCLUSIVE:
 		fault.forced = true;
 		ferryi_service_fault(pager, &fault);
 		return 0;

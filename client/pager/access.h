@@ -31,6 +31,7 @@ struct ferryi_access {
 	void *read_to;     /* or NULL */
 	const void *write_from; /* or NULL */
 	const void *owner; /* of the device: pools with this owner are its own */
+	const void *holder; /* of exclusive pages: exclusive.h */
 	bool pool_only;    /* peek: -ENOENT unless the page is in a pool of the owner's now */
 	/* out */
 	enum ferryi_access_place place;

@@ -34,6 +34,7 @@
 
 #include "callback.h"
 #include "clock.h"
+#include "exclusive.h"
 #include "log.h"
 #include "pager_priv.h"
 #include "uffd.h"
@@ -85,6 +86,12 @@ static void drop_page(struct ferryi_pager *pager, const struct ferryi_page_ref *
 		case FERRYI_PAGE_POISONED:
 			if (ferryi_page_cas(word, &old, FERRYI_PAGE_ABSENT))
 				return;
+			break;
+		case FERRYI_PAGE_EXCLUSIVE:
+			if (ferryi_page_cas(word, &old, FERRYI_PAGE_ABSENT)) {
+				ferryi_exclusive_drop(pager, ferryi_page_arg(old));
+				return;
+			}
 			break;
 		default: /* transient: its owner ends it */
 			if (ferryi_page_cas(word, &old, old | FERRYI_PAGE_DROPPED))

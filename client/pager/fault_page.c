@@ -8,6 +8,7 @@
 
 #include "callback.h"
 #include "clock.h"
+#include "exclusive.h"
 #include "log.h"
 #include "pager_priv.h"
 #include "uffd.h"
@@ -264,6 +265,21 @@ static enum outcome fault_staged(struct ferryi_fetcher *f, struct ferryi_fault *
 	return DONE;
 }
 
+static enum outcome fault_exclusive(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
+				    uint64_t old)
+{
+	int rc = ferryi_exclusive_restore(f->pager, ref, old, fault);
+
+	if (rc == -EAGAIN || rc == -ENOMEM) {
+		fault->last_error = rc;
+		return WAIT;
+	}
+	if (rc)
+		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+	ferryi_fault_count(f, fault, false);
+	return DONE;
+}
+
 /* Where the data of an away page is to be had. */
 static enum ferryi_fill fill_of(const struct ferry_pool *pool, uint64_t pfn)
 {
@@ -396,6 +412,9 @@ static enum outcome try_fault(struct ferryi_fetcher *f, struct ferryi_fault *fau
 		if (!fault->forced && ferryi_uffd_poison(f->pager->uffd, (void *)ref.va))
 			ferryi_uffd_wake(f->pager->uffd, (void *)ref.va, FERRYI_PAGE_SIZE);
 		outcome = DONE;
+		break;
+	case FERRYI_PAGE_EXCLUSIVE:
+		outcome = fault_exclusive(f, fault, &ref, word);
 		break;
 	case FERRYI_PAGE_ISOLATING:
 		break;

@@ -42,6 +42,7 @@ struct ferryi_fault {
 	uintptr_t va;
 	bool write;
 	bool forced;         /* ours: bring it in, no thread is waiting on it */
+	const void *owner;   /* forced: whose mirrors know of it; NULL */
 	uint64_t start_ns;
 	uint64_t deadline_ns;
 	bool give_up;        /* an away page is poisoned, its data is not to be had: last_error says why */

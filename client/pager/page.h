@@ -14,6 +14,7 @@
  *   AWAY       pool only; marked hole         any fetcher: FETCHING, POISONED (lost)
  *   FETCHING   pool; read under way           its fetcher: RESIDENT, AWAY (failed)
  *   POISONED   lost; touching raises SIGBUS   MADV_DONTNEED, munmap: ABSENT
+ *   EXCLUSIVE  a frame of ours; hole          its holder: ISOLATING; any fetcher: RESCUING (exclusive.h)
  *
  * All moves are compare-and-swap on the word. An application's MADV_DONTNEED
  * (EVENT_REMOVE) moves AWAY and POISONED to ABSENT at once; in a transient
@@ -66,6 +67,7 @@ enum ferryi_page_state {
 	FERRYI_PAGE_AWAY,
 	FERRYI_PAGE_FETCHING,
 	FERRYI_PAGE_POISONED,
+	FERRYI_PAGE_EXCLUSIVE,
 };
 
 #define FERRYI_PAGE_STATE_MASK 0xfULL
@@ -81,7 +83,7 @@ enum ferryi_page_state {
 #define FERRYI_PAGE_PIN_ONE    (1ULL << FERRYI_PAGE_PIN_SHIFT)
 #define FERRYI_PAGE_PIN_MASK   (0xffffULL << FERRYI_PAGE_PIN_SHIFT)
 #define FERRYI_PAGE_ARG_MASK   0xffffffff00000000ULL
-#define FERRYI_PAGE_ARG_SHIFT  32 /* STAGED, RESCUING, WRITEBACK: slot; POISONED: reason and errno */
+#define FERRYI_PAGE_ARG_SHIFT  32 /* STAGED, RESCUING, WRITEBACK, EXCLUSIVE: slot; POISONED: reason and errno */
 
 typedef _Atomic uint64_t ferryi_page_word;
 

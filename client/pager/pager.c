@@ -12,6 +12,7 @@
 
 #include "clock.h"
 #include "error.h"
+#include "exclusive.h"
 #include "log.h"
 #include "pager_priv.h"
 #include "thread.h"
@@ -48,11 +49,16 @@ static int open_descriptors(struct ferryi_pager *pager)
 	return 0;
 }
 
-/* Slots of every evictor (the eviction threads', the service's, the migrator); nothing of it is resident but pages under way. */
+/*
+ * Slots of every evictor (the eviction threads', the service's, the migrator), of which nothing is resident but pages
+ * under way; then those of exclusive pages.
+ */
 static int open_staging(struct ferryi_pager *pager)
 {
 	size_t pages = (size_t)(pager->nr_evict_threads + 2) * FERRYI_EVICT_SLOTS;
 
+	pager->exclusive->first_slot = (uint32_t)pages;
+	pages += FERRYI_EXCLUSIVE_SLOTS;
 	pager->staging_bytes = pages * FERRYI_PAGE_SIZE;
 	pager->staging = ferryi_arena_alloc(pager->arena, pager->staging_bytes);
 	pager->zeros = ferryi_arena_alloc(pager->arena, FERRYI_ZERO_PAGES * FERRYI_PAGE_SIZE);
@@ -206,8 +212,9 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->service_fetcher = ferryi_arena_alloc(attr->arena, sizeof(*pager->service_fetcher));
 	pager->service_evictor = ferryi_arena_alloc(attr->arena, sizeof(*pager->service_evictor));
 	pager->migrator = ferryi_arena_alloc(attr->arena, sizeof(*pager->migrator));
+	pager->exclusive = ferryi_arena_alloc(attr->arena, sizeof(*pager->exclusive));
 	if (!pager->handlers || !pager->evict_threads || !pager->service_fetcher || !pager->service_evictor ||
-	    !pager->migrator)
+	    !pager->migrator || !pager->exclusive)
 		return NULL;
 	pager->nr_handlers = attr->fault_threads;
 	pager->nr_evict_threads = attr->evict_threads;

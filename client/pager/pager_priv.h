@@ -69,6 +69,9 @@ struct ferryi_pager {
 	_Atomic bool migrating;
 	struct ferryi_evictor *migrator;
 
+	/* atomic: exclusive.h */
+	struct ferryi_exclusive *exclusive;
+
 	/* atomic */
 	struct ferryi_budget budget;
 	struct ferryi_counters counters;

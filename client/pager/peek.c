@@ -21,6 +21,7 @@ void ferryi_pager_peek(struct ferryi_pager *pager, uintptr_t va, struct ferryi_p
 	if (ferryi_areas_find_locked(&pager->areas, va, &ref)) {
 		switch (ferryi_page_state(ferryi_page_load(ferryi_ref_word(&ref)))) {
 		case FERRYI_PAGE_ABSENT:
+		case FERRYI_PAGE_EXCLUSIVE: /* as to all but its holder */
 			peek->place = FERRYI_PEEK_NOWHERE;
 			break;
 		case FERRYI_PAGE_RESIDENT:

@@ -402,6 +402,8 @@ int ferryi_pager_flush(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 				if (rc != -EAGAIN)
 					break;
 			}
+			if (state == FERRYI_PAGE_EXCLUSIVE)
+				ferryi_service_fault(pager, &(struct ferryi_fault){ .va = va, .forced = true, .deadline_ns = deadline_ns });
 			if (ferryi_now_ns() >= deadline_ns) {
 				rc = -EIO;
 				break;

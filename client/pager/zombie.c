@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "callback.h"
+#include "exclusive.h"
 #include "log.h"
 #include "pager_priv.h"
 
@@ -46,6 +47,10 @@ static bool bury_page(struct ferryi_pager *pager, struct ferryi_object *object, 
 	} else if (ferryi_page_state(old) == FERRYI_PAGE_AWAY) {
 		ferryi_uncount(&pager->counters.g_away_pages, 1);
 		ferryi_page_freed(pager, ferryi_object_pfn(object, index));
+	} else if (ferryi_page_state(old) == FERRYI_PAGE_EXCLUSIVE) {
+		if (!ferryi_page_cas(word, &old, FERRYI_PAGE_ABSENT))
+			return false; /* its holder is at it */
+		ferryi_exclusive_drop(pager, ferryi_page_arg(old));
 	}
 	atomic_store(word, FERRYI_PAGE_ABSENT);
 	return true;

@@ -274,7 +274,70 @@ static void op_device(struct worker *w)
 	pthread_rwlock_unlock(&s.seg->lock);
 }
 
+/* What an update of the device looks at, and writes. */
+struct change {
+	size_t index;
+	uint64_t old, new; /* of the model */
+};
+
+static void change_page(void *arg, void *bytes, size_t len)
+{
+	struct change *c = arg;
+
+	if (c->old)
+		ferryt_verify(bytes, c->index, 1, c->old);
+	else
+		ferryt_verify_zero(bytes, 1);
+	ferryt_fill_page(bytes, c->new, c->index);
+	CHECK(len == FERRYT_PAGE);
+}
+
+/* Held by the device alone, changed by it while that lasts; given back, or left to whoever wants a page. */
+static void op_exclusive(struct worker *w)
+{
+	struct span s = pick(w);
+
+	pthread_rwlock_rdlock(&s.seg->lock);
+	int rc = ferry_exclusive_acquire(&mirror, page_of(s.seg, s.first), s.nr * FERRYT_PAGE);
+
+	CHECK(rc == 0 || rc == -EBUSY || rc == -ENOMEM || (rc == -EPERM && s.seg->read_only));
+	for (size_t i = s.first; i < s.first + s.nr; i++) {
+		pthread_mutex_lock(&s.seg->page_lock[i]);
+		struct change c = { .index = i, .old = s.seg->model[i], .new = atomic_fetch_add(&next_version, 1) + 1 };
+
+		rc = ferry_exclusive_update(&mirror, page_of(s.seg, i), FERRYT_PAGE, change_page, &c);
+		CHECK(rc == 0 || rc == -ENOENT);
+		if (!rc)
+			s.seg->model[i] = c.new;
+		pthread_mutex_unlock(&s.seg->page_lock[i]);
+	}
+	if (next_random(w) % 2)
+		CHECK_INT(ferry_exclusive_release(&mirror, page_of(s.seg, s.first), s.nr * FERRYT_PAGE), 0);
+	pthread_rwlock_unlock(&s.seg->lock);
+}
+
 static struct ferry_pool *first_pool, *second_pool;
+static pthread_rwlock_t pool_lock = PTHREAD_RWLOCK_INITIALIZER; /* second_pool: replaced under the write lock */
+
+static void attach_second(void)
+{
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .pool = "test" };
+
+	CHECK_INT(ferry_pool_attach(ferry, &attr, &second_pool), 0);
+}
+
+/* The end of a pool while the others go on, and a new one in its place. */
+static void op_kill(struct worker *w)
+{
+	(void)w;
+	pthread_rwlock_wrlock(&pool_lock);
+	CHECK_INT(ferry_pool_kill(second_pool), 0);
+	CHECK_INT(ferry_pool_evict(second_pool), 0);
+	CHECK_INT(ferry_pool_drain(second_pool, 60000), 0);
+	CHECK_INT(ferry_pool_detach(second_pool), 0);
+	attach_second();
+	pthread_rwlock_unlock(&pool_lock);
+}
 
 static void op_migrate(struct worker *w)
 {
@@ -282,6 +345,7 @@ static void op_migrate(struct worker *w)
 	uint8_t *addr;
 
 	pthread_rwlock_rdlock(&s.seg->lock);
+	pthread_rwlock_rdlock(&pool_lock);
 	addr = page_of(s.seg, s.first);
 	switch (next_random(w) % 3) {
 	case 0:
@@ -293,6 +357,7 @@ static void op_migrate(struct worker *w)
 	default:
 		CHECK_INT(ferry_migrate_to_device(first_pool, addr, s.nr * FERRYT_PAGE, 0, NULL), 0);
 	}
+	pthread_rwlock_unlock(&pool_lock);
 	pthread_rwlock_unlock(&s.seg->lock);
 }
 
@@ -302,9 +367,11 @@ static void op_steps(struct worker *w)
 	struct span s = pick(w);
 	uint64_t src[SPAN_PAGES], dst[SPAN_PAGES];
 	const void *data[SPAN_PAGES];
-	struct ferry_migrate m = { .size = sizeof(m), .pool = second_pool, .src = src, .dst = dst, .data = data };
+	struct ferry_migrate m = { .size = sizeof(m), .src = src, .dst = dst, .data = data };
 
 	pthread_rwlock_rdlock(&s.seg->lock);
+	pthread_rwlock_rdlock(&pool_lock);
+	m.pool = second_pool;
 	m.start = (uintptr_t)page_of(s.seg, s.first);
 	m.end = m.start + s.nr * FERRYT_PAGE;
 	int rc = ferry_migrate_setup(&m);
@@ -318,6 +385,7 @@ static void op_steps(struct worker *w)
 		CHECK_INT(ferry_migrate_pages(&m), 0);
 		CHECK_INT(ferry_migrate_finalize(&m), 0);
 	}
+	pthread_rwlock_unlock(&pool_lock);
 	pthread_rwlock_unlock(&s.seg->lock);
 }
 
@@ -333,6 +401,7 @@ static const struct op ops[] = {
 	{ "dontneed", 20, op_dontneed },  { "munmap", 6, op_munmap },	    { "mremap", 6, op_mremap },
 	{ "mprotect", 6, op_mprotect },	  { "device", 60, op_device },
 	{ "migrate", 30, op_migrate },	  { "steps", 20, op_steps },
+	{ "exclusive", 40, op_exclusive }, { "kill", 2, op_kill },
 };
 #define NR_OPS (sizeof(ops) / sizeof(ops[0]))
 
@@ -426,9 +495,7 @@ static void stress_body(void)
 
 	sigaction(SIGBUS, &action, NULL);
 	ferry = ferryt_open(BUDGET);
-	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .pool = "test" };
-
-	CHECK_INT(ferry_pool_attach(ferry, &attr, &second_pool), 0);
+	attach_second();
 	first_pool = ferry_pool_at(ferry, 0);
 	CHECK_INT(ferry_mirror_register(&mirror, ferry), 0);
 	for (unsigned i = 0; i < nr_seeds; i++)
