@@ -79,7 +79,7 @@ static bool find_part(struct ferryi_pager *pager, const struct ferry_pool *pool,
 struct leaving {
 	const struct ferry_pool *pool;
 	struct part part;
-	bool begun;
+	const struct ferryi_block *begun; /* compared only: it is LEAVING, by us */
 	bool is_elsewhere;   /* an mremap has taken it, or it is unmapped */
 	bool has_place;      /* a sub-section elsewhere, for it */
 	uint32_t place;
@@ -109,6 +109,16 @@ static void bind_to_place(struct ferryi_block *block, struct leaving *l)
 		l->has_place = false; /* the block's now */
 }
 
+/* The block that is at the part's address now, if it is bound to the pool, and the one that was begun, if any was. */
+static struct ferryi_block *block_there_locked(struct ferryi_pager *pager, struct leaving *l, struct part *now)
+{
+	if (!find_part_locked(pager, l->pool, l->part.va, now) || now->va != l->part.va)
+		return NULL;
+	struct ferryi_block *block = &now->object->blocks[now->block];
+
+	return !l->begun || l->begun == block ? block : NULL;
+}
+
 /* One step under the lock: 0 (it has left, or is not there any more), -EAGAIN, -EBUSY (away_va). */
 static int try_leave(struct ferryi_pager *pager, struct leaving *l)
 {
@@ -116,13 +126,14 @@ static int try_leave(struct ferryi_pager *pager, struct leaving *l)
 	int rc = 0;
 
 	ferryi_areas_read_lock(&pager->areas);
-	if (find_part_locked(pager, l->pool, l->part.va, &now) && now.va == l->part.va) {
-		struct ferryi_block *block = &now.object->blocks[now.block];
+	struct ferryi_block *block = block_there_locked(pager, l, &now);
 
-		/* Another object there than before, or an evictor has done it: begin anew. */
+	if (block) {
+		/* An evictor has done it and bound it here anew, or a new object is there: begin again. */
 		if (!(atomic_load(&block->subsection) & FERRYI_BLOCK_LEAVING))
-			l->begun = false;
-		l->begun = l->begun || ferryi_block_leave_begin(block);
+			l->begun = NULL;
+		if (!l->begun && ferryi_block_leave_begin(block))
+			l->begun = block;
 		rc = l->begun ? ferryi_block_leave_commit(pager, now.object, now.block) : -EAGAIN;
 		if (rc == 0)
 			bind_to_place(block, l);
@@ -148,10 +159,6 @@ static void abort_all(struct ferryi_pager *pager, const struct ferry_pool *pool)
 
 static int bring_page(struct ferryi_pager *pager, const struct ferry_pool *pool, uintptr_t va)
 {
-	if (!va) { /* its memory is unmapped: once it is buried it is no page any more */
-		ferryi_zombies_reap(pager);
-		return 0;
-	}
 	int rc = ferryi_service_bring(pager, va, va + FERRYI_PAGE_SIZE, false);
 
 	return rc == -EIO && !ferryi_pool_lost(pool) && !ferryi_budget_free(&pager->budget) ? -ENOMEM : rc;
@@ -168,12 +175,13 @@ static int leave_block(struct ferryi_pager *pager, struct leaving *l)
 		if (rc == -EBUSY && in_bulk) {
 			ferryi_service_bring(pager, l->part.va, l->part.end, true);
 			in_bulk = false;
-		} else if (rc == -EBUSY) {
+		} else if (rc == -EBUSY && l->away_va) {
 			rc = bring_page(pager, l->pool, l->away_va);
 			if (rc)
 				return rc;
 			in_bulk = true;
 		} else if (ferryi_now_ns() < deadline_ns) {
+			ferryi_zombies_reap(pager); /* of memory that is unmapped nothing is left once it is buried */
 			poll(NULL, 0, PAUSE_MS);
 		} else {
 			return -ETIMEDOUT;

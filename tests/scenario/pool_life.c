@@ -4,6 +4,7 @@
  * that ends; "test", of 64 MiB, is the one that its pages go to.
  */
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -13,6 +14,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -315,6 +317,67 @@ static void kill_evict_drain_detach__four_threads_touch__pages_move_to_the_other
 	RUN(under_load_body);
 }
 
+struct evict {
+	pthread_t thread;
+	struct ferry_pool *pool;
+	int rc;
+};
+
+static void *evict_pool(void *arg)
+{
+	struct evict *e = arg;
+
+	e->rc = ferry_pool_evict(e->pool);
+	return NULL;
+}
+
+/*
+ * Half of the block is home, and there is no room for the rest (read-only pages
+ * cannot leave), when another block of the pool comes to its address.
+ */
+static void swapped_body(void)
+{
+	enum { BLOCK = FERRY_SUBSECTION / FERRYT_PAGE, LOCKED = 5 * 256 };
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct evict e = { .pool = first_pool(ferry) };
+	uint8_t *x = ferryt_mmap(ferry, FERRY_SUBSECTION), *y = ferryt_mmap(ferry, FERRY_SUBSECTION);
+	uint8_t *locked = ferryt_mmap(ferry, LOCKED * FERRYT_PAGE), *to;
+	uint64_t deadline_ns = ferryi_deadline_ms(60000);
+
+	ferryt_fill_away(ferry, x, BLOCK, 1);
+	ferryt_fill_away(ferry, y, BLOCK, 2);
+	ferryt_fill(locked, LOCKED, 3);
+	CHECK(mprotect(locked, LOCKED * FERRYT_PAGE, PROT_READ) == 0);
+	ferryt_verify(locked, 0, LOCKED, 3);
+	attach_test(ferry);
+	CHECK_INT(ferry_pool_kill(e.pool), 0);
+	CHECK(pthread_create(&e.thread, NULL, evict_pool, &e) == 0);
+	while (!ferryt_present(x, BLOCK) && !ferryt_present(y, BLOCK) && ferryi_now_ns() < deadline_ns)
+		poll(NULL, 0, 1);
+	bool x_first = ferryt_present(x, BLOCK);
+	uint8_t *first = x_first ? x : y, *other = x_first ? y : x;
+
+	CHECK(ferryt_present(first, BLOCK) < BLOCK && !ferryt_present(other, BLOCK));
+	to = mmap(NULL, FERRY_SUBSECTION, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(mremap(first, FERRY_SUBSECTION, FERRY_SUBSECTION, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+	CHECK(mremap(other, FERRY_SUBSECTION, FERRY_SUBSECTION, MREMAP_MAYMOVE | MREMAP_FIXED, first) == first);
+	CHECK(mprotect(locked, LOCKED * FERRYT_PAGE, PROT_READ | PROT_WRITE) == 0);
+	CHECK(pthread_join(e.thread, NULL) == 0);
+	CHECK_INT(e.rc, 0);
+	CHECK_INT(ferry_pool_drain(e.pool, 60000), 0);
+	CHECK_INT(ferry_pool_detach(e.pool), 0);
+	ferryt_verify(to, 0, BLOCK, x_first ? 1 : 2);
+	ferryt_verify(first, 0, BLOCK, x_first ? 2 : 1);
+	ferryt_verify(locked, 0, LOCKED, 3);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void evict__mremap_puts_another_block_there__both_leave(void **state)
+{
+	(void)state;
+	RUN(swapped_body);
+}
+
 /* More in the pool than the budget and the other pool hold together. */
 static void evict_no_room_body(void)
 {
@@ -479,6 +542,7 @@ int main(int argc, char **argv)
 		ROW_TEST(vmem_altmap__reserve_free_align_alloc__obeyed_and_zero_after_detach),
 		ROW_TEST(kill_evict_drain_detach__four_threads_touch__pages_move_to_the_other_pool),
 		ROW_TEST(kill_evict_drain_detach__small_budget__pages_move_all_the_same),
+		ROW_TEST(evict__mremap_puts_another_block_there__both_leave),
 		ROW_TEST(evict__nowhere_to_go__enomem_and_goes_on_later),
 		ROW_TEST(kill__no_page_away__next_eviction_goes_to_another_pool),
 		ROW_TEST(evict__server_lost__eio_then_poison_frees_the_pool),
