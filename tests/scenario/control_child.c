@@ -64,6 +64,13 @@ static void keep(posix_spawn_file_actions_t *actions, int fd, char text[12])
 	snprintf(text, 12, "%d", fd);
 }
 
+static const char *env_or(const char *name, const char *otherwise)
+{
+	const char *value = getenv(name);
+
+	return value ? value : otherwise;
+}
+
 static void start(struct ferryt_child *child, const char *const *args, bool auth)
 {
 	char token_fd[12], lifeline_fd[12], ready_fd[12];
@@ -71,9 +78,9 @@ static void start(struct ferryt_child *child, const char *const *args, bool auth
 				      "--pool",
 				      "name=test,size=64M,backing=memfd",
 				      "--fabric",
-				      "local,tcp",
+				      env_or("FERRYT_FABRICS", "local,tcp"),
 				      "--listen",
-				      "127.0.0.1:0",
+				      env_or("FERRYT_LISTEN", "127.0.0.1:0"),
 				      "--lifeline-fd",
 				      lifeline_fd,
 				      "--ready-fd",

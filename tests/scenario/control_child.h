@@ -1,7 +1,8 @@
 /*
  * A real ferryd of the tests' own, on a free port of the loopback, which ends
  * with the test (its life line is a pipe of ours). Test thread only; failures
- * of the machinery itself end the test.
+ * of the machinery itself end the test. FERRYT_LISTEN and FERRYT_FABRICS in the
+ * environment: another address, other transports (the soft-RoCE tests).
  */
 #ifndef FERRYT_CONTROL_CHILD_H
 #define FERRYT_CONTROL_CHILD_H

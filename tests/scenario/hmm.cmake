@@ -23,3 +23,16 @@ foreach(row local tcp)
 	set_tests_properties(scenario_hmm_stress_${row} PROPERTIES LABELS "scenario;needs-uffd"
 		SKIP_RETURN_CODE 77 TIMEOUT 900)
 endforeach()
+
+# The same without privileges: no kernel-mode faults, no ptrace.
+if(FERRY_SANITIZE)
+	return()
+endif()
+foreach(part mirror migrate range exclusive)
+	add_test(NAME scenario_mirror_${part}_nobody COMMAND scenario_mirror_${part} local)
+	set_tests_properties(scenario_mirror_${part}_nobody PROPERTIES LABELS "scenario;needs-uffd"
+		SKIP_RETURN_CODE 77 TIMEOUT 900 ENVIRONMENT FERRYT_AS_NOBODY=1)
+endforeach()
+add_test(NAME scenario_hmm_stress_nobody COMMAND scenario_hmm_stress local 15 4)
+set_tests_properties(scenario_hmm_stress_nobody PROPERTIES LABELS "scenario;needs-uffd"
+	SKIP_RETURN_CODE 77 TIMEOUT 900 ENVIRONMENT FERRYT_AS_NOBODY=1)

@@ -30,7 +30,6 @@
 
 #include "pager_kit.h"
 
-#define NOBODY	    65534
 #define LEN	    (16 * FERRYT_MIB)
 #define PAGES	    (LEN / FERRYT_PAGE)
 #define CHUNK	    FERRYT_MIB
@@ -253,15 +252,6 @@ static void futex__on_away_page__wakes(void **state)
 
 /* ---- as nobody ---- */
 
-static void become_nobody(void)
-{
-	CHECK_INT(setgroups(0, NULL), 0);
-	CHECK_INT(setresgid(NOBODY, NOBODY, NOBODY), 0);
-	CHECK_INT(setresuid(NOBODY, NOBODY, NOBODY), 0);
-	/* As any user's process: its own /proc files are its own. */
-	CHECK_INT(prctl(PR_SET_DUMPABLE, 1), 0);
-}
-
 /* A copy of the token that nobody can read, by a descriptor that stays open. */
 static void nobodys_token(char path[64])
 {
@@ -297,7 +287,7 @@ static void body_nobody(void)
 	static const char *const fabrics[] = {"local", "tcp"};
 	char url[192];
 
-	become_nobody();
+	ferryt_become_nobody();
 	for (unsigned i = 0; i < 2; i++) {
 		struct ferry *ferry = open_as_nobody(fabrics[i], url);
 		uint8_t *p = ferryt_mmap(ferry, LEN);
@@ -349,7 +339,7 @@ static void body_nobody_token(void)
 	struct ferry_config cfg = ferryt_config(FERRYT_BUDGET);
 	struct ferry *ferry;
 
-	become_nobody();
+	ferryt_become_nobody();
 	CHECK_FAILS(ferry_open(&cfg, &ferry), -EACCES, ferryt_token_file());
 }
 

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -11,6 +13,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -93,6 +96,8 @@ static void write_token(void)
 	snprintf(server.token_file, sizeof(server.token_file), "/tmp/ferryt-token-XXXXXX");
 	fd = mkostemp(server.token_file, O_CLOEXEC);
 	CHECK(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+	if (getenv("FERRYT_AS_NOBODY") && geteuid() == 0)
+		CHECK_INT(fchown(fd, NOBODY, NOBODY), 0);
 	close(fd);
 }
 
@@ -164,6 +169,20 @@ int ferryt_wait_child(pid_t pid, int timeout_ms)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+void ferryt_become_nobody(void)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct caps[2] = {{.effective = 1U << CAP_KILL, .permitted = 1U << CAP_KILL}};
+
+	CHECK_INT(prctl(PR_SET_KEEPCAPS, 1), 0);
+	CHECK_INT(setgroups(0, NULL), 0);
+	CHECK_INT(setresgid(NOBODY, NOBODY, NOBODY), 0);
+	CHECK_INT(setresuid(NOBODY, NOBODY, NOBODY), 0);
+	CHECK_INT(syscall(SYS_capset, &header, caps), 0);
+	/* As any user's process: its own /proc files are its own. */
+	CHECK_INT(prctl(PR_SET_DUMPABLE, 1), 0);
+}
+
 int ferryt_in_child(void (*body)(void))
 {
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS};
@@ -175,6 +194,8 @@ int ferryt_in_child(void (*body)(void))
 		/* cmocka's own handlers would run the remaining tests here. */
 		for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
 			signal(signals[i], SIG_DFL);
+		if (getenv("FERRYT_AS_NOBODY") && geteuid() == 0)
+			ferryt_become_nobody();
 		body();
 		fflush(NULL);
 		_exit(0);

@@ -50,8 +50,14 @@ const char *ferryt_row(void);
 const char *ferryt_server_url(void);
 const char *ferryt_token_file(void);
 
-/* Runs body in a forked child: its exit status, 128 + signal, or -1 when it was not done within
- * FERRYT_BODY_MS. */
+#define NOBODY 65534
+/* This process goes on without any privilege, but that it may signal the server. */
+void ferryt_become_nobody(void);
+
+/*
+ * Runs body in a forked child (as nobody, with FERRYT_AS_NOBODY in the
+ * environment): its exit status, 128 + signal, or -1 when it was not done within FERRYT_BODY_MS.
+ */
 int ferryt_in_child(void (*body)(void));
 #define RUN(body) assert_int_equal(ferryt_in_child(body), 0)
 /* Waits for a child of the caller: as ferryt_in_child's result. */
