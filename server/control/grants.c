@@ -3,7 +3,7 @@
  * Order of revocation, everywhere: ferryi_region_revoke (or _tenant_close) has
  * returned before ferryi_pool_give_back gets the extent.
  */
-#include "grants.h"
+#include "grants_priv.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -18,49 +18,6 @@
 #include "log.h"
 
 #define SCRUB_WAIT_MS 3000 /* how long a request waits for memory that is being zeroed */
-
-struct extent {
-	uint64_t id;
-	struct ferryi_pool_extent *memory;
-	struct ferryi_region *region;
-	bool leaving; /* marked by a shrink request under way */
-};
-
-struct lease {
-	struct lease *next;
-	uint64_t id;
-	struct ferryi_pool *pool;
-	struct ferryi_hub_fabric *fabric;
-	struct extent *extents;
-	size_t nextents;
-	/* A lease with a name: its first nkept extents are the name's, and stay when it ends. */
-	char name[FERRYI_MAX_NAME + 1]; /* "": none */
-	size_t nkept;
-};
-
-/* This session's protection domain on one fabric. */
-struct tenancy {
-	struct ferryi_tenant *tenant; /* NULL: not in use */
-	uint8_t token[FERRYI_TOKEN_LEN];
-	unsigned nleases;
-};
-
-struct ferryi_grants {
-	/* immutable */
-	struct ferryi_hub *hub;
-	uint64_t epoch;
-	char label[96];
-	/* owned by the session's worker */
-	struct tenancy tenancies[FERRYI_HUB_FABRICS_MAX]; /* one to one with hub->fabrics */
-	struct lease *leases;
-	size_t nleases, nextents;
-};
-
-/* Why a request was refused; becomes the error reply. */
-struct refusal {
-	Farferry__Code code;
-	char text[512];
-};
 
 static int refuse(struct refusal *why, Farferry__Code code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -1,0 +1,50 @@
+/* What the files of grants share. All of it is owned by the session's worker. */
+#ifndef FERRYI_CONTROL_GRANTS_PRIV_H
+#define FERRYI_CONTROL_GRANTS_PRIV_H
+
+#include "grants.h"
+
+struct extent {
+	uint64_t id;
+	struct ferryi_pool_extent *memory;
+	struct ferryi_region *region;
+	bool leaving; /* marked by a shrink request under way */
+};
+
+struct lease {
+	struct lease *next;
+	uint64_t id;
+	struct ferryi_pool *pool;
+	struct ferryi_hub_fabric *fabric;
+	struct extent *extents;
+	size_t nextents;
+	/* A lease with a name: its first nkept extents are the name's, and stay when it ends. */
+	char name[FERRYI_MAX_NAME + 1]; /* "": none */
+	size_t nkept;
+};
+
+/* This session's protection domain on one fabric. */
+struct tenancy {
+	struct ferryi_tenant *tenant; /* NULL: not in use */
+	uint8_t token[FERRYI_TOKEN_LEN];
+	unsigned nleases;
+};
+
+struct ferryi_grants {
+	/* immutable */
+	struct ferryi_hub *hub;
+	uint64_t epoch;
+	char label[96];
+	/* owned by the session's worker */
+	struct tenancy tenancies[FERRYI_HUB_FABRICS_MAX]; /* one to one with hub->fabrics */
+	struct lease *leases;
+	size_t nleases, nextents;
+};
+
+/* Why a request was refused; becomes the error reply. */
+struct refusal {
+	Farferry__Code code;
+	char text[512];
+};
+
+#endif
