@@ -32,6 +32,12 @@
 #define FERRYI_MAX_LOCATIONS 8u
 #define FERRYI_MAX_POOLS    256u
 #define FERRYI_MAX_STATS    1024u
+#define FERRYI_MAX_ACCESS   65536u /* bytes of one access to a view */
+#define FERRYI_MAX_ACCESS_PAGES 17u /* that many bytes, unaligned */
+
+/* Bits of an export's perms. */
+#define FERRYI_PERM_READ  1u
+#define FERRYI_PERM_WRITE 2u
 
 enum ferryi_role { FERRYI_ROLE_SERVER, FERRYI_ROLE_CLIENT };
 

@@ -419,6 +419,165 @@ static int check_drain(const Farferry__Envelope *e, struct why *why)
 	return check_text(why, "reason", e->drain->reason, FERRYI_MAX_TEXT);
 }
 
+/* ---- views ---- */
+
+/* Letters, digits and ._- of at most FERRYI_MAX_NAME; not empty. */
+static int check_export_name(struct why *why, const char *name)
+{
+	int rc = check_name(why, "name", name);
+
+	if (rc == 0 && strpbrk(name, ":;"))
+		return invalid(why,
+			       "name holds a character that is not allowed: letters, digits and ._- are");
+	return rc;
+}
+
+static int check_perms(struct why *why, uint32_t perms)
+{
+	if (perms == 0 || (perms & ~(FERRYI_PERM_READ | FERRYI_PERM_WRITE)) != 0)
+		return invalid(why, "perms %u: 1 is read, 2 write", perms);
+	return 0;
+}
+
+static int check_export_request(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__ExportRequest *m = e->export_request;
+	int rc;
+
+	if ((rc = check_nonzero(why, "export_id", m->export_id)) || (rc = check_export_name(why, m->name)))
+		return rc;
+	return check_perms(why, m->perms);
+}
+
+static int check_unexport(const Farferry__Envelope *e, struct why *why)
+{
+	return check_nonzero(why, "export_id", e->unexport->export_id);
+}
+
+static int check_view_open(const Farferry__Envelope *e, struct why *why)
+{
+	return check_export_name(why, e->view_open->name);
+}
+
+static int check_view_reply(const Farferry__Envelope *e, struct why *why)
+{
+	int rc = check_nonzero(why, "view_id", e->view_reply->view_id);
+
+	return rc ? rc : check_perms(why, e->view_reply->perms);
+}
+
+static int check_view_close(const Farferry__Envelope *e, struct why *why)
+{
+	return check_nonzero(why, "view_id", e->view_close->view_id);
+}
+
+static int check_one_access(struct why *why, const Farferry__ViewAccessRequest *m)
+{
+	int rc = check_nonzero(why, "view_id", m->view_id);
+
+	if (rc)
+		return rc;
+	if (m->len_bytes == 0 || m->len_bytes > FERRYI_MAX_ACCESS)
+		return invalid(why, "len_bytes %u: from 1 to %u", m->len_bytes, FERRYI_MAX_ACCESS);
+	if (!ferryi_range_ok(m->va, m->len_bytes, UINT64_MAX))
+		return invalid(why, "va wraps past the end of memory");
+	if (m->data.len != 0 && m->data.len != m->len_bytes)
+		return invalid(why, "data of %zu bytes for an access of %u", m->data.len, m->len_bytes);
+	if (m->data.len != 0 && m->places)
+		return invalid(why, "places are asked for by a write");
+	if (m->timeout_ms == 0 || m->timeout_ms > MAX_MS)
+		return invalid(why, "timeout_ms %u: from 1 to %u", m->timeout_ms, MAX_MS);
+	return 0;
+}
+
+static int check_view_access(const Farferry__Envelope *e, struct why *why)
+{
+	return check_one_access(why, e->view_access);
+}
+
+static int check_one_reply(struct why *why, const Farferry__ViewAccessReply *m)
+{
+	int rc = check_count(why, "pages", m->n_pages, FERRYI_MAX_ACCESS_PAGES);
+
+	if (rc)
+		return rc;
+	if (m->data.len > FERRYI_MAX_ACCESS)
+		return invalid(why, "data of %zu bytes: at most %u", m->data.len, FERRYI_MAX_ACCESS);
+	for (size_t i = 0; i < m->n_pages; i++) {
+		const Farferry__ViewPage *page = m->pages[i];
+
+		if (!ferryi_is_aligned(page->off, FERRYI_PAGE_SIZE) ||
+		    !ferryi_range_ok(page->off, FERRYI_PAGE_SIZE, UINT64_MAX))
+			return invalid(why, "off of page %zu is not that of a page", i);
+		if (page->extent_id == 0 && (page->off != 0 || page->hash != 0))
+			return invalid(why, "page %zu has a place, but no extent", i);
+	}
+	if (m->pages_ram > FERRYI_MAX_ACCESS_PAGES || m->pages_pool > FERRYI_MAX_ACCESS_PAGES ||
+	    m->pages_populated > FERRYI_MAX_ACCESS_PAGES || m->pages_home > FERRYI_MAX_ACCESS_PAGES)
+		return invalid(why, "it counts more than %u pages", FERRYI_MAX_ACCESS_PAGES);
+	return 0;
+}
+
+static int check_view_access_reply(const Farferry__Envelope *e, struct why *why)
+{
+	return check_one_reply(why, e->view_access_reply);
+}
+
+static int check_view_extent(const Farferry__Envelope *e, struct why *why)
+{
+	int rc = check_nonzero(why, "view_id", e->view_extent->view_id);
+
+	return rc ? rc : check_nonzero(why, "extent_id", e->view_extent->extent_id);
+}
+
+static int check_view_extent_reply(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__ViewExtentReply *m = e->view_extent_reply;
+	int rc;
+
+	if ((rc = check_name(why, "fabric", m->fabric)) ||
+	    (rc = check_text(why, "fabric_addr", m->fabric_addr, MAX_ADDR)) ||
+	    (rc = check_bytes(why, "data_token", &m->data_token, FERRYI_AUTH_TOKEN_LEN)) ||
+	    (rc = check_nonzero(why, "len_bytes", m->len_bytes)) ||
+	    (rc = check_granules(why, "len_bytes", m->len_bytes)) ||
+	    (rc = check_count(why, "locations", m->n_locations, FERRYI_MAX_LOCATIONS)))
+		return rc;
+	if (!m->fabric_addr[0])
+		return invalid(why, "fabric_addr is empty");
+	if (m->n_locations == 0)
+		return invalid(why, "the extent has no location");
+	for (size_t i = 0; i < m->n_locations && rc == 0; i++)
+		rc = check_location(why, m->locations[i], m->len_bytes);
+	return rc;
+}
+
+static int check_access(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__AccessNotice *m = e->access;
+	int rc;
+
+	if ((rc = check_nonzero(why, "access_id", m->access_id)) ||
+	    (rc = check_nonzero(why, "export_id", m->export_id)))
+		return rc;
+	return m->access ? check_one_access(why, m->access) : invalid(why, "access is missing");
+}
+
+static int check_access_answer(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__AccessAnswer *m = e->access_answer;
+	int rc = check_nonzero(why, "access_id", m->access_id);
+
+	if (rc)
+		return rc;
+	if (!m->error == !m->reply)
+		return invalid(why, "either error or reply");
+	if (m->reply)
+		return check_one_reply(why, m->reply);
+	if (m->error->code == FARFERRY__CODE__CODE_OK)
+		return invalid(why, "error without a code");
+	return check_text(why, "text", m->error->text, FERRYI_MAX_TEXT);
+}
+
 /* ---- bodies ---- */
 
 enum { TO_SERVER = 1 << FERRYI_ROLE_SERVER, TO_CLIENT = 1 << FERRYI_ROLE_CLIENT };
@@ -448,6 +607,19 @@ static const struct body {
 	[FARFERRY__ENVELOPE__BODY_STATS_REPLY] = {"stats_reply", TO_CLIENT, ID_SET, check_stats_reply},
 	[FARFERRY__ENVELOPE__BODY_REVOKED] = {"revoked", TO_CLIENT, ID_ZERO, check_revoked},
 	[FARFERRY__ENVELOPE__BODY_DRAIN] = {"drain", TO_CLIENT, ID_ZERO, check_drain},
+	[FARFERRY__ENVELOPE__BODY_EXPORT_REQUEST] = {"export", TO_SERVER, ID_SET, check_export_request},
+	[FARFERRY__ENVELOPE__BODY_UNEXPORT] = {"unexport", TO_SERVER, ID_SET, check_unexport},
+	[FARFERRY__ENVELOPE__BODY_VIEW_OPEN] = {"view_open", TO_SERVER, ID_SET, check_view_open},
+	[FARFERRY__ENVELOPE__BODY_VIEW_REPLY] = {"view_reply", TO_CLIENT, ID_SET, check_view_reply},
+	[FARFERRY__ENVELOPE__BODY_VIEW_CLOSE] = {"view_close", TO_SERVER, ID_SET, check_view_close},
+	[FARFERRY__ENVELOPE__BODY_VIEW_ACCESS] = {"view_access", TO_SERVER, ID_SET, check_view_access},
+	[FARFERRY__ENVELOPE__BODY_VIEW_ACCESS_REPLY] = {"view_access_reply", TO_CLIENT, ID_SET,
+							check_view_access_reply},
+	[FARFERRY__ENVELOPE__BODY_VIEW_EXTENT] = {"view_extent", TO_SERVER, ID_SET, check_view_extent},
+	[FARFERRY__ENVELOPE__BODY_VIEW_EXTENT_REPLY] = {"view_extent_reply", TO_CLIENT, ID_SET,
+							check_view_extent_reply},
+	[FARFERRY__ENVELOPE__BODY_ACCESS] = {"access", TO_CLIENT, ID_ZERO, check_access},
+	[FARFERRY__ENVELOPE__BODY_ACCESS_ANSWER] = {"access_answer", TO_SERVER, ID_ZERO, check_access_answer},
 };
 
 #define NBODIES (sizeof(bodies) / sizeof(bodies[0]))

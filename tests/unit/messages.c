@@ -109,6 +109,120 @@ static Farferry__Envelope *message_stats_reply(Farferry__Envelope *e)
 	return copy(e);
 }
 
+/* ---- views ---- */
+
+static Farferry__Envelope *message_view_extent_reply(Farferry__Envelope *e)
+{
+	Farferry__Location location = FARFERRY__LOCATION__INIT;
+	Farferry__Location *list[1] = {&location};
+	Farferry__ViewExtentReply m = FARFERRY__VIEW_EXTENT_REPLY__INIT;
+
+	location.server_id = server_id;
+	location.key = 78;
+	location.addr = 0x7f0000000000;
+	m.fabric = "tcp";
+	m.fabric_addr = "127.0.0.1:40000";
+	m.data_token = (ProtobufCBinaryData)BYTES32;
+	m.len_bytes = 32 * MIB;
+	m.n_locations = 1;
+	m.locations = list;
+	e->view_extent_reply = &m;
+	return copy(e);
+}
+
+/* Two pages: one in the pool, one in data. As a reply, or in an answer. */
+static Farferry__Envelope *message_accessed(Farferry__Envelope *e, bool answer)
+{
+	Farferry__ViewPage pages[2] = {FARFERRY__VIEW_PAGE__INIT, FARFERRY__VIEW_PAGE__INIT};
+	Farferry__ViewPage *list[2] = {&pages[0], &pages[1]};
+	Farferry__ViewAccessReply m = FARFERRY__VIEW_ACCESS_REPLY__INIT;
+	Farferry__AccessAnswer a = FARFERRY__ACCESS_ANSWER__INIT;
+
+	pages[0].extent_id = 3;
+	pages[0].off = 5 * 4096;
+	pages[0].hash = UINT64_MAX;
+	m.n_pages = 2;
+	m.pages = list;
+	m.data = (ProtobufCBinaryData)BYTES32;
+	m.rounds = 2;
+	m.pages_ram = 1;
+	a.access_id = 11;
+	a.reply = &m;
+	if (answer)
+		e->access_answer = &a;
+	else
+		e->view_access_reply = &m;
+	return copy(e);
+}
+
+/* NULL: not one of these. */
+static Farferry__Envelope *message_view(Farferry__Envelope *e)
+{
+	Farferry__ExportRequest export_request = FARFERRY__EXPORT_REQUEST__INIT;
+	Farferry__UnexportRequest unexport = FARFERRY__UNEXPORT_REQUEST__INIT;
+	Farferry__ViewOpenRequest open = FARFERRY__VIEW_OPEN_REQUEST__INIT;
+	Farferry__ViewReply reply = FARFERRY__VIEW_REPLY__INIT;
+	Farferry__ViewCloseRequest close = FARFERRY__VIEW_CLOSE_REQUEST__INIT;
+	Farferry__ViewAccessRequest access = FARFERRY__VIEW_ACCESS_REQUEST__INIT;
+	Farferry__ViewExtentRequest extent = FARFERRY__VIEW_EXTENT_REQUEST__INIT;
+	Farferry__AccessNotice notice = FARFERRY__ACCESS_NOTICE__INIT;
+
+	access.view_id = 6;
+	access.va = 0x7f0000001ff0;
+	access.len_bytes = sizeof(bytes32);
+	access.data = (ProtobufCBinaryData)BYTES32;
+	access.timeout_ms = 10000;
+	switch (e->body_case) {
+	case FARFERRY__ENVELOPE__BODY_EXPORT_REQUEST:
+		export_request.export_id = 1;
+		export_request.name = "job-7.heat_2";
+		export_request.perms = 3;
+		e->export_request = &export_request;
+		return copy(e);
+	case FARFERRY__ENVELOPE__BODY_UNEXPORT:
+		unexport.export_id = 1;
+		e->unexport = &unexport;
+		return copy(e);
+	case FARFERRY__ENVELOPE__BODY_VIEW_OPEN:
+		open.name = "job-7.heat_2";
+		e->view_open = &open;
+		return copy(e);
+	case FARFERRY__ENVELOPE__BODY_VIEW_REPLY:
+		reply.view_id = 6;
+		reply.perms = 1;
+		e->view_reply = &reply;
+		return copy(e);
+	case FARFERRY__ENVELOPE__BODY_VIEW_CLOSE:
+		close.view_id = 6;
+		e->view_close = &close;
+		return copy(e);
+	case FARFERRY__ENVELOPE__BODY_VIEW_ACCESS:
+		e->view_access = &access;
+		return copy(e);
+	case FARFERRY__ENVELOPE__BODY_VIEW_ACCESS_REPLY:
+		return message_accessed(e, false);
+	case FARFERRY__ENVELOPE__BODY_VIEW_EXTENT:
+		extent.view_id = 6;
+		extent.extent_id = 3;
+		e->view_extent = &extent;
+		return copy(e);
+	case FARFERRY__ENVELOPE__BODY_VIEW_EXTENT_REPLY:
+		return message_view_extent_reply(e);
+	case FARFERRY__ENVELOPE__BODY_ACCESS:
+		e->request_id = 0;
+		notice.access_id = 11;
+		notice.export_id = 1;
+		notice.access = &access;
+		e->access = &notice;
+		return copy(e);
+	case FARFERRY__ENVELOPE__BODY_ACCESS_ANSWER:
+		e->request_id = 0;
+		return message_accessed(e, true);
+	default:
+		return NULL;
+	}
+}
+
 Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 {
 	Farferry__Envelope e = FARFERRY__ENVELOPE__INIT;
@@ -224,8 +338,13 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 		drain.reason = "SIGTERM";
 		e.drain = &drain;
 		break;
-	default:
-		abort();
+	default: {
+		Farferry__Envelope *view = message_view(&e);
+
+		if (!view)
+			abort();
+		return view;
+	}
 	}
 	return copy(&e);
 }
@@ -242,6 +361,13 @@ enum ferryi_role ferryt_receiver(Farferry__Envelope__BodyCase body)
 	case FARFERRY__ENVELOPE__BODY_DETACH:
 	case FARFERRY__ENVELOPE__BODY_KEEPALIVE:
 	case FARFERRY__ENVELOPE__BODY_STATS:
+	case FARFERRY__ENVELOPE__BODY_EXPORT_REQUEST:
+	case FARFERRY__ENVELOPE__BODY_UNEXPORT:
+	case FARFERRY__ENVELOPE__BODY_VIEW_OPEN:
+	case FARFERRY__ENVELOPE__BODY_VIEW_CLOSE:
+	case FARFERRY__ENVELOPE__BODY_VIEW_ACCESS:
+	case FARFERRY__ENVELOPE__BODY_VIEW_EXTENT:
+	case FARFERRY__ENVELOPE__BODY_ACCESS_ANSWER:
 		return FERRYI_ROLE_SERVER;
 	default:
 		return FERRYI_ROLE_CLIENT;

@@ -405,6 +405,121 @@ static void notices__fields__checked(void **state)
 	ACCEPTED(DRAIN, e->drain->deadline_ms = 0);
 }
 
+/* ---- views ---- */
+
+static void exports__names_perms_and_numbers__checked(void **state)
+{
+	(void)state;
+	REFUSED(EXPORT_REQUEST, "export_id", e->export_request->export_id = 0);
+	REFUSED(EXPORT_REQUEST, "name", ferryt_set_text(&e->export_request->name, ""));
+	REFUSED(EXPORT_REQUEST, "name", ferryt_set_text(&e->export_request->name, "a/b"));
+	REFUSED(EXPORT_REQUEST, "name", ferryt_set_text(&e->export_request->name, "a:b"));
+	REFUSED(EXPORT_REQUEST, "name", ferryt_set_text(&e->export_request->name, name64));
+	ACCEPTED(EXPORT_REQUEST, ferryt_set_text(&e->export_request->name, name64 + 1));
+	REFUSED(EXPORT_REQUEST, "perms", e->export_request->perms = 0);
+	REFUSED(EXPORT_REQUEST, "perms", e->export_request->perms = 4);
+	REFUSED(UNEXPORT, "export_id", e->unexport->export_id = 0);
+	REFUSED(VIEW_OPEN, "name", ferryt_set_text(&e->view_open->name, "a;b"));
+	REFUSED(VIEW_OPEN, "name", ferryt_set_text(&e->view_open->name, ""));
+	REFUSED(VIEW_REPLY, "view_id", e->view_reply->view_id = 0);
+	REFUSED(VIEW_REPLY, "perms", e->view_reply->perms = 8);
+	REFUSED(VIEW_CLOSE, "view_id", e->view_close->view_id = 0);
+}
+
+static void view_access__lengths_and_addresses__checked(void **state)
+{
+	(void)state;
+	REFUSED(VIEW_ACCESS, "view_id", e->view_access->view_id = 0);
+	REFUSED(VIEW_ACCESS, "len_bytes", e->view_access->len_bytes = 0);
+	REFUSED(VIEW_ACCESS, "len_bytes", e->view_access->len_bytes = FERRYI_MAX_ACCESS + 1);
+	REFUSED(VIEW_ACCESS, "wraps", e->view_access->va = UINT64_MAX - 8);
+	REFUSED(VIEW_ACCESS, "data", e->view_access->len_bytes++);
+	REFUSED(VIEW_ACCESS, "places", e->view_access->places = true);
+	REFUSED(VIEW_ACCESS, "timeout_ms", e->view_access->timeout_ms = 0);
+	REFUSED(VIEW_ACCESS, "timeout_ms", e->view_access->timeout_ms = UINT32_MAX);
+	ACCEPTED(VIEW_ACCESS, ferryt_set_len(&e->view_access->data, 0); e->view_access->places = true);
+	ACCEPTED(VIEW_ACCESS, ferryt_set_len(&e->view_access->data, FERRYI_MAX_ACCESS);
+		 e->view_access->len_bytes = FERRYI_MAX_ACCESS);
+	REFUSED(ACCESS, "access_id", e->access->access_id = 0);
+	REFUSED(ACCESS, "export_id", e->access->export_id = 0);
+	REFUSED(ACCESS, "len_bytes", e->access->access->len_bytes = 0);
+	REFUSED(ACCESS, "missing", farferry__view_access_request__free_unpacked(e->access->access, NULL);
+		e->access->access = NULL);
+}
+
+static void view_access_reply__pages_and_data__checked(void **state)
+{
+	(void)state;
+	REFUSED(VIEW_ACCESS_REPLY, "off", e->view_access_reply->pages[0]->off = 4095);
+	REFUSED(VIEW_ACCESS_REPLY, "off", e->view_access_reply->pages[0]->off = UINT64_MAX - 4095);
+	REFUSED(VIEW_ACCESS_REPLY, "no extent", e->view_access_reply->pages[1]->hash = 1);
+	REFUSED(VIEW_ACCESS_REPLY, "no extent", e->view_access_reply->pages[1]->off = 4096);
+	REFUSED(VIEW_ACCESS_REPLY, "data",
+		ferryt_set_len(&e->view_access_reply->data, FERRYI_MAX_ACCESS + 1));
+	REFUSED(VIEW_ACCESS_REPLY, "counts", e->view_access_reply->pages_home = 18);
+	REFUSED(ACCESS_ANSWER, "access_id", e->access_answer->access_id = 0);
+	REFUSED(ACCESS_ANSWER, "off", e->access_answer->reply->pages[0]->off = 1);
+	REFUSED(ACCESS_ANSWER, "either",
+		farferry__view_access_reply__free_unpacked(e->access_answer->reply, NULL);
+		e->access_answer->reply = NULL);
+
+	Farferry__ViewPage page = FARFERRY__VIEW_PAGE__INIT, *pages[FERRYI_MAX_ACCESS_PAGES + 1];
+	Farferry__Envelope *e = ferryt_message(FARFERRY__ENVELOPE__BODY_VIEW_ACCESS_REPLY);
+	Farferry__ViewPage **old = e->view_access_reply->pages;
+	char why[256] = "";
+
+	for (size_t i = 0; i <= FERRYI_MAX_ACCESS_PAGES; i++)
+		pages[i] = &page;
+	e->view_access_reply->pages = pages;
+	e->view_access_reply->n_pages = FERRYI_MAX_ACCESS_PAGES;
+	assert_int_equal(decode(e, why, sizeof(why)), 0);
+	e->view_access_reply->n_pages++;
+	assert_int_equal(decode(e, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "18 pages: at most 17"));
+	e->view_access_reply->pages = old;
+	e->view_access_reply->n_pages = 2;
+	ferryi_envelope_free(&e);
+}
+
+static void access_answer__error__checked(void **state)
+{
+	Farferry__Error error = FARFERRY__ERROR__INIT;
+	Farferry__Envelope *e = ferryt_message(FARFERRY__ENVELOPE__BODY_ACCESS_ANSWER);
+	Farferry__ViewAccessReply *reply = e->access_answer->reply;
+	char why[256] = "";
+
+	(void)state;
+	error.text = "not mapped";
+	e->access_answer->error = &error;
+	assert_int_equal(decode(e, why, sizeof(why)), -EINVAL); /* both */
+	e->access_answer->reply = NULL;
+	assert_int_equal(decode(e, why, sizeof(why)), -EINVAL); /* no code */
+	error.code = FARFERRY__CODE__CODE_FAULT;
+	assert_int_equal(decode(e, why, sizeof(why)), 0);
+	error.text = long_text;
+	assert_int_equal(decode(e, why, sizeof(why)), -EINVAL);
+	e->access_answer->error = NULL;
+	e->access_answer->reply = reply;
+	ferryi_envelope_free(&e);
+}
+
+static void view_extent__fields__checked(void **state)
+{
+	(void)state;
+	REFUSED(VIEW_EXTENT, "view_id", e->view_extent->view_id = 0);
+	REFUSED(VIEW_EXTENT, "extent_id", e->view_extent->extent_id = 0);
+	REFUSED(VIEW_EXTENT_REPLY, "fabric", ferryt_set_text(&e->view_extent_reply->fabric, ""));
+	REFUSED(VIEW_EXTENT_REPLY, "fabric_addr", ferryt_set_text(&e->view_extent_reply->fabric_addr, ""));
+	REFUSED(VIEW_EXTENT_REPLY, "fabric_addr",
+		ferryt_set_text(&e->view_extent_reply->fabric_addr, long_text));
+	REFUSED(VIEW_EXTENT_REPLY, "data_token", ferryt_set_len(&e->view_extent_reply->data_token, 31));
+	REFUSED(VIEW_EXTENT_REPLY, "len_bytes", e->view_extent_reply->len_bytes = 0);
+	REFUSED(VIEW_EXTENT_REPLY, "len_bytes", e->view_extent_reply->len_bytes = MIB);
+	REFUSED(VIEW_EXTENT_REPLY, "addr", e->view_extent_reply->locations[0]->addr = UINT64_MAX);
+	REFUSED(VIEW_EXTENT_REPLY, "server_id",
+		ferryt_set_text(&e->view_extent_reply->locations[0]->server_id, "x"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -428,6 +543,11 @@ int main(void)
 		cmocka_unit_test(stats_reply__fields__checked),
 		cmocka_unit_test(lists__too_many_pools_and_statistics__refused),
 		cmocka_unit_test(notices__fields__checked),
+		cmocka_unit_test(exports__names_perms_and_numbers__checked),
+		cmocka_unit_test(view_access__lengths_and_addresses__checked),
+		cmocka_unit_test(view_access_reply__pages_and_data__checked),
+		cmocka_unit_test(access_answer__error__checked),
+		cmocka_unit_test(view_extent__fields__checked),
 	};
 
 	return cmocka_run_group_tests(tests, setup, NULL);
