@@ -91,8 +91,10 @@ static struct ferryi_pool_extent *cut_from(struct ferryi_grants *grants, struct 
 	struct ferryi_status *status = &grants->hub->status;
 	struct ferryi_pool_extent *list = NULL;
 
-	for (size_t i = from; i < lease->nextents; i++)
+	for (size_t i = from; i < lease->nextents; i++) {
+		ferryi_grants_views_revoke(grants, lease->extents[i].id);
 		revoke(grants, &lease->extents[i]);
+	}
 	for (size_t i = lease->nextents; i-- > from;) {
 		struct extent *extent = &lease->extents[i];
 
@@ -683,6 +685,7 @@ void ferryi_grants_close(struct ferryi_grants **grantsp)
 		return;
 	*grantsp = NULL;
 	/* Connections first, all at once: revoking key by key would close them one after another. */
+	ferryi_grants_views_close(grants);
 	for (unsigned i = 0; i < grants->hub->nfabrics; i++) {
 		struct tenancy *tenancy = &grants->tenancies[i];
 

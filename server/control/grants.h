@@ -29,4 +29,15 @@ void ferryi_grants_close(struct ferryi_grants **grants);
 void ferryi_grants_request(struct ferryi_grants *grants, const Farferry__Envelope *request,
 			   struct ferryi_reply *reply, struct ferryi_grants_change *change);
 
+/*
+ * A view of this session's process may read one of its extents: read-only, by a tenant of the view's own.
+ * Answers with the place (view_extent_reply), or an error: no such extent (it was given back: NO_LEASE), or a
+ * fabric that cannot lend it (FABRIC). Asked for again, the same. Context: the worker of the session that
+ * holds the extent; blocks.
+ */
+void ferryi_grants_view_extent(struct ferryi_grants *grants, uint64_t view_id, uint64_t extent_id,
+			       uint64_t request_id, struct ferryi_reply *reply);
+/* Ends all that the view was given. On return its reader reaches none of it. The same context. */
+void ferryi_grants_view_drop(struct ferryi_grants *grants, uint64_t view_id);
+
 #endif

@@ -1,4 +1,4 @@
-/* What the files of grants share. All of it is owned by the session's worker. */
+/* What grants.c and grants_view.c share. All of it is owned by the session's worker. */
 #ifndef FERRYI_CONTROL_GRANTS_PRIV_H
 #define FERRYI_CONTROL_GRANTS_PRIV_H
 
@@ -30,6 +30,8 @@ struct tenancy {
 	unsigned nleases;
 };
 
+struct view_tenancy;
+
 struct ferryi_grants {
 	/* immutable */
 	struct ferryi_hub *hub;
@@ -39,6 +41,7 @@ struct ferryi_grants {
 	struct tenancy tenancies[FERRYI_HUB_FABRICS_MAX]; /* one to one with hub->fabrics */
 	struct lease *leases;
 	size_t nleases, nextents;
+	struct view_tenancy *views; /* grants_view.c */
 };
 
 /* Why a request was refused; becomes the error reply. */
@@ -46,5 +49,10 @@ struct refusal {
 	Farferry__Code code;
 	char text[512];
 };
+
+/* grants_view.c: nobody reads the extent by a view any more. Before its memory goes. */
+void ferryi_grants_views_revoke(struct ferryi_grants *grants, uint64_t extent_id);
+/* The same for all of them, and no view has a tenant any more. */
+void ferryi_grants_views_close(struct ferryi_grants *grants);
 
 #endif

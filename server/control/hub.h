@@ -18,12 +18,16 @@
 #define FERRYI_SERVER_ID_LEN   33u /* 32 hex digits and a NUL */
 
 struct ferryi_server_session;
+struct ferryi_export;
+struct ferryi_views;
 
 struct ferryi_hub_limits {
 	uint64_t sessions;	  /* authenticated, at once */
 	uint64_t unauthenticated; /* connections not authenticated yet; more wait in the listen queue */
 	uint64_t leases;	  /* of one session */
 	uint64_t extents;	  /* of one session */
+	uint64_t exports;	  /* of one session */
+	uint64_t views;		  /* of one session */
 	uint64_t output_bytes;	  /* unread replies of one connection */
 	uint64_t handshake_ms;	  /* from accept to authentication */
 	uint64_t keepalive_ms;	  /* what clients are told to keep */
@@ -49,6 +53,8 @@ struct ferryi_hub {
 	struct ferryi_jobs *jobs; /* itself the control thread's */
 	/* owned by the control thread */
 	struct ferryi_server_session *sessions; /* every one, newest first */
+	struct ferryi_export *exports;		/* of all sessions (views.c) */
+	struct ferryi_views *views;		/* of all sessions */
 	uint64_t next_session_id;
 	uint64_t epoch;
 	uint64_t drain_deadline_ns;

@@ -13,6 +13,7 @@
 #include "grants.h"
 #include "log.h"
 #include "reply.h"
+#include "views.h"
 
 #define FRAME_MAX_UNAUTHENTICATED 4096u	 /* bytes of payload */
 #define REQUESTS_MAX		  64u	 /* under way at once */
@@ -33,6 +34,7 @@ struct ferryi_server_session {
 	/* owned by the session's worker between open and the closing job */
 	struct ferryi_grants *grants;
 	/* owned by the control thread */
+	struct ferryi_views *views;		     /* from authentication to close */
 	struct ferryi_server_session *next, **pprev; /* on hub->sessions until closed */
 	enum state state;
 	bool closed, counted; /* counted: in g_sessions and against the limit */
@@ -264,6 +266,25 @@ static void put_auth_reply(struct ferryi_server_session *session, uint64_t reque
 	put_envelope(session, &envelope);
 }
 
+static void put_from_views(void *ctx, struct ferryi_reply *reply)
+{
+	put(ctx, reply);
+}
+
+static int views_open(struct ferryi_server_session *session)
+{
+	const struct ferryi_views_attr attr = {
+		.hub = session->hub,
+		.session_id = session->id,
+		.grants = session->grants,
+		.label = session->label,
+		.put = put_from_views,
+		.ctx = session,
+	};
+
+	return ferryi_views_open(&attr, &session->views);
+}
+
 static int on_auth(struct ferryi_server_session *session, const Farferry__Envelope *request)
 {
 	struct ferryi_hub *hub = session->hub;
@@ -288,6 +309,9 @@ static int on_auth(struct ferryi_server_session *session, const Farferry__Envelo
 			    "the server cannot compute digests");
 	session->epoch = ++hub->epoch;
 	if (ferryi_grants_open(hub, session->epoch, session->label, &session->grants))
+		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM,
+			    "the server is out of memory");
+	if (views_open(session))
 		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM,
 			    "the server is out of memory");
 	session->state = LIVE;
@@ -485,8 +509,9 @@ static int dispatch(struct ferryi_server_session *session, Farferry__Envelope **
 		request_submit(session, request);
 		break;
 	default:
-		put_error(session, id, FARFERRY__CODE__CODE_INVALID,
-			  "this server does not know that request");
+		if (!ferryi_views_request(session->views, *request))
+			put_error(session, id, FARFERRY__CODE__CODE_INVALID,
+				  "this server does not know that request");
 		break;
 	}
 	return 0;
@@ -648,6 +673,7 @@ void ferryi_server_session_close(struct ferryi_server_session **sessionp, const 
 	*sessionp = NULL;
 	ferryi_info("%s: ended: %s", session->label, reason);
 	session->closed = true;
+	ferryi_views_close(&session->views);
 	*session->pprev = session->next;
 	if (session->next)
 		session->next->pprev = session->pprev;

@@ -33,6 +33,10 @@ static const struct ferryi_counter_desc server_table[] = {
 	COUNTER(c_registration_ns_total, "time spent on registering them"),
 	COUNTER(c_revocations_total, "keys revoked"),
 	COUNTER(c_revocation_ns_total, "time spent on revoking them"),
+	GAUGE(g_exports, "mirrors exported"),
+	GAUGE(g_views, "views of them open"),
+	COUNTER(c_view_accesses_total, "accesses passed on to exporters"),
+	COUNTER(c_view_extents_total, "extents that views asked to read"),
 	{.name = NULL},
 };
 

@@ -36,6 +36,8 @@ static void start(void)
 		.unauthenticated = 4,
 		.leases = 4,
 		.extents = 16,
+		.exports = 2,
+		.views = 2,
 		.output_bytes = 1 << 20,
 		.handshake_ms = 10000,
 		.keepalive_ms = 1000,
