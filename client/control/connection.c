@@ -13,6 +13,7 @@
 #include "arith.h"
 #include "clock.h"
 #include "control_priv.h"
+#include "export.h"
 #include "inherit.h"
 #include "lease.h"
 #include "log.h"
@@ -174,6 +175,8 @@ static int take_frame(struct ferryi_session *session, struct evbuffer *input, si
 		return rc;
 	evbuffer_drain(input, len);
 	session->heard_ns = ferryi_now_ns();
+	if (envelope->body_case == FARFERRY__ENVELOPE__BODY_ACCESS)
+		return ferryi_export_access(session, envelope, why, why_len);
 	if (envelope->request_id == 0) {
 		rc = on_notice(session, envelope, why, why_len);
 		ferryi_envelope_free(&envelope);

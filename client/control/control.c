@@ -35,6 +35,7 @@ int ferryi_control_open(const struct ferryi_control_attr *attr, struct ferryi_co
 	control->connect_ms = attr->connect_ms != 0 ? attr->connect_ms : FERRYI_CONTROL_CONNECT_MS;
 	control->request_ms = attr->request_ms != 0 ? attr->request_ms : FERRYI_CONTROL_REQUEST_MS;
 	control->on_state = attr->on_state;
+	control->on_access = attr->on_access;
 	control->ctx = attr->ctx;
 	int rc = ferryi_token_find(attr->token, attr->token_file, &control->token);
 

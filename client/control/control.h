@@ -37,6 +37,8 @@ enum ferryi_lost_reason {
 	FERRYI_LOST_PROTOCOL,  /* the server sent something invalid */
 };
 
+struct ferryi_access_call;
+
 struct ferryi_control_attr {
 	const char *token_file;  /* NULL: $FERRY_TOKEN_FILE, else where ferryd leaves its own on this machine */
 	const uint8_t *token;    /* overrides the file; borrowed during the call */
@@ -48,6 +50,11 @@ struct ferryi_control_attr {
 	 * block; may close the session. Not called for sessions that this process closes.
 	 */
 	void (*on_state)(void *ctx, struct ferryi_session *session, enum ferryi_session_state state);
+	/*
+	 * Called in the control thread, with no lock held, for each access of a reader to a mirror that this process
+	 * exports: the call is the callee's, to be answered once by another thread. Must not block. NULL: none is exported.
+	 */
+	void (*on_access)(void *ctx, struct ferryi_access_call *call);
 	void *ctx;
 };
 
@@ -137,6 +144,90 @@ struct ferryi_session *ferryi_lease_session(const struct ferryi_lease *lease);
 const struct ferryi_fabric_row *ferryi_lease_row(const struct ferryi_lease *lease);
 const char *ferryi_lease_pool_type(const struct ferryi_lease *lease); /* "private", ... */
 uint64_t ferryi_lease_pool_size(const struct ferryi_lease *lease); /* bytes of the server's whole pool */
+
+/* ---- exports and views ---- */
+
+#define FERRYI_ACCESS_MAX   65536u /* bytes of one access */
+#define FERRYI_ACCESS_PAGES 17u    /* pages that so many bytes touch at most */
+
+/* Bits of perms. */
+#define FERRYI_EXPORT_READ  1u
+#define FERRYI_EXPORT_WRITE 2u
+
+/* Where one page of an access was found. */
+struct ferryi_access_page {
+	uint64_t extent_id; /* of the exporter's lease; 0: its bytes are in data */
+	uint64_t off;       /* bytes from the extent's start */
+	uint64_t hash;      /* XXH3 of the page there */
+};
+
+/* What an access gave. */
+struct ferryi_access_result {
+	unsigned npages; /* of a read */
+	struct ferryi_access_page page[FERRYI_ACCESS_PAGES];
+	uint8_t *data; /* bytes of the pages without an extent, one after the other; FERRYI_ACCESS_MAX are the caller's */
+	size_t data_len;
+	uint64_t rounds;
+	uint32_t pages_ram, pages_pool, pages_populated, pages_home;
+};
+
+/* A reader's access to an export of this process. */
+struct ferryi_access_call {
+	/* immutable */
+	uint64_t export_id;
+	uintptr_t va;
+	size_t len;          /* 1 .. FERRYI_ACCESS_MAX */
+	const uint8_t *data; /* len bytes to write; NULL: a read */
+	bool places;         /* pages in a pool of the call's session may be answered by their place */
+	uint64_t deadline_ns;
+	struct ferryi_session *session;
+	/* the callee's */
+	struct ferryi_access_call *next;
+	/* owned by client/control */
+	uint64_t access_id;
+	void *envelope;
+};
+
+/*
+ * Ends the call: with the result, or (rc < 0) with an error and its line, borrowed. Nulls *call. Any thread;
+ * does not block. What a lost session cannot be told is dropped.
+ */
+void ferryi_access_answer(struct ferryi_access_call **call, int rc, const char *line, const struct ferryi_access_result *result);
+
+/*
+ * Publishes under a name; accesses come to on_access with this number, from now on. -EEXIST, -EINVAL (name),
+ * -EDQUOT, -ENOTCONN, -ETIMEDOUT.
+ */
+int ferryi_session_export(struct ferryi_session *session, uint64_t export_id, const char *name, unsigned perms);
+/* Readers are told that it is gone. -ENOENT, -ENOTCONN, -ETIMEDOUT. */
+int ferryi_session_unexport(struct ferryi_session *session, uint64_t export_id);
+
+/* -ENOENT, -EINVAL (name), -EDQUOT, -ENOTCONN, -ETIMEDOUT. */
+int ferryi_session_view_open(struct ferryi_session *session, const char *name, uint64_t *view_id, unsigned *perms);
+int ferryi_session_view_close(struct ferryi_session *session, uint64_t view_id);
+/*
+ * One access of at most FERRYI_ACCESS_MAX bytes; write_from NULL: a read. *result is filled, and checked against
+ * va and len. -EFAULT, -EPERM, -EIO, -ESHUTDOWN, -EBUSY (ask again), -ENOTCONN, -ETIMEDOUT, -EPROTO.
+ */
+int ferryi_session_view_access(struct ferryi_session *session, uint64_t view_id, uintptr_t va, size_t len,
+			       const uint8_t *write_from, bool places, uint64_t deadline_ns,
+			       struct ferryi_access_result *result);
+
+/* A right to read one of the exporter's extents. */
+struct ferryi_view_extent {
+	const struct ferryi_fabric_row *row;
+	char addr[FERRYI_FABRIC_ADDR_LEN];
+	uint8_t token[FERRYI_TOKEN_LEN];
+	struct ferryi_remote remote;
+};
+/* -ENOENT (no such extent any more), -ENODEV (it cannot be lent, or this host has no such fabric), -ESHUTDOWN, ... */
+int ferryi_session_view_extent(struct ferryi_session *session, uint64_t view_id, uint64_t extent_id, uint64_t deadline_ns,
+			       struct ferryi_view_extent *out);
+/* The peer that reads them, of one (row, addr, token). As ferryi_peer_open. */
+int ferryi_session_view_peer(struct ferryi_session *session, const struct ferryi_view_extent *extent, uint64_t deadline_ns,
+			     struct ferryi_peer **out);
+/* Milliseconds that one request may take. */
+uint64_t ferryi_session_request_ms(const struct ferryi_session *session);
 
 /* ---- embedded server ---- */
 

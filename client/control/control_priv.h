@@ -19,6 +19,7 @@ struct ferryi_control {
 	uint64_t connect_ms;
 	uint64_t request_ms;
 	void (*on_state)(void *ctx, struct ferryi_session *session, enum ferryi_session_state state);
+	void (*on_access)(void *ctx, struct ferryi_access_call *call);
 	void *ctx;
 	/* owned by the control thread */
 	TAILQ_HEAD(, ferryi_session) sessions; /* attached ones */

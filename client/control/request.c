@@ -157,6 +157,34 @@ int ferryi_request_post(struct ferryi_session *session, Farferry__Envelope *enve
 	return rc;
 }
 
+int ferryi_request_notify(struct ferryi_session *session, Farferry__Envelope *envelope)
+{
+	struct ferryi_frame *frame = calloc(1, sizeof(*frame));
+
+	if (frame == NULL)
+		return -ENOMEM;
+	envelope->request_id = 0;
+	int rc = ferryi_frame_encode(envelope, &frame->bytes, &frame->len);
+
+	if (rc < 0) {
+		free(frame);
+		return rc;
+	}
+	ferryi_mutex_lock(&session->lock);
+	bool lost = atomic_load(&session->state) == FERRYI_SESSION_LOST;
+
+	if (!lost)
+		STAILQ_INSERT_TAIL(&session->out, frame, link);
+	ferryi_mutex_unlock(&session->lock);
+	if (lost) {
+		free(frame->bytes);
+		free(frame);
+		return -ENOTCONN;
+	}
+	ferryi_loop_wake(session->control->loop);
+	return 0;
+}
+
 /* ---- control thread: replies ---- */
 
 /* A lease that came too late for its caller goes back at once. */
@@ -193,6 +221,21 @@ static void give_back(struct ferryi_session *session, Farferry__Envelope__BodyCa
 			"session %s: a lease that came too late stays with the server until the session ends",
 			session->name);
 	free(ids);
+}
+
+/* So does a view. */
+static void close_view(struct ferryi_session *session, const Farferry__ViewReply *view)
+{
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+	Farferry__ViewCloseRequest close = FARFERRY__VIEW_CLOSE_REQUEST__INIT;
+
+	close.view_id = view->view_id;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_VIEW_CLOSE;
+	envelope.view_close = &close;
+	if (ferryi_request_post(session, &envelope, FARFERRY__ENVELOPE__BODY_DONE) < 0)
+		ferryi_warn(
+			"session %s: a view that came too late stays with the server until the session ends",
+			session->name);
 }
 
 int ferryi_request_answer(struct ferryi_session *session, Farferry__Envelope *envelope, char *why,
@@ -234,6 +277,8 @@ int ferryi_request_answer(struct ferryi_session *session, Farferry__Envelope *en
 		return 0;
 	if (envelope->body_case == FARFERRY__ENVELOPE__BODY_LEASE_REPLY)
 		give_back(session, request->asked, envelope->lease_reply);
+	if (envelope->body_case == FARFERRY__ENVELOPE__BODY_VIEW_REPLY)
+		close_view(session, envelope->view_reply);
 	request->reply = envelope;
 	request_free(request);
 	return 0;

@@ -47,6 +47,9 @@ int ferryi_request_call(struct ferryi_session *session, Farferry__Envelope *enve
 int ferryi_request_post(struct ferryi_session *session, Farferry__Envelope *envelope,
 			Farferry__Envelope__BodyCase expects);
 
+/* Any thread: sends a notice, to which no reply comes. 0, -ENOTCONN, -ENOMEM, -EMSGSIZE. */
+int ferryi_request_notify(struct ferryi_session *session, Farferry__Envelope *envelope);
+
 /* Control thread: takes over a reply. 0, or -EPROTO and why. */
 int ferryi_request_answer(struct ferryi_session *session, Farferry__Envelope *envelope, char *why,
 			  size_t why_len);
