@@ -104,7 +104,74 @@ static int access_pool(struct ferryi_pager *pager, const struct ferryi_page_ref 
 	return rc == -ENOLINK ? -ENOTCONN : rc;
 }
 
+/* ---- in the pool, for somebody else to read ---- */
+
+static bool find_extent(const struct ferryi_lease *lease, const struct ferryi_remote *remote, uint64_t *id)
+{
+	for (unsigned i = ferryi_lease_extent_count(lease); i-- > 0;) {
+		const struct ferryi_extent *extent = ferryi_lease_extent(lease, i);
+
+		if (extent->remote.key == remote->key && extent->remote.addr == remote->addr) {
+			*id = extent->id;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* The pool's content is a page's own, of that hash, and others of its session can be let to it. */
+static bool may_place(struct ferry_pool *pool, uint64_t word, const struct ferryi_access *a)
+{
+	const struct ferryi_lease *lease = ferryi_pool_lease(pool);
+
+	return a->place_for && (word & FERRYI_PAGE_COPIED) && !ferryi_pool_ops(pool) &&
+	       ferryi_lease_session(lease) == a->place_for && !(ferryi_lease_row(lease)->flags & FERRYI_FABRIC_SAME_HOST);
+}
+
+/* The page is held for a moment, as by an access: its hash and its place are its owner's. -ENOENT: read it. */
+static int place(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint64_t old, struct ferryi_access *a)
+{
+	uint64_t pfn = ferryi_object_pfn(ref->object, ref->index);
+	ferryi_page_word *word = ferryi_ref_word(ref);
+	struct ferryi_remote remote;
+	int rc = -ENOENT;
+
+	if (!ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING)))
+		return -EAGAIN;
+	ferryi_uncount(&pager->counters.g_away_pages, 1);
+	/* The block is bound while a page of it is away: its pool stays. */
+	struct ferry_pool *pool = ferryi_locate(pager, pfn, &remote, &a->extent_off);
+
+	if (pool && may_place(pool, old, a) && find_extent(ferryi_pool_lease(pool), &remote, &a->extent_id)) {
+		a->hash = ferryi_pfn_to_page(pager->model, pfn)->hash;
+		a->place = FERRYI_ACCESS_PLACED;
+		rc = 0;
+	}
+	ferryi_page_stays_away(pager, ref->object, ref->index);
+	ferryi_fetch_wake(pager, ref->object, ref->index, 1);
+	return rc;
+}
+
 /* ---- one page ---- */
+
+/* It is AWAY, in a pool of the device's. */
+static int access_own(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint64_t word, struct ferryi_access *a)
+{
+	int rc;
+
+	if (a->place_for) {
+		rc = place(pager, ref, word, a);
+		if (rc != -ENOENT)
+			return rc;
+		word = ferryi_page_load(ferryi_ref_word(ref));
+		if (ferryi_page_state(word) != FERRYI_PAGE_AWAY)
+			return -EAGAIN;
+	}
+	ferryi_mutex_lock(&pager->service_lock);
+	rc = access_pool(pager, ref, word, a);
+	ferryi_mutex_unlock(&pager->service_lock);
+	return rc;
+}
 
 static bool is_own(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, const void *owner)
 {
@@ -141,12 +208,8 @@ static int try_access(struct ferryi_pager *pager, struct ferryi_access *a, uint6
 		ferryi_service_unpin(pager, page);
 		return rc;
 	case FERRYI_PAGE_AWAY:
-		if (own) {
-			ferryi_mutex_lock(&pager->service_lock);
-			rc = access_pool(pager, &ref, word, a);
-			ferryi_mutex_unlock(&pager->service_lock);
-			return rc;
-		}
+		if (own)
+			return access_own(pager, &ref, word, a);
 		a->came_home = true;
 		rc = ferryi_service_bring(pager, page, page + FERRYI_PAGE_SIZE, false);
 		return rc ? rc : -EAGAIN;

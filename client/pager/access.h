@@ -23,7 +23,7 @@
 
 #include "pager.h"
 
-enum ferryi_access_place { FERRYI_ACCESS_RAM, FERRYI_ACCESS_POOL };
+enum ferryi_access_place { FERRYI_ACCESS_RAM, FERRYI_ACCESS_POOL, FERRYI_ACCESS_PLACED };
 
 struct ferryi_access {
 	uintptr_t va;      /* [va, va + len) lies in one page */
@@ -33,10 +33,16 @@ struct ferryi_access {
 	const void *owner; /* of the device: pools with this owner are its own */
 	const void *holder; /* of exclusive pages: exclusive.h */
 	bool pool_only;    /* peek: -ENOENT unless the page is in a pool of the owner's now */
+	const struct ferryi_session *place_for; /* a read, not NULL: a page in a pool of this session is not read but PLACED */
 	/* out */
 	enum ferryi_access_place place;
 	bool populated, came_home;
 	unsigned rounds;
+	/*
+	 * PLACED: where the page is, and the hash of what is there at this moment. What the place holds later is for its
+	 * reader to compare: the page may come home, and the place be another's.
+	 */
+	uint64_t extent_id, extent_off, hash;
 };
 
 /*

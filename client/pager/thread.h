@@ -3,8 +3,13 @@
 #define FERRYI_PAGER_THREAD_H
 
 #include <pthread.h>
+#include <stddef.h>
 
 /* 0 or negative errno. */
 int ferryi_thread_start(pthread_t *thread, void *(*main)(void *arg), void *arg);
+
+/* The same on a stack of the caller's, page aligned, which must live until the thread is joined. */
+int ferryi_thread_start_on(pthread_t *thread, void *stack, size_t stack_len, void *(*main)(void *arg),
+			   void *arg);
 
 #endif
