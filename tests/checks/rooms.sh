@@ -30,7 +30,8 @@ hits=$(grep -rnE --include='*.[ch]' --include='*.sh' --include='CMakeLists.txt' 
 [ -z "$hits" ] || complain "unfinished:"$'\n'"$hits"
 
 for file in $(find common proto server client tests -name '*.[ch]' -not -path '*/.*'); do
-	lines=$(wc -l <"$file")
-	[ "$lines" -le 800 ] || complain "$file has $lines lines: split it (800 at most)"
+	lines=$(wc -l <"$file") most=800
+	[ "$file" != client/include/ferry.h ] || most=1200 # the installed API is one file
+	[ "$lines" -le "$most" ] || complain "$file has $lines lines: split it ($most at most)"
 done
 exit $bad
