@@ -99,7 +99,7 @@ int ferry_open(const struct ferry_config *cfg, struct ferry **out);
 /*
  * Brings every page home (the budget does not apply any more), then stops.
  * Ranges of ferry_mmap and adopted ranges stay mapped, as plain memory.
- * Returns -EBUSY (pages are pinned or busy, a range is registered) or -EIO (pages cannot be had back:
+ * Returns -EBUSY (pages are pinned or busy, a range is registered, a view is open) or -EIO (pages cannot be had back:
  * poisoned, or their server is gone) and leaves all as it was; -EINVAL NULL.
  */
 int ferry_close(struct ferry *ferry);
@@ -509,7 +509,7 @@ struct ferry_mirror {
 /* -EINVAL (no ops.invalidate, registered already), -ENOMEM (FERRY_MAX_MIRRORS are registered). */
 #define FERRY_MAX_MIRRORS 16u
 int ferry_mirror_register(struct ferry_mirror *mirror, struct ferry *ferry);
-/* Waits for callbacks that run. -EDEADLK from within a callback; -EINVAL not registered; -EBUSY its ranges are registered. */
+/* Withdraws it if it is exported. Waits for callbacks that run. -EDEADLK from within a callback; -EINVAL not registered; -EBUSY its ranges are registered. */
 int ferry_mirror_unregister(struct ferry_mirror *mirror);
 
 struct ferry_mirror_stats {
@@ -520,6 +520,7 @@ struct ferry_mirror_stats {
 	uint64_t pages_populated; /* were missing: made to be zeros first */
 	uint64_t pages_home;  /* belonged to another owner: brought to RAM first */
 	uint64_t bytes;
+	uint64_t pages_rma;   /* of a view, of pages_pool: read from the server by the view itself */
 };
 
 /*
@@ -576,6 +577,63 @@ int ferry_exclusive_release(struct ferry_mirror *mirror, void *addr, size_t len)
  */
 int ferry_exclusive_update(struct ferry_mirror *mirror, void *addr, size_t len,
 			   void (*update)(void *arg, void *bytes, size_t len), void *arg);
+
+/* ---- a mirror seen from another process or node ---- */
+
+#define FERRY_EXPORT_READ  (1u << 0)
+#define FERRY_EXPORT_WRITE (1u << 1)
+struct ferry_mirror_view;
+
+/*
+ * Publishes the mirror at the process's first server under a name: 1 to 63
+ * letters, digits, '.', '_' and '-'. Other processes that the server has
+ * authenticated open it by name and access this process's memory by its own
+ * virtual addresses, wherever each page is: any mapping of it, not managed
+ * ranges alone, as ferry_mirror_read. perms: FERRY_EXPORT_READ, _WRITE or both.
+ * Accesses are served by a thread of the library's, one after another. A pool
+ * whose owner is not the mirror's has its pages brought home by them. Whoever
+ * has the server's token may open it: a reader sees all that this process could
+ * read, and what its leases in the pool hold; a writer can do all it could.
+ * -EEXIST (name taken), -EBUSY (exported already), -EINVAL, -EDQUOT (the
+ * server's limit), -ENOMEM, -EAGAIN (no thread), -ENOTCONN, -ETIMEDOUT.
+ */
+int ferry_mirror_export(struct ferry_mirror *mirror, const char *name, unsigned perms);
+/*
+ * Views of it fail with -ESHUTDOWN from now on; waits for an access under way.
+ * Done by ferry_mirror_unregister and ferry_close too, and by the process's
+ * end. -EINVAL: not exported; -EDEADLK: from within a callback.
+ */
+int ferry_mirror_unexport(struct ferry_mirror *mirror);
+
+/*
+ * Opens the mirror of that name at this process's first server. *out is to be
+ * closed; it is untouched on failure.
+ * -ENOENT (no such name), -EDQUOT (the server's limit), -ENOMEM, -ENOTCONN, -ETIMEDOUT, -EINVAL.
+ */
+int ferry_mirror_open(struct ferry *ferry, const char *name, struct ferry_mirror_view **out);
+/*
+ * Reads or writes [va, va + len) of the exporter's memory; any alignment. Each
+ * page is old or new, never a mixture of two pages nor of two places, never
+ * memory that has been given to someone else; a page in RAM that the exporter
+ * writes at this moment is as a concurrent reader there would see it. Pages in a
+ * pool of the exporter's first server are read from there by one-sided RMA and
+ * compared with the hash that the exporter gives; where that cannot be (same-host
+ * memfds, a pool with callbacks, pages that move all the time), and in RAM,
+ * through the exporter. One access of a view at a time; others wait.
+ * stats may be NULL. -EFAULT (not mapped there), -EPERM (rights of the export or
+ * of the mapping), -EIO (a page is lost, or its server not reached), -ESHUTDOWN
+ * (the exporter is gone or has withdrawn it), -ETIMEDOUT (the exporter does not
+ * answer: it is stopped, or waits for a pool; request_timeout_ms for each 64
+ * KiB), -ENOTCONN (this process's session is lost), -EPROTO (the exporter's
+ * answers are wrong), -ENOMEM, -EINVAL. What an access that
+ * fails has read or written of the first 64 KiB pieces, or written of the piece
+ * that failed, stays.
+ */
+int ferry_view_read(struct ferry_mirror_view *view, uintptr_t va, void *buf, size_t len, struct ferry_mirror_stats *stats);
+int ferry_view_write(struct ferry_mirror_view *view, uintptr_t va, const void *buf, size_t len,
+		     struct ferry_mirror_stats *stats);
+/* No access of it may be under way. -EINVAL. */
+int ferry_view_close(struct ferry_mirror_view *view);
 
 /* ---- ranges and entries: struct hmm_range, hmm_pfn ---- */
 

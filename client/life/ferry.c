@@ -45,6 +45,13 @@ const char *ferry_last_error(void)
 	return ferryi_control_last_error();
 }
 
+static void on_access(void *ctx, struct ferryi_access_call *call)
+{
+	struct ferry *ferry = ctx;
+
+	ferryi_exports_on_access(&ferry->exports, call);
+}
+
 static int start_control(struct ferry *ferry)
 {
 	struct ferryi_control_attr attr = {
@@ -52,6 +59,7 @@ static int start_control(struct ferry *ferry)
 		.connect_ms = ferry->config.request_timeout_ms,
 		.request_ms = ferry->config.request_timeout_ms,
 		.on_state = ferryi_on_session_state,
+		.on_access = on_access,
 		.ctx = ferry,
 	};
 
@@ -100,6 +108,7 @@ static void dismantle(struct ferry *ferry)
 {
 	struct ferryi_arena *arena = ferry->arena;
 
+	ferryi_exports_stop(&ferry->exports);
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
 		struct ferry_pool *pool = atomic_exchange(&ferry->pools[i], NULL);
 
@@ -108,6 +117,7 @@ static void dismantle(struct ferry *ferry)
 	for (unsigned i = 0; i < ferry->nr_sessions; i++)
 		ferryi_session_close(&ferry->sessions[i]);
 	ferryi_control_close(&ferry->control);
+	ferryi_exports_close(&ferry->exports);
 	ferryi_embedded_stop(&ferry->embedded);
 	ferryi_memory_model_close(&ferry->model);
 	ferryi_config_fini(&ferry->config);
@@ -144,6 +154,7 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 	ferry->arena = arena;
 	ferry->config = config;
 	ferryi_mutex_init(&ferry->lock, FERRYI_RANK_FERRY);
+	ferryi_exports_open(&ferry->exports, &ferry->mirrors, arena);
 
 	struct ferryi_pager_attr pager_attr = {
 		.arena = arena,
@@ -217,9 +228,12 @@ int ferry_close(struct ferry *ferry)
 	if (!rc)
 		rc = ferryi_mirrors_begin_close(&ferry->mirrors);
 	if (!rc) {
+		ferryi_exports_pause(&ferry->exports);
 		rc = ferryi_pager_close(&ferry->pager);
-		if (rc)
+		if (rc) {
+			ferryi_exports_resume(&ferry->exports);
 			ferryi_mirrors_undo_close(&ferry->mirrors);
+		}
 	}
 	if (!rc) {
 		atomic_store_explicit(&the_ferry, NULL, memory_order_release);

@@ -5,6 +5,7 @@
 #include "config.h"
 #include "control.h"
 #include "device.h"
+#include "exports.h"
 #include "ferry.h"
 #include "lock.h"
 #include "mirror.h"
@@ -23,6 +24,7 @@ struct ferry {
 	struct ferryi_control *control;
 	struct ferryi_embedded *embedded;
 	struct ferryi_mirrors mirrors; /* its own lock */
+	struct ferryi_exports exports; /* its own locks */
 
 	/* protected by lock */
 	struct ferryi_mutex lock;

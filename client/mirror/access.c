@@ -22,15 +22,28 @@ struct span {
 	struct ferry_mirror_stats *stats;
 };
 
-static int fail(const struct span *s, int rc, uintptr_t va)
+int ferryi_mirror_access_fail(const char *call, int rc, uintptr_t va, bool write)
 {
 	const char *why = rc == -EFAULT ? "is not mapped" :
-			  rc == -EPERM	? (s->write_from ? "is not writable" : "is not readable") :
+			  rc == -EPERM	? (write ? "is not writable" : "is not readable") :
 			  rc == -EIO	? "is lost" :
 			  rc == -ENOENT ? "is not in a pool of this owner" :
 					  "could not be had in time";
 
-	return ferryi_control_fail(rc, "%s: %#lx %s (%s)", s->call, (unsigned long)va, why, ferryi_strerror(rc));
+	return ferryi_control_fail(rc, "%s: %#lx %s (%s)", call, (unsigned long)va, why, ferryi_strerror(rc));
+}
+
+static int fail(const struct span *s, int rc, uintptr_t va)
+{
+	return ferryi_mirror_access_fail(s->call, rc, va, s->write_from != NULL);
+}
+
+int ferryi_mirror_check_rights(struct ferryi_mirrors *mirrors, const char *call, uintptr_t va, size_t len, bool write)
+{
+	uintptr_t at;
+	int rc = ferryi_vma_check(mirrors->maps_fd, va, va + len, write, &at);
+
+	return rc ? ferryi_mirror_access_fail(call, rc, at, write) : 0;
 }
 
 static int access_unmanaged(const struct ferryi_access *a)
@@ -55,6 +68,17 @@ static void count(struct ferry_mirror_stats *stats, const struct ferryi_access *
 	stats->bytes += a->len;
 }
 
+int ferryi_mirror_access_page(struct ferryi_mirrors *mirrors, struct ferryi_access *a)
+{
+	int rc = ferryi_pager_access(mirrors->pager, a);
+
+	if (rc == -ENOENT && !a->pool_only) {
+		a->place = FERRYI_ACCESS_RAM;
+		rc = access_unmanaged(a);
+	}
+	return rc;
+}
+
 static int access_page(struct span *s, uintptr_t va, size_t done, size_t len)
 {
 	struct ferryi_access a = { .va = va,
@@ -64,12 +88,8 @@ static int access_page(struct span *s, uintptr_t va, size_t done, size_t len)
 				   .owner = s->mirror->owner,
 				   .holder = s->mirror,
 				   .pool_only = s->pool_only };
-	int rc = ferryi_pager_access(s->mirrors->pager, &a);
+	int rc = ferryi_mirror_access_page(s->mirrors, &a);
 
-	if (rc == -ENOENT && !s->pool_only) {
-		a.place = FERRYI_ACCESS_RAM;
-		rc = access_unmanaged(&a);
-	}
 	if (!rc)
 		count(s->stats, &a);
 	return rc;
@@ -77,7 +97,7 @@ static int access_page(struct span *s, uintptr_t va, size_t done, size_t len)
 
 static int access_span(struct span *s)
 {
-	uintptr_t at, end = s->va + s->len;
+	uintptr_t end = s->va + s->len;
 	int rc = ferryi_mirror_check(s->mirrors, s->mirror, s->call);
 
 	if (rc)
@@ -89,9 +109,9 @@ static int access_span(struct span *s)
 	if (s->stats && s->stats->size < sizeof(*s->stats))
 		return ferryi_control_fail(-EINVAL, "%s: set stats.size to sizeof(struct ferry_mirror_stats)", s->call);
 	/* Rights of all of it before a byte is moved: mprotect has no event, so they are looked up each time. */
-	rc = ferryi_vma_check(s->mirrors->maps_fd, s->va, end, s->write_from != NULL, &at);
+	rc = ferryi_mirror_check_rights(s->mirrors, s->call, s->va, s->len, s->write_from != NULL);
 	if (rc)
-		return fail(s, rc, at);
+		return rc;
 	for (size_t done = 0; done < s->len;) {
 		size_t in_page = FERRY_PAGE_SIZE - (s->va + done) % FERRY_PAGE_SIZE;
 		size_t n = in_page < s->len - done ? in_page : s->len - done;

@@ -104,10 +104,12 @@ void ferryi_mirrors_close(struct ferryi_mirrors *mirrors)
 int ferryi_mirrors_begin_close(struct ferryi_mirrors *mirrors)
 {
 	ferryi_mutex_lock(&mirrors->lock);
-	bool busy = mirrors->ranges;
+	bool busy = mirrors->ranges, viewing = mirrors->nr_views;
 
-	mirrors->closing = !busy;
+	mirrors->closing = !busy && !viewing;
 	ferryi_mutex_unlock(&mirrors->lock);
+	if (viewing)
+		return ferryi_control_fail(-EBUSY, "close: views are open; close them first (ferry_view_close)");
 	return busy ? ferryi_control_fail(-EBUSY, "close: ranges are registered; unregister them first") : 0;
 }
 
@@ -170,6 +172,11 @@ int ferryi_mirror_register(struct ferryi_mirrors *mirrors, struct ferry_mirror *
 	mirror->ferry = mirrors->ferry;
 	atomic_fetch_add(&mirrors->notifier.users, 1);
 	return 0;
+}
+
+bool ferryi_mirror_in_callback(void)
+{
+	return in_callback;
 }
 
 int ferryi_mirror_unregister(struct ferryi_mirrors *mirrors, struct ferry_mirror *mirror)

@@ -42,6 +42,7 @@ struct ferryi_mirrors {
 	struct ferryi_notice *under_way;
 	struct ferry_range *ranges; /* linked by ferryi_range_next */
 	bool closing;
+	unsigned nr_views; /* open ones of this process (view.c) */
 };
 
 /* Before the pager opens; its attr.notifier is &mirrors->notifier. 0, negative errno. */
@@ -52,10 +53,12 @@ void ferryi_mirrors_close(struct ferryi_mirrors *mirrors);
 /* As the public calls. */
 int ferryi_mirror_register(struct ferryi_mirrors *mirrors, struct ferry_mirror *mirror);
 int ferryi_mirror_unregister(struct ferryi_mirrors *mirrors, struct ferry_mirror *mirror);
+/* Does this thread run a mirror's callback? What waits for callbacks or accesses to end must not be called there. */
+bool ferryi_mirror_in_callback(void);
 /* -EINVAL with a line unless it is registered here. */
 int ferryi_mirror_check(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, const char *call);
 
-/* Before the pager closes: no range may be registered from here on. -EBUSY: some are. Undone when the close fails. */
+/* Before the pager closes: no range may be registered from here on. -EBUSY: some are, or a view is open. Undone when the close fails. */
 int ferryi_mirrors_begin_close(struct ferryi_mirrors *mirrors);
 void ferryi_mirrors_undo_close(struct ferryi_mirrors *mirrors);
 
@@ -73,5 +76,13 @@ long ferryi_mirror_exclusive_query(struct ferryi_mirrors *mirrors, const struct 
 int ferryi_mirror_exclusive_release(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, void *addr, size_t len);
 int ferryi_mirror_exclusive_update(struct ferryi_mirrors *mirrors, const struct ferry_mirror *mirror, void *addr, size_t len,
 				   void (*update)(void *arg, void *bytes, size_t len), void *arg);
+
+/* access.c, for exports.c: one page's part of an access; unmanaged memory by the kernel. As ferryi_pager_access. */
+struct ferryi_access;
+int ferryi_mirror_access_page(struct ferryi_mirrors *mirrors, struct ferryi_access *access);
+/* May the CPU read, or write, every page of it? 0, -EFAULT, -EPERM with the call's line. */
+int ferryi_mirror_check_rights(struct ferryi_mirrors *mirrors, const char *call, uintptr_t va, size_t len, bool write);
+/* The line of an access that failed at va. Returns rc. */
+int ferryi_mirror_access_fail(const char *call, int rc, uintptr_t va, bool write);
 
 #endif

@@ -15,6 +15,8 @@
 /* Acquisition order, outermost first. */
 enum ferryi_lock_rank {
 	FERRYI_RANK_FERRY = 1,      /* client: struct ferry: open/close, adopt/unadopt, budget changes */
+	FERRYI_RANK_EXPORTS,        /* client/mirror: the export thread begins; nothing but the arena is called under it */
+	FERRYI_RANK_VIEW,           /* client/mirror: one access of a view at a time; held across requests and reads */
 	FERRYI_RANK_LEAVE,          /* client/pager: one evict, drain or poison of a pool at a time */
 	FERRYI_RANK_SERVICE,        /* client/pager: the service fetcher and evictor, lent to API callers in turn */
 	FERRYI_RANK_EVENTS,         /* client/pager: reading the userfaultfd and its non-fault events */

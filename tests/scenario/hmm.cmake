@@ -1,5 +1,5 @@
 # The device's side of the public API, by part and fabric row.
-foreach(part mirror migrate range exclusive)
+foreach(part mirror migrate range exclusive view)
 	add_executable(scenario_mirror_${part} mirror_${part}.c pager_kit.c control_child.c)
 	target_link_libraries(scenario_mirror_${part} PRIVATE ferry_flags ferry ferry_control ferry_proto ferry_pager_uapi
 		PkgConfig::CMOCKA Threads::Threads)
