@@ -463,25 +463,6 @@ int ferryi_config_load(struct ferryi_config *config, int argc, char **argv, char
 	return rc;
 }
 
-int ferryi_config_reload(int argc, char **argv, int *log_level, char *err, size_t err_len)
-{
-	struct ferryi_config *again;
-	int rc;
-
-	again = malloc(sizeof(*again));
-	if (!again) {
-		snprintf(err, err_len, "out of memory");
-		return -EINVAL;
-	}
-	rc = ferryi_config_load(again, argc, argv, err, err_len);
-	if (!rc) {
-		*log_level = again->log_level;
-		ferryi_config_fini(again);
-	}
-	free(again);
-	return rc;
-}
-
 void ferryi_config_fini(struct ferryi_config *config)
 {
 	ferryi_params_fini(table, config);

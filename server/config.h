@@ -33,8 +33,6 @@ struct ferryi_config {
  * checks between parameters. 0, -EINVAL with one line in err, -ENODATA (--help), -ENOTSUP (--version).
  */
 int ferryi_config_load(struct ferryi_config *config, int argc, char **argv, char *err, size_t err_len);
-/* Reads the file again, for what a reload may change: the log level. Same errors. */
-int ferryi_config_reload(int argc, char **argv, int *log_level, char *err, size_t err_len);
 void ferryi_config_fini(struct ferryi_config *config);
 
 void ferryi_config_help(FILE *out);

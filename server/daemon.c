@@ -19,6 +19,7 @@
 #include "door.h"
 #include "fabrics.h"
 #include "log.h"
+#include "reload.h"
 #include "secret.h"
 #include "session.h"
 #include "supervisor.h"
@@ -35,6 +36,7 @@ struct daemon {
 	/* owned by the control thread */
 	struct ferryi_hub hub;
 	struct event_base *base;
+	struct ferryi_reload *reload;
 	struct ferryi_door *door;
 	struct event *on_term, *on_int, *on_hup, *on_jobs, *on_lifeline, *deadline;
 	enum phase phase;
@@ -125,21 +127,13 @@ static void on_stop_signal(evutil_socket_t signum, short what, void *ctx)
 	drain_check(daemon);
 }
 
-static void on_reload(evutil_socket_t fd, short what, void *ctx)
+static void on_reload(evutil_socket_t signum, short what, void *ctx)
 {
 	struct daemon *daemon = ctx;
-	char err[FERRYI_CONFIG_ERR_LEN];
-	int level;
 
-	(void)fd;
+	(void)signum;
 	(void)what;
-	if (ferryi_config_reload(daemon->argc, daemon->argv, &level, err, sizeof(err))) {
-		ferryi_error("reload: nothing changed: %s", err);
-		return;
-	}
-	ferryi_log_set_level((enum ferryi_log_level)level);
-	ferryi_notice("reload: log level is taken over; pools, addresses, fabrics, limits and the token need "
-		      "a restart");
+	ferryi_reload_run(daemon->reload);
 }
 
 static void on_finished_jobs(evutil_socket_t fd, short what, void *ctx)
@@ -320,6 +314,8 @@ static int start(struct daemon *daemon, char *err, size_t err_len)
 	snprintf(err, err_len, "starting threads failed");
 	rc = ferryi_jobs_create((unsigned)config->workers, &hub->jobs);
 	if (!rc)
+		rc = ferryi_reload_create(hub, daemon->base, daemon->argc, daemon->argv, &daemon->reload);
+	if (!rc)
 		rc = add_events(daemon);
 	if (!rc)
 		rc = ferryi_door_serve(daemon->door);
@@ -346,6 +342,7 @@ static void announce(struct daemon *daemon)
 static void stop(struct daemon *daemon)
 {
 	ferryi_door_close(&daemon->door);
+	ferryi_reload_destroy(&daemon->reload);
 	ferryi_jobs_destroy(&daemon->hub.jobs);
 	ferryi_fabrics_close(&daemon->hub);
 	free_events(daemon);

@@ -351,7 +351,7 @@ static int reply_lease(struct ferryi_grants *grants, const struct lease *lease, 
 	message.data_token.len = sizeof(tenancy->token);
 	message.n_extents = n;
 	message.extents = extents;
-	message.pool_size_bytes = ferryi_pool_spec(lease->pool)->size_bytes;
+	message.pool_size_bytes = ferryi_pool_size(lease->pool);
 	message.kept_extents = (uint32_t)nold;
 	message.name = (char *)lease->name;
 	message.pool_type = (char *)ferryi_pool_type_name(ferryi_pool_spec(lease->pool)->type);

@@ -15,6 +15,14 @@ struct ferryi_backing {
 	 * untouched. */
 	int (*open)(const struct ferryi_pool_spec *spec, void **handle, char *err, size_t err_len);
 	void (*close)(void *handle);
+	/*
+	 * The pool has `to` bytes now and not `from`: takes, or gives to the system,
+	 * what is between. 0, or negative errno with one line in err and nothing
+	 * changed; a smaller size does not fail. Never twice at once; grant and scrub
+	 * of extents below both go on meanwhile.
+	 */
+	int (*resize)(void *handle, const struct ferryi_pool_spec *spec, uint64_t from, uint64_t to,
+		      char *err, size_t err_len);
 	/* May hold what somebody left there: it is scrubbed before it is lent. NULL: never. */
 	bool (*is_dirty)(const void *handle);
 	/*

@@ -49,9 +49,11 @@ static int add_memory(struct anon *anon, const struct ferryi_pool_spec *spec, ui
 		what = "populating";
 		rc = ferryi_window_populate(&anon->window, from, to);
 	}
-	if (rc)
-		snprintf(err, err_len, "pool %s: %s %llu bytes failed: %s", spec->name, what,
-			 (unsigned long long)(to - from), ferryi_strerror(rc));
+	if (!rc)
+		return 0;
+	snprintf(err, err_len, "pool %s: %s %llu bytes failed: %s", spec->name, what,
+		 (unsigned long long)(to - from), ferryi_strerror(rc));
+	ferryi_window_unmap(&anon->window, from, to);
 	return rc;
 }
 
@@ -101,11 +103,25 @@ static int anon_scrub(void *handle, struct ferryi_pool_extent *extent)
 	return 0;
 }
 
+static int anon_resize(void *handle, const struct ferryi_pool_spec *spec, uint64_t from, uint64_t to,
+		       char *err, size_t err_len)
+{
+	struct anon *anon = handle;
+	int rc = 0;
+
+	if (to > from)
+		rc = add_memory(anon, spec, from, to, err, err_len);
+	else
+		ferryi_window_unmap(&anon->window, to, from);
+	return rc;
+}
+
 const struct ferryi_backing ferryi_backing_anon = {
 	.name = "anon",
 	.gives_fd = false,
 	.open = anon_open,
 	.close = anon_close,
+	.resize = anon_resize,
 	.grant = anon_grant,
 	.scrub = anon_scrub,
 };

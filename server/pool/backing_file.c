@@ -14,6 +14,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "arith.h"
@@ -45,6 +46,35 @@ static int allocate(int fd, int mode, uint64_t off, uint64_t len_bytes)
 	return 0;
 }
 
+/* The bytes of a character device; false: it does not say. */
+static bool device_size(const struct stat *st, unsigned long long *have)
+{
+	char path[64];
+	FILE *f;
+	bool told;
+
+	snprintf(path, sizeof(path), "/sys/dev/char/%u:%u/size", major(st->st_rdev), minor(st->st_rdev));
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	told = fscanf(f, "%llu", have) == 1;
+	fclose(f);
+	return told;
+}
+
+/* The kernel maps more of a /dev/dax than there is, and raises SIGBUS later. */
+static int check_device_size(const struct ferryi_pool_spec *spec, const struct stat *st, uint64_t size_bytes,
+			     char *err, size_t err_len)
+{
+	unsigned long long have;
+	char what[128];
+
+	if (!device_size(st, &have) || size_bytes <= have)
+		return 0;
+	snprintf(what, sizeof(what), "the device has %llu bytes, fewer than size= says", have);
+	return fail(spec, -EINVAL, what, err, err_len);
+}
+
 int ferryi_backing_file_check(const struct ferryi_pool_spec *spec, char *err, size_t err_len)
 {
 	const bool is_device = spec->type == FERRYI_POOL_GENERIC;
@@ -60,7 +90,9 @@ int ferryi_backing_file_check(const struct ferryi_pool_spec *spec, char *err, si
 		return fail(spec, -EINVAL, "not a character device, as /dev/dax0.0 is", err, err_len);
 	if (!is_device && !S_ISREG(st.st_mode))
 		return fail(spec, -EINVAL, "not a file", err, err_len);
-	if (is_device || st.st_size == 0 || (uint64_t)st.st_size == spec->size_bytes)
+	if (is_device)
+		return check_device_size(spec, &st, spec->size_bytes, err, err_len);
+	if (st.st_size == 0 || (uint64_t)st.st_size == spec->size_bytes)
 		return 0;
 	snprintf(what, sizeof(what),
 		 "it is there with %lld bytes, and size= says %llu; give its own size, or another path",
@@ -129,6 +161,57 @@ static int file_open(const struct ferryi_pool_spec *spec, void **handle, char *e
 	return 0;
 }
 
+/* Past its end there is SIGBUS, so its end must be known. */
+static int check_device_grows(const struct file *file, const struct ferryi_pool_spec *spec, uint64_t to,
+			      char *err, size_t err_len)
+{
+	unsigned long long have;
+	struct stat st;
+
+	if (fstat(file->fd, &st))
+		return fail(spec, -errno, ferryi_strerror(errno), err, err_len);
+	if (!device_size(&st, &have))
+		return fail(spec, -EOPNOTSUPP, "the device does not say what it has, so the pool cannot grow",
+			    err, err_len);
+	return check_device_size(spec, &st, to, err, err_len);
+}
+
+/* New memory of a device may hold what somebody left there: it is zeroed here. */
+static int grow(struct file *file, const struct ferryi_pool_spec *spec, uint64_t from, uint64_t to, char *err,
+		size_t err_len)
+{
+	int rc = file->is_device ? check_device_grows(file, spec, to, err, err_len) : 0;
+
+	if (rc)
+		return rc;
+	if (!file->is_device)
+		rc = allocate(file->fd, 0, from, to - from);
+	if (!rc)
+		rc = ferryi_window_map(&file->window, from, to, MAP_SHARED, file->fd);
+	if (rc) {
+		if (!file->is_device && ftruncate(file->fd, (off_t)from))
+			ferryi_error("pool %s: the file keeps its new size: %s", file->name,
+				     ferryi_strerror(errno));
+		return fail(spec, rc, ferryi_strerror(rc), err, err_len);
+	}
+	for (uint64_t at = from; file->is_device && at < to; at += FERRYI_SUBSECTION_SIZE)
+		memset(ferryi_window_at(&file->window, at), 0, FERRYI_SUBSECTION_SIZE);
+	return 0;
+}
+
+static int file_resize(void *handle, const struct ferryi_pool_spec *spec, uint64_t from, uint64_t to,
+		       char *err, size_t err_len)
+{
+	struct file *file = handle;
+
+	if (to > from)
+		return grow(file, spec, from, to, err, err_len);
+	ferryi_window_unmap(&file->window, to, from);
+	if (!file->is_device && ftruncate(file->fd, (off_t)to))
+		ferryi_error("pool %s: the file keeps its old size: %s", file->name, ferryi_strerror(errno));
+	return 0;
+}
+
 static bool file_is_dirty(const void *handle)
 {
 	const struct file *file = handle;
@@ -167,6 +250,7 @@ const struct ferryi_backing ferryi_backing_file = {
 	.gives_fd = false,
 	.open = file_open,
 	.close = file_close,
+	.resize = file_resize,
 	.is_dirty = file_is_dirty,
 	.grant = file_grant,
 	.scrub = file_scrub,

@@ -15,11 +15,12 @@
 #include <unistd.h>
 
 #include "arith.h"
+#include "lock.h"
 #include "log.h"
 
 struct section_reserve {
-	int fd;
-	size_t len_bytes;
+	int fd; /* -1: none yet */
+	uint64_t len_bytes;
 };
 
 struct memfds {
@@ -27,8 +28,10 @@ struct memfds {
 	bool reserve;
 	int numa_node;
 	char name[FERRYI_POOL_NAME_LEN];
+	struct ferryi_mutex lock; /* FERRYI_RANK_LEAF */
+	/* protected by lock; whoever resizes reads without it */
+	struct section_reserve *sections;
 	size_t nsections; /* 0 without a reservation */
-	struct section_reserve sections[];
 };
 
 /* A shared mapping bound to the node: shmem keeps the policy with the file, so that fallocate follows it. */
@@ -56,20 +59,105 @@ static int allocate(int fd, int mode, uint64_t off, uint64_t len_bytes)
 	return 0;
 }
 
-/* One section's reserve memfd; several threads do this at once, each for its own. */
-static int reserve_section(void *ctx, size_t i)
+/* The part of a section that is below `end`. */
+static uint64_t part_of_section(size_t section, uint64_t end)
 {
-	struct memfds *memfds = ctx;
-	struct section_reserve *section = &memfds->sections[i];
+	return ferryi_min_u64(FERRYI_SECTION_SIZE, end - ((uint64_t)section << FERRYI_SECTION_SHIFT));
+}
+
+struct enlarge {
+	struct memfds *memfds;
+	size_t first; /* section */
+	uint64_t to;
+};
+
+/* One section's reserve memfd; several threads do this at once, each for its own. */
+static int enlarge_section(void *ctx, size_t i)
+{
+	const struct enlarge *enlarge = ctx;
+	struct memfds *memfds = enlarge->memfds;
+	struct section_reserve *section = &memfds->sections[enlarge->first + i];
+	uint64_t have = section->len_bytes, want = part_of_section(enlarge->first + i, enlarge->to);
 	int rc;
 
-	section->fd = memfd_create("ferryd-reserve", MFD_CLOEXEC);
+	if (section->fd < 0)
+		section->fd = memfd_create("ferryd-reserve", MFD_CLOEXEC);
 	if (section->fd < 0)
 		return -errno;
-	rc = ftruncate(section->fd, (off_t)section->len_bytes) ? -errno : 0;
+	if (ftruncate(section->fd, (off_t)want))
+		return -errno;
+	section->len_bytes = want;
+	rc = bind_file(section->fd, want, memfds->numa_node);
+	return rc ? rc : allocate(section->fd, 0, have, want - have);
+}
+
+/* What is beyond `to` goes back to the system. */
+static void cut(struct memfds *memfds, uint64_t to)
+{
+	size_t n = (size_t)((to + FERRYI_SECTION_SIZE - 1) >> FERRYI_SECTION_SHIFT);
+
+	for (size_t i = n; i < memfds->nsections; i++) {
+		if (memfds->sections[i].fd >= 0)
+			close(memfds->sections[i].fd);
+	}
+	ferryi_mutex_lock(&memfds->lock);
+	memfds->nsections = (size_t)ferryi_min_u64(memfds->nsections, n);
+	ferryi_mutex_unlock(&memfds->lock);
+	if (!n || memfds->nsections < n || memfds->sections[n - 1].len_bytes <= part_of_section(n - 1, to))
+		return;
+	memfds->sections[n - 1].len_bytes = part_of_section(n - 1, to);
+	if (memfds->sections[n - 1].fd >= 0 &&
+	    ftruncate(memfds->sections[n - 1].fd, (off_t)memfds->sections[n - 1].len_bytes))
+		ferryi_error("pool %s: the end of the reservation was not given back: %s", memfds->name,
+			     ferryi_strerror(errno));
+}
+
+static int add_sections(struct memfds *memfds, size_t n)
+{
+	struct section_reserve *sections;
+
+	ferryi_mutex_lock(&memfds->lock);
+	sections = realloc(memfds->sections, n * sizeof(*sections));
+	if (sections) {
+		memfds->sections = sections;
+		for (; memfds->nsections < n; memfds->nsections++)
+			sections[memfds->nsections] = (struct section_reserve){.fd = -1};
+	}
+	ferryi_mutex_unlock(&memfds->lock);
+	return sections ? 0 : -ENOMEM;
+}
+
+/* Reserves [from, to). On failure it is as it was, with one line in err. */
+static int enlarge(struct memfds *memfds, uint64_t from, uint64_t to, char *err, size_t err_len)
+{
+	struct enlarge enlarge = {
+		.memfds = memfds, .first = (size_t)(from >> FERRYI_SECTION_SHIFT), .to = to};
+	size_t n = (size_t)((to + FERRYI_SECTION_SIZE - 1) >> FERRYI_SECTION_SHIFT);
+	int rc = add_sections(memfds, n);
+
 	if (!rc)
-		rc = bind_file(section->fd, section->len_bytes, memfds->numa_node);
-	return rc ? rc : allocate(section->fd, 0, 0, section->len_bytes);
+		rc = ferryi_backing_parallel(n - enlarge.first, enlarge_section, &enlarge);
+	if (!rc)
+		return 0;
+	cut(memfds, from);
+	snprintf(err, err_len, "pool %s: reserving %llu bytes of shared memory failed: %s%s", memfds->name,
+		 (unsigned long long)(to - from), ferryi_strerror(rc),
+		 rc == -EMFILE ? " (raise the limit of open files, LimitNOFILE or ulimit -n)" : "");
+	return rc;
+}
+
+static int memfds_resize(void *handle, const struct ferryi_pool_spec *spec, uint64_t from, uint64_t to,
+			 char *err, size_t err_len)
+{
+	struct memfds *memfds = handle;
+
+	(void)spec;
+	if (!memfds->reserve)
+		return 0;
+	if (to > from)
+		return enlarge(memfds, from, to, err, err_len);
+	cut(memfds, to);
+	return 0;
 }
 
 static void memfds_close(void *handle)
@@ -80,37 +168,27 @@ static void memfds_close(void *handle)
 		if (memfds->sections[i].fd >= 0)
 			close(memfds->sections[i].fd);
 	}
+	free(memfds->sections);
+	ferryi_mutex_fini(&memfds->lock);
 	free(memfds);
 }
 
 static int memfds_open(const struct ferryi_pool_spec *spec, void **handle, char *err, size_t err_len)
 {
-	size_t n = spec->reserve ? (spec->size_bytes + FERRYI_SECTION_SIZE - 1) >> FERRYI_SECTION_SHIFT : 0;
-	struct memfds *memfds;
-	int rc;
+	struct memfds *memfds = calloc(1, sizeof(*memfds));
+	int rc = 0;
 
-	memfds = calloc(1, sizeof(*memfds) + n * sizeof(memfds->sections[0]));
 	if (!memfds) {
 		snprintf(err, err_len, "pool %s: out of memory", spec->name);
 		return -ENOMEM;
 	}
+	ferryi_mutex_init(&memfds->lock, FERRYI_RANK_LEAF);
 	memfds->reserve = spec->reserve;
 	memfds->numa_node = spec->numa_node;
 	snprintf(memfds->name, sizeof(memfds->name), "%s", spec->name);
-	memfds->nsections = n;
-	for (size_t i = 0; i < n; i++) {
-		uint64_t off = (uint64_t)i << FERRYI_SECTION_SHIFT;
-
-		memfds->sections[i] = (struct section_reserve){
-			.fd = -1,
-			.len_bytes = ferryi_min_u64(FERRYI_SECTION_SIZE, spec->size_bytes - off),
-		};
-	}
-	rc = ferryi_backing_parallel(n, reserve_section, memfds);
+	if (memfds->reserve)
+		rc = enlarge(memfds, 0, spec->size_bytes, err, err_len);
 	if (rc) {
-		snprintf(err, err_len, "pool %s: reserving %llu bytes of shared memory failed: %s%s",
-			 spec->name, (unsigned long long)spec->size_bytes, ferryi_strerror(rc),
-			 rc == -EMFILE ? " (raise the limit of open files, LimitNOFILE or ulimit -n)" : "");
 		memfds_close(memfds);
 		return rc;
 	}
@@ -118,20 +196,24 @@ static int memfds_open(const struct ferryi_pool_spec *spec, void **handle, char 
 	return 0;
 }
 
-static struct section_reserve *reserve_of(struct memfds *memfds, const struct ferryi_pool_extent *extent,
-					  uint64_t *off)
+/* The reserve of the extent's section. */
+static int reserve_of(struct memfds *memfds, const struct ferryi_pool_extent *extent, uint64_t *off)
 {
+	int fd;
+
 	*off = extent->pool_off & (FERRYI_SECTION_SIZE - 1);
-	return &memfds->sections[extent->pool_off >> FERRYI_SECTION_SHIFT];
+	ferryi_mutex_lock(&memfds->lock);
+	fd = memfds->sections[extent->pool_off >> FERRYI_SECTION_SHIFT].fd;
+	ferryi_mutex_unlock(&memfds->lock);
+	return fd;
 }
 
 static int memfds_grant(void *handle, struct ferryi_pool_extent *extent)
 {
 	struct memfds *memfds = handle;
 	size_t len_bytes = extent->memory.len_bytes;
-	struct section_reserve *section = NULL;
 	uint64_t off = 0;
-	int rc;
+	int rc, reserve = -1;
 
 	rc = ferryi_local_memfd("ferryd-extent", len_bytes, &extent->memory.fd);
 	if (rc)
@@ -148,8 +230,8 @@ static int memfds_grant(void *handle, struct ferryi_pool_extent *extent)
 	if (rc)
 		goto err_unmap;
 	if (memfds->reserve) {
-		section = reserve_of(memfds, extent, &off);
-		rc = allocate(section->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len_bytes);
+		reserve = reserve_of(memfds, extent, &off);
+		rc = allocate(reserve, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len_bytes);
 		if (rc)
 			goto err_unmap;
 		rc = allocate(extent->memory.fd, 0, 0, len_bytes);
@@ -161,7 +243,7 @@ static int memfds_grant(void *handle, struct ferryi_pool_extent *extent)
 err_refill:
 	ferryi_warn("pool %s: an extent of %zu bytes cannot be allocated: %s", memfds->name, len_bytes,
 		    ferryi_strerror(rc));
-	if (ftruncate(extent->memory.fd, 0) || allocate(section->fd, 0, off, len_bytes))
+	if (ftruncate(extent->memory.fd, 0) || allocate(reserve, 0, off, len_bytes))
 		ferryi_error("pool %s: %zu bytes of the reservation are lost until they are lent again",
 			     memfds->name, len_bytes);
 err_unmap:
@@ -176,8 +258,8 @@ err_close:
 static int memfds_scrub(void *handle, struct ferryi_pool_extent *extent)
 {
 	struct memfds *memfds = handle;
-	struct section_reserve *section;
 	uint64_t off;
+	int reserve;
 
 	/* A second call after a failed refill finds these done already. */
 	if (extent->memory.base) {
@@ -194,8 +276,8 @@ static int memfds_scrub(void *handle, struct ferryi_pool_extent *extent)
 	}
 	if (!memfds->reserve)
 		return 0;
-	section = reserve_of(memfds, extent, &off);
-	return allocate(section->fd, 0, off, extent->memory.len_bytes);
+	reserve = reserve_of(memfds, extent, &off);
+	return allocate(reserve, 0, off, extent->memory.len_bytes);
 }
 
 const struct ferryi_backing ferryi_backing_memfd = {
@@ -203,6 +285,7 @@ const struct ferryi_backing ferryi_backing_memfd = {
 	.gives_fd = true,
 	.open = memfds_open,
 	.close = memfds_close,
+	.resize = memfds_resize,
 	.grant = memfds_grant,
 	.scrub = memfds_scrub,
 };

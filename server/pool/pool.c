@@ -34,6 +34,7 @@ struct ferryi_pool {
 
 	struct ferryi_mutex lock; /* FERRYI_RANK_SERVER_POOL */
 	/* protected by lock */
+	uint64_t size_bytes;
 	struct ferryi_sections sections;
 	struct ferryi_pool_extent *dirty_head, **dirty_tail; /* to be scrubbed, oldest first */
 	uint64_t leased_bytes, scrub_bytes;
@@ -183,6 +184,7 @@ int ferryi_pool_open(const struct ferryi_pool_spec *spec, struct ferryi_pool **o
 	ferryi_mutex_init(&pool->lock, FERRYI_RANK_SERVER_POOL);
 	ferryi_cond_init(&pool->work);
 	ferryi_cond_init(&pool->clean);
+	pool->size_bytes = spec->size_bytes;
 	rc = ferryi_sections_init(&pool->sections, spec->size_bytes >> FERRYI_SUBSECTION_SHIFT);
 	if (rc)
 		goto err_free;
@@ -410,6 +412,102 @@ void ferryi_pool_give_back(struct ferryi_pool *pool, struct ferryi_pool_extent *
 	ferryi_mutex_unlock(&pool->lock);
 }
 
+/* ---- more and less memory ---- */
+
+uint64_t ferryi_pool_size(struct ferryi_pool *pool)
+{
+	ferryi_mutex_lock(&pool->lock);
+	uint64_t size = pool->size_bytes;
+
+	ferryi_mutex_unlock(&pool->lock);
+	return size;
+}
+
+static int set_size_locked(struct ferryi_pool *pool, uint64_t to)
+{
+	int rc = ferryi_sections_resize(&pool->sections, (size_t)(to >> FERRYI_SUBSECTION_SHIFT));
+
+	ferryi_assert_held(&pool->lock);
+	if (!rc)
+		pool->size_bytes = to;
+	return rc;
+}
+
+static int grow(struct ferryi_pool *pool, uint64_t from, uint64_t to, char *err, size_t err_len)
+{
+	struct ferryi_pool_spec more = pool->spec;
+	int rc = 0;
+
+	more.size_bytes = to - from;
+	if (!pool->spec.path[0])
+		rc = ferryi_pool_spec_fits(&more, 0, err, err_len);
+	if (!rc)
+		rc = pool->backing->resize(pool->handle, &pool->spec, from, to, err, err_len);
+	if (rc)
+		return rc;
+	ferryi_mutex_lock(&pool->lock);
+	rc = set_size_locked(pool, to);
+	ferryi_mutex_unlock(&pool->lock);
+	if (rc) {
+		pool->backing->resize(pool->handle, &pool->spec, to, from, err, err_len);
+		snprintf(err, err_len, "pool %s: out of memory", pool->spec.name);
+	}
+	return rc;
+}
+
+/* What of [to, end) is not free, in words. */
+static int refuse_shrink_locked(struct ferryi_pool *pool, uint64_t to, char *err, size_t err_len)
+{
+	const size_t end = pool->sections.nsubsections;
+	size_t first = ferryi_sections_next_used(&pool->sections, (size_t)(to >> FERRYI_SUBSECTION_SHIFT)),
+	       n = 0;
+	size_t last = first;
+	char want[16], much[16], from[16], until[16];
+
+	ferryi_assert_held(&pool->lock);
+	for (size_t at = first; at < end; at = ferryi_sections_next_used(&pool->sections, at + 1)) {
+		last = at;
+		n++;
+	}
+	snprintf(err, err_len,
+		 "pool %s: cannot shrink to %s: %s beyond it is leased, between %s and %s; it stays as it is",
+		 pool->spec.name, ferryi_format_size(to, want, sizeof(want)),
+		 ferryi_format_size((uint64_t)n << FERRYI_SUBSECTION_SHIFT, much, sizeof(much)),
+		 ferryi_format_size((uint64_t)first << FERRYI_SUBSECTION_SHIFT, from, sizeof(from)),
+		 ferryi_format_size((uint64_t)(last + 1) << FERRYI_SUBSECTION_SHIFT, until, sizeof(until)));
+	return -EBUSY;
+}
+
+static int shrink(struct ferryi_pool *pool, uint64_t from, uint64_t to, uint64_t deadline_ns, char *err,
+		  size_t err_len)
+{
+	const size_t first = (size_t)(to >> FERRYI_SUBSECTION_SHIFT);
+	int rc = 0;
+
+	ferryi_mutex_lock(&pool->lock);
+	while (ferryi_sections_next_used(&pool->sections, first) < pool->sections.nsubsections &&
+	       pool->scrub_bytes && !rc)
+		rc = ferryi_cond_wait_until(&pool->clean, &pool->lock, deadline_ns);
+	if (ferryi_sections_next_used(&pool->sections, first) < pool->sections.nsubsections)
+		rc = refuse_shrink_locked(pool, to, err, err_len);
+	else
+		rc = set_size_locked(pool, to); /* does not fail: it is less */
+	ferryi_mutex_unlock(&pool->lock);
+	/* Nobody is lent it any more. */
+	return rc ? rc : pool->backing->resize(pool->handle, &pool->spec, from, to, err, err_len);
+}
+
+int ferryi_pool_resize(struct ferryi_pool *pool, uint64_t to_bytes, uint64_t deadline_ns, char *err,
+		       size_t err_len)
+{
+	uint64_t from = ferryi_pool_size(pool);
+
+	assert(to_bytes && ferryi_is_aligned(to_bytes, FERRYI_SUBSECTION_SIZE));
+	if (to_bytes > from)
+		return grow(pool, from, to_bytes, err, err_len);
+	return to_bytes < from ? shrink(pool, from, to_bytes, deadline_ns, err, err_len) : 0;
+}
+
 /* ---- leases with a name ---- */
 
 bool ferryi_pool_keeps(const struct ferryi_pool *pool)
@@ -522,7 +620,7 @@ void ferryi_pool_usage(struct ferryi_pool *pool, struct ferryi_pool_usage *out)
 {
 	ferryi_mutex_lock(&pool->lock);
 	*out = (struct ferryi_pool_usage){
-		.size_bytes = pool->spec.size_bytes,
+		.size_bytes = pool->size_bytes,
 		.free_bytes = (uint64_t)pool->sections.nfree << FERRYI_SUBSECTION_SHIFT,
 		.leased_bytes = pool->leased_bytes,
 		.scrub_bytes = pool->scrub_bytes,

@@ -35,7 +35,7 @@ struct ferryi_pool_spec {
 	char name[FERRYI_POOL_NAME_LEN];
 	char path[FERRYI_POOL_PATH_LEN]; /* "": none */
 	enum ferryi_pool_type type;
-	uint64_t size_bytes;		      /* multiple of 2 MiB */
+	uint64_t size_bytes;		      /* multiple of 2 MiB; of a pool: when it was opened */
 	int numa_node;			      /* -1: any */
 	uint64_t huge_page_bytes;	      /* 0: normal pages */
 	const struct ferryi_backing *backing; /* NULL: to be chosen */
@@ -81,6 +81,17 @@ int ferryi_pool_open(const struct ferryi_pool_spec *spec, struct ferryi_pool **o
 void ferryi_pool_close(struct ferryi_pool **pool);
 
 const struct ferryi_pool_spec *ferryi_pool_spec(const struct ferryi_pool *pool);
+uint64_t ferryi_pool_size(struct ferryi_pool *pool); /* bytes, now */
+/*
+ * Memory is added at the end, or taken away from there: what is free of it, at
+ * once; what is being zeroed is waited for until the deadline.
+ * 0; -EBUSY (leased memory is beyond to_bytes: nothing changes), -ENOMEM, or
+ * another errno, with one line in err.
+ * ASSUMPTION: to_bytes is a multiple of 2 MiB, not 0; one resize of a pool at a time.
+ * Context: blocks; not the control thread.
+ */
+int ferryi_pool_resize(struct ferryi_pool *pool, uint64_t to_bytes, uint64_t deadline_ns, char *err,
+		       size_t err_len);
 const char *ferryi_pool_backing_name(const struct ferryi_pool *pool);
 bool ferryi_pool_gives_fd(const struct ferryi_pool *pool); /* extents have a memfd */
 

@@ -57,6 +57,41 @@ size_t ferryi_sections_take(struct ferryi_sections *sections, size_t want, size_
 	return best;
 }
 
+size_t ferryi_sections_next_used(const struct ferryi_sections *sections, size_t from)
+{
+	return ferryi_bitmap_next_set(sections->used, sections->nsubsections, from);
+}
+
+/* Bits of the last word past the pool's end. */
+static uint64_t past_end(size_t nsubsections)
+{
+	size_t tail = nsubsections % FERRYI_SECTION_SUBSECTIONS;
+
+	return tail ? UINT64_MAX << tail : 0;
+}
+
+int ferryi_sections_resize(struct ferryi_sections *sections, size_t nsubsections)
+{
+	size_t n = (nsubsections + FERRYI_SECTION_SUBSECTIONS - 1) / FERRYI_SECTION_SUBSECTIONS;
+	uint64_t *used = realloc(sections->used, n * sizeof(*used));
+
+	if (!used && n > sections->nsections)
+		return -ENOMEM;
+	sections->used =
+		used ? used : sections->used; /* a smaller one that cannot be had: the larger is good */
+	for (size_t i = sections->nsections; i < n; i++)
+		used[i] = 0;
+	if (nsubsections > sections->nsubsections)
+		sections->used[sections->nsections - 1] &= ~past_end(sections->nsubsections);
+	sections->used[n - 1] |= past_end(nsubsections);
+	sections->nfree += nsubsections - sections->nsubsections; /* wraps where it shrinks, and back */
+	sections->nsections = n;
+	sections->nsubsections = nsubsections;
+	if (sections->cursor >= n)
+		sections->cursor = 0;
+	return 0;
+}
+
 void ferryi_sections_take_at(struct ferryi_sections *sections, size_t first, size_t n)
 {
 	size_t s = first / FERRYI_SECTION_SUBSECTIONS;

@@ -28,6 +28,14 @@ void ferryi_sections_fini(struct ferryi_sections *sections);
  * Returns its length (0: nothing is free) and its first sub-section in *first.
  */
 size_t ferryi_sections_take(struct ferryi_sections *sections, size_t want, size_t *first);
+/* The first sub-section at or after `from` that is not free; nsubsections: none. */
+size_t ferryi_sections_next_used(const struct ferryi_sections *sections, size_t from);
+/*
+ * The pool has so many sub-sections now: new ones are free. 0 or -ENOMEM (it
+ * stays as it was). ASSUMPTION: those that go are free; nsubsections > 0.
+ */
+int ferryi_sections_resize(struct ferryi_sections *sections, size_t nsubsections);
+
 /* Takes just this run, inside one section. ASSUMPTION: it is free. */
 void ferryi_sections_take_at(struct ferryi_sections *sections, size_t first, size_t n);
 /* ASSUMPTION: the run was taken, whole or in parts. */

@@ -95,6 +95,7 @@ void ferryi_window_unmap(struct ferryi_window *window, uint64_t from, uint64_t t
 {
 	char *base;
 
+	to = ferryi_min_u64(to, (uint64_t)window->nsections << FERRYI_SECTION_SHIFT);
 	while (from < to) {
 		size_t len_bytes = piece_at(window, from, to, &base);
 

@@ -207,13 +207,19 @@ const char *ferryt_server_words(struct ferryt_server *server)
 	return server->words;
 }
 
+static bool is_ended(const struct ferryt_server *server)
+{
+	return wait_readable(server->pid_fd, 0);
+}
+
 bool ferryt_server_says(struct ferryt_server *server, const char *text)
 {
 	uint64_t deadline = ferryi_deadline_ms(FERRYT_WAIT_MS);
 
+	/* One that has ended stays readable and says no more. */
 	while (!strstr(ferryt_server_words(server), text)) {
-		if (!wait_readable(server->words_fd, deadline))
-			return false;
+		if (is_ended(server) || !wait_readable(server->words_fd, deadline))
+			return strstr(ferryt_server_words(server), text);
 	}
 	return true;
 }

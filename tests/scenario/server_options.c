@@ -295,7 +295,7 @@ static void config__served__reloads_log_level(void **state)
 	assert_null(strstr(ferryt_server_words(&server), "authenticated"));
 	write_config("[server]\nfabric = local\nlog-level = info\n[pool hot]\nsize = 4M\n");
 	kill(server.pid, SIGHUP);
-	assert_true(ferryt_server_says(&server, "reload: log level is taken over"));
+	assert_true(ferryt_server_says(&server, "reload: log level is taken over, and the sizes"));
 	ferryt_conn_close(&conn);
 	ferryt_conn_login(&conn, &server);
 	assert_true(ferryt_server_says(&server, "authenticated"));

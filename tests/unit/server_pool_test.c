@@ -76,6 +76,36 @@ static void sections__fragmented__gives_longest_run(void **state)
 	ferryi_sections_fini(&sections);
 }
 
+static void sections__resized__new_ones_are_free_and_old_ones_gone(void **state)
+{
+	static const size_t sizes[] = {5, 64, 70, 200, 128, 129, 65, 64, 3, 192};
+	struct ferryi_sections sections;
+	size_t first, sum;
+
+	(void)state;
+	assert_int_equal(ferryi_sections_init(&sections, 10), 0);
+	ferryi_sections_take_at(&sections, 0, 2);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		assert_int_equal(ferryi_sections_resize(&sections, sizes[i]), 0);
+		assert_int_equal(sections.nfree, sizes[i] - 2);
+		assert_int_equal(ferryi_sections_next_used(&sections, 0), 0);
+		assert_int_equal(ferryi_sections_next_used(&sections, 2), sizes[i]);
+		/* All of it, and no more, can be taken; the runs come back whole. */
+		for (sum = 0; sum < sizes[i] - 2;) {
+			size_t n = ferryi_sections_take(&sections, sizes[i], &first);
+
+			assert_true(n > 0);
+			assert_true(first >= 2 && first + n <= sizes[i]);
+			sum += n;
+		}
+		assert_int_equal(ferryi_sections_take(&sections, 1, &first), 0);
+		assert_int_equal(ferryi_sections_next_used(&sections, sizes[i] - 1), sizes[i] - 1);
+		for (size_t at = 2; at < sizes[i]; at++)
+			ferryi_sections_release(&sections, at, 1);
+	}
+	ferryi_sections_fini(&sections);
+}
+
 /* ---- specs ---- */
 
 static void spec__complete__is_understood(void **state)
@@ -572,6 +602,7 @@ int main(void)
 		cmocka_unit_test(sections__large_request__takes_whole_sections),
 		cmocka_unit_test(sections__short_tail__is_never_lent),
 		cmocka_unit_test(sections__fragmented__gives_longest_run),
+		cmocka_unit_test(sections__resized__new_ones_are_free_and_old_ones_gone),
 		cmocka_unit_test(spec__complete__is_understood),
 		cmocka_unit_test(spec__backing_left_open__follows_the_fabrics),
 		cmocka_unit_test(pool__anon__is_zero_when_lent),
