@@ -143,7 +143,7 @@ struct ferryi_peer *ferryi_lease_peer(const struct ferryi_lease *lease);
 struct ferryi_session *ferryi_lease_session(const struct ferryi_lease *lease);
 const struct ferryi_fabric_row *ferryi_lease_row(const struct ferryi_lease *lease);
 const char *ferryi_lease_pool_type(const struct ferryi_lease *lease); /* "private", ... */
-uint64_t ferryi_lease_pool_size(const struct ferryi_lease *lease); /* bytes of the server's whole pool */
+uint64_t ferryi_lease_pool_size(const struct ferryi_lease *lease); /* bytes of the server's whole pool, at the last grant */
 
 /* ---- exports and views ---- */
 

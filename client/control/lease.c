@@ -291,7 +291,7 @@ static int build_lease(struct ferryi_lease *lease, const struct ferryi_lease_wan
 
 	lease->id = reply->lease_id;
 	lease->epoch = reply->epoch;
-	lease->pool_size_bytes = reply->pool_size_bytes;
+	atomic_store(&lease->pool_size_bytes, reply->pool_size_bytes);
 	rc = check_type(lease, reply, want);
 	if (rc == 0)
 		rc = open_peer(lease, reply, deadline_ns);
@@ -390,6 +390,7 @@ int ferryi_lease_grow(struct ferryi_lease *lease, uint64_t size_bytes, unsigned 
 		return rc;
 	const Farferry__LeaseReply *reply = envelope->lease_reply;
 
+	atomic_store(&lease->pool_size_bytes, reply->pool_size_bytes);
 	rc = take_extents(lease, reply, size_bytes, deadline_ns, first);
 	if (rc == 0) {
 		*count = (unsigned)reply->n_extents;
@@ -525,5 +526,5 @@ const char *ferryi_lease_pool_type(const struct ferryi_lease *lease)
 
 uint64_t ferryi_lease_pool_size(const struct ferryi_lease *lease)
 {
-	return lease->pool_size_bytes;
+	return atomic_load(&lease->pool_size_bytes);
 }

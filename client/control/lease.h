@@ -26,12 +26,13 @@ struct ferryi_lease {
 	struct ferryi_peer *peer;
 	uint64_t id;
 	uint64_t epoch;
-	uint64_t pool_size_bytes;
 	char pool_type[16];
 	char name[FERRYI_MAX_NAME + 1];
 	unsigned nkept; /* extents that came with the name */
 	/* atomic: published (release) after the extents below it were written */
 	_Atomic unsigned count;
+	/* atomic: as the server's last reply says */
+	_Atomic uint64_t pool_size_bytes;
 	/* protected by the session's lock; chunks, once there, stay where they are */
 	struct ferryi_extent *chunks[FERRYI_LEASE_CHUNKS];
 	TAILQ_ENTRY(ferryi_lease) link;

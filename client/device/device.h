@@ -106,7 +106,10 @@ int ferryi_pool_forget(struct ferry_pool **pool);
  * -ESHUTDOWN, -ENOTCONN, -ETIMEDOUT.
  */
 int ferryi_pool_take(struct ferry_pool *pool, unsigned want, bool may_grow, uint32_t *subsections);
-/* Leases ahead so that `want` sub-sections are free. Blocks on the server; errors as take. */
+/*
+ * Leases ahead, so that up to `want` sub-sections are free: 0 once some were leased or that many are there.
+ * Blocks on the server; a full one is asked again after a moment only. Errors as take.
+ */
 int ferryi_pool_reserve(struct ferry_pool *pool, unsigned want);
 void ferryi_pool_give(struct ferry_pool *pool, uint32_t subsection);
 

@@ -1,6 +1,7 @@
 /*
  * A pool: one lease's extents as sub-sections of a PFN window. Growth leases
- * extents in steps and hot-adds their sub-sections at the window's end.
+ * extents in steps and hot-adds their sub-sections at the window's end. The
+ * window is larger than the server's pool, which may grow too.
  *
  * Pool structs are type-stable: they stay in a table of the process and are
  * used again, so that a look-up by PFN may meet a pool that is being detached
@@ -19,10 +20,14 @@
 #include <errno.h>
 
 #include "bitmap.h"
+#include "clock.h"
 #include "ferry.h"
 #include "log.h"
 
-#define GROW_STEP (64ULL << 20) /* bytes: one control round trip and one registration for this much */
+#define GROW_STEP     (64ULL << 20) /* bytes: one control round trip and one registration for this much */
+#define GROWTH_FACTOR 4u	    /* the server's pool may become this much larger while it is attached, ... */
+#define GROWTH_LEAST  (2ULL << 30)  /* ... or so large, bytes */
+#define ASK_AGAIN_MS  100
 
 struct ferry_pool {
 	/* immutable */
@@ -35,13 +40,14 @@ struct ferry_pool {
 	void *data;
 	const struct ferry_pool_ops *ops; /* may be NULL */
 	uint64_t pfn_first;
-	uint64_t nr_window; /* sub-sections */
-	uint64_t nr_aside;  /* of these, at the start: before the altmap's offset, no page of the pool */
-	uint64_t nr_kept;   /* and these: they hold what was left there under the lease's name */
+	uint64_t nr_reserved; /* sub-sections of the window: the server's pool may grow so far */
+	uint64_t nr_aside;    /* of these, at the start: before the altmap's offset, no page of the pool */
+	uint64_t nr_kept;     /* and these: they hold what was left there under the lease's name */
 	size_t map_bytes;
 
 	/* serialises growth; held across the control request, so never with lock */
 	struct ferryi_mutex grow_lock;
+	uint64_t ask_ns; /* protected by it: the server was full, do not ask for more than there was before then */
 
 	/* protected by lock: held shortly, never across I/O */
 	struct ferryi_mutex lock;
@@ -52,6 +58,8 @@ struct ferry_pool {
 	uint64_t next;       /* next-fit position */
 	uint64_t *used_map;  /* bit set: in use, retired, or not leased */
 
+	/* atomic: sub-sections of the window that the server has, as its last reply says; at least nr_leased */
+	_Atomic uint64_t nr_window;
 	/* atomic: references and KILLED; an event that happens once; a table, bits are only set (release: pool_set_failed) */
 	_Atomic unsigned refs;
 	_Atomic int lost;
@@ -65,7 +73,7 @@ static struct ferry_pool pool_table[FERRYI_MAX_POOLS_ATTACHED];
 
 static size_t failed_map_bytes(const struct ferry_pool *pool)
 {
-	return FERRYI_BITMAP_WORDS(pool->nr_window * FERRYI_PAGES_PER_SUBSECTION) * sizeof(uint64_t);
+	return FERRYI_BITMAP_WORDS(pool->nr_reserved * FERRYI_PAGES_PER_SUBSECTION) * sizeof(uint64_t);
 }
 
 /* ---- the altmap: what it grants for descriptors is accounted as the kernel does ---- */
@@ -143,7 +151,7 @@ static int add_extent_locked(struct ferry_pool *pool, const struct ferryi_extent
 	uint64_t nr = extent->len_bytes >> FERRYI_SUBSECTION_SHIFT;
 
 	ferryi_assert_held(&pool->lock);
-	if (nr > pool->nr_window - pool->nr_leased)
+	if (nr > pool->nr_reserved - pool->nr_leased)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < nr; i++) {
 		struct ferryi_subsection info = { .pool = pool,
@@ -154,6 +162,44 @@ static int add_extent_locked(struct ferry_pool *pool, const struct ferryi_extent
 		if (rc)
 			return rc;
 	}
+	return 0;
+}
+
+/* What the server says it has now; never less than what is leased, never more than the window. */
+static void follow_server_locked(struct ferry_pool *pool)
+{
+	uint64_t nr = ferryi_lease_pool_size(pool->lease) >> FERRYI_SUBSECTION_SHIFT;
+
+	ferryi_assert_held(&pool->lock);
+	atomic_store(&pool->nr_window, ferryi_max_u64(ferryi_min_u64(nr, pool->nr_reserved), pool->nr_leased));
+}
+
+/*
+ * PFNs and bitmap for all that the lease may come to hold: address space only.
+ * The server's pool, and room for its growth; an altmap describes one size.
+ */
+static int reserve_window(struct ferry_pool *pool)
+{
+	uint64_t nr_pool = ferryi_lease_pool_size(pool->lease) >> FERRYI_SUBSECTION_SHIFT;
+	uint64_t nr_most = ferryi_max_u64(GROWTH_FACTOR * nr_pool, GROWTH_LEAST >> FERRYI_SUBSECTION_SHIFT);
+	int rc = -ENOMEM;
+
+	atomic_store(&pool->nr_window, nr_pool);
+	pool->nr_reserved = pool->altmap ? nr_pool : nr_most;
+	while (rc) {
+		pool->map_bytes = FERRYI_BITMAP_WORDS(pool->nr_reserved) * sizeof(uint64_t);
+		pool->used_map = ferryi_arena_alloc(pool->arena, pool->map_bytes);
+		if (pool->used_map) {
+			rc = ferryi_pfn_window_alloc(pool->model, pool->nr_reserved, &pool->pfn_first);
+			if (!rc)
+				break;
+			ferryi_arena_free(pool->arena, pool->used_map, pool->map_bytes);
+		}
+		if (pool->nr_reserved == nr_pool)
+			return -ENOMEM;
+		pool->nr_reserved = nr_pool; /* little address space: it cannot grow */
+	}
+	ferryi_bitmap_set_range(pool->used_map, 0, pool->nr_reserved);
 	return 0;
 }
 
@@ -175,18 +221,12 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	pool->ops = attr->ops;
 	pool->altmap = attr->altmap;
 	pool->nr_leased = pool->nr_used = pool->nr_retired = pool->next = 0;
+	pool->ask_ns = 0;
 	atomic_store(&pool->lost, 0);
 	atomic_store(&pool->failed_map, NULL);
-	/* The lease may come to hold the whole server pool, so the window is that large: address space only. */
-	pool->nr_window = ferryi_lease_pool_size(attr->lease) >> FERRYI_SUBSECTION_SHIFT;
-	pool->map_bytes = FERRYI_BITMAP_WORDS(pool->nr_window) * sizeof(uint64_t);
-	pool->used_map = ferryi_arena_alloc(arena, pool->map_bytes);
-	if (!pool->used_map)
-		goto err_pool;
-	ferryi_bitmap_set_range(pool->used_map, 0, pool->nr_window);
-	rc = ferryi_pfn_window_alloc(model, pool->nr_window, &pool->pfn_first);
+	rc = reserve_window(pool);
 	if (rc)
-		goto err_map;
+		goto err_pool;
 	rc = altmap_setup(pool);
 	if (rc)
 		goto err_window;
@@ -206,8 +246,7 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 
 err_window:
 	remove_subsections(pool);
-	ferryi_pfn_window_free(model, pool->pfn_first, pool->nr_window);
-err_map:
+	ferryi_pfn_window_free(model, pool->pfn_first, pool->nr_reserved);
 	ferryi_arena_free(arena, pool->used_map, pool->map_bytes);
 err_pool:
 	ferryi_mutex_fini(&pool->lock);
@@ -223,7 +262,7 @@ static int close_pool(struct ferry_pool **pool_p, bool forget)
 	*pool_p = NULL;
 	atomic_store(&pool->refs, 0);
 	remove_subsections(pool);
-	ferryi_pfn_window_free(pool->model, pool->pfn_first, pool->nr_window);
+	ferryi_pfn_window_free(pool->model, pool->pfn_first, pool->nr_reserved);
 	if (forget)
 		rc = ferryi_lease_forget(&pool->lease);
 	else
@@ -246,8 +285,44 @@ int ferryi_pool_forget(struct ferry_pool **pool)
 	return close_pool(pool, true);
 }
 
-/* Leases until `want` sub-sections are free, or says why not. */
-static int grow(struct ferry_pool *pool, uint64_t want)
+/* Sub-sections, of the window that is not leased yet. */
+struct room {
+	uint64_t all;	/* that it could hold ever */
+	uint64_t there; /* that the server had when it last told */
+};
+
+/* Asks for `like` or, when the server has less, for less, down to `need`; more than it had only as far as needed. */
+static int lease_more(struct ferry_pool *pool, uint64_t need, uint64_t like, const struct room *room)
+{
+	uint64_t step = ferryi_min_u64(like, ferryi_max_u64(need, room->there));
+	unsigned first, count;
+	int rc;
+
+	if (need > room->all)
+		return -ENOMEM;
+	for (;;) {
+		rc = ferryi_lease_grow(pool->lease, step << FERRYI_SUBSECTION_SHIFT, &first, &count);
+		if (rc != -ENOMEM || step == need)
+			break;
+		step = ferryi_max_u64(need, step / 2);
+	}
+	if (rc == -ENOMEM)
+		pool->ask_ns = ferryi_deadline_ms(ASK_AGAIN_MS);
+	if (rc)
+		return rc;
+	ferryi_mutex_lock(&pool->lock);
+	for (unsigned i = 0; !rc && i < count; i++)
+		rc = add_extent_locked(pool, ferryi_lease_extent(pool->lease, first + i));
+	follow_server_locked(pool);
+	ferryi_mutex_unlock(&pool->lock);
+	return rc;
+}
+
+/*
+ * Leases until `want` sub-sections are free, or says why not. ahead: any number
+ * more will do, and a server that was full a moment ago is left alone.
+ */
+static int grow(struct ferry_pool *pool, uint64_t want, bool ahead)
 {
 	int rc = 0;
 
@@ -256,28 +331,21 @@ static int grow(struct ferry_pool *pool, uint64_t want)
 	uint64_t nr_free = pool->nr_leased - pool->nr_used - pool->nr_retired;
 	/* What is set aside comes first: it is leased along. */
 	uint64_t nr_aside = pool->nr_aside > pool->nr_leased ? pool->nr_aside - pool->nr_leased : 0;
-	uint64_t nr_room = altmap_is_full_locked(pool) ? 0 : pool->nr_window - pool->nr_leased;
+	struct room room = {.all = altmap_is_full_locked(pool) ? 0 : pool->nr_reserved - pool->nr_leased,
+			    .there = atomic_load(&pool->nr_window) - pool->nr_leased};
 
 	ferryi_mutex_unlock(&pool->lock);
 	if (nr_free >= want) /* somebody else's growth was enough */
 		goto out;
-
-	uint64_t need = (want - nr_free + nr_aside) << FERRYI_SUBSECTION_SHIFT;
-	/* A name keeps what it has grown by, so no more than it needs. */
-	uint64_t least = ferryi_pool_is_named(pool) ? need : ferryi_max_u64(need, GROW_STEP);
-	uint64_t step = ferryi_min_u64(least, nr_room << FERRYI_SUBSECTION_SHIFT);
-	unsigned first, count;
-
-	rc = step < need ? -ENOMEM : ferryi_lease_grow(pool->lease, step, &first, &count);
-	/* A nearly full server may still have what is needed now. */
-	if (rc == -ENOMEM && step > need)
-		rc = ferryi_lease_grow(pool->lease, need, &first, &count);
-	if (rc)
+	if (ahead && ferryi_now_ns() < pool->ask_ns) {
+		rc = -ENOMEM;
 		goto out;
-	ferryi_mutex_lock(&pool->lock);
-	for (unsigned i = 0; !rc && i < count; i++)
-		rc = add_extent_locked(pool, ferryi_lease_extent(pool->lease, first + i));
-	ferryi_mutex_unlock(&pool->lock);
+	}
+	uint64_t nr = want - nr_free + nr_aside;
+	/* A name keeps what it has grown by, so no more than it needs. */
+	uint64_t like = ferryi_pool_is_named(pool) ? nr : ferryi_max_u64(nr, GROW_STEP >> FERRYI_SUBSECTION_SHIFT);
+
+	rc = lease_more(pool, ahead ? 1 + nr_aside : nr, ferryi_min_u64(like, room.all), &room);
 out:
 	ferryi_mutex_unlock(&pool->grow_lock);
 	return rc;
@@ -287,7 +355,7 @@ int ferryi_pool_reserve(struct ferry_pool *pool, unsigned want)
 {
 	if (ferryi_pool_is_killed(pool))
 		return -ESHUTDOWN;
-	return grow(pool, want);
+	return grow(pool, want, true);
 }
 
 /* 1: taken; 0: too few are free; -ESHUTDOWN. */
@@ -319,7 +387,7 @@ int ferryi_pool_take(struct ferry_pool *pool, unsigned want, bool may_grow, uint
 	int taken;
 
 	while ((taken = take_free(pool, want, subsections)) == 0) {
-		int rc = may_grow ? grow(pool, want) : -ENOMEM;
+		int rc = may_grow ? grow(pool, want, false) : -ENOMEM;
 
 		if (rc)
 			return rc;
@@ -400,7 +468,9 @@ uint64_t ferryi_pool_used_bytes(struct ferry_pool *pool)
 
 uint64_t ferryi_pool_room_bytes(struct ferry_pool *pool)
 {
-	return ((pool->nr_window - ferryi_max_u64(pool->nr_aside, pool->nr_kept)) << FERRYI_SUBSECTION_SHIFT) - ferryi_pool_used_bytes(pool);
+	uint64_t nr = atomic_load(&pool->nr_window);
+
+	return ((nr - ferryi_max_u64(pool->nr_aside, pool->nr_kept)) << FERRYI_SUBSECTION_SHIFT) - ferryi_pool_used_bytes(pool);
 }
 
 const struct ferry_pool_ops *ferryi_pool_ops(const struct ferry_pool *pool)

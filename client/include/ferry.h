@@ -420,7 +420,7 @@ void ferry_pool_put(struct ferry_pool *pool);
 
 struct ferry_pool_info {
 	size_t size;
-	uint64_t pfn_first, pfn_last; /* window; only leased sub-sections of it are valid */
+	uint64_t pfn_first, pfn_last; /* window, as large as the server's pool was when it last told; only leased sub-sections of it are valid */
 	uint64_t leased_bytes, used_bytes;
 	enum ferry_mem_type type;
 	char fabric[16];
