@@ -112,6 +112,12 @@ int ferryi_pool_take(struct ferry_pool *pool, unsigned want, bool may_grow, uint
  */
 int ferryi_pool_reserve(struct ferry_pool *pool, unsigned want);
 void ferryi_pool_give(struct ferry_pool *pool, uint32_t subsection);
+/*
+ * One user more of a sub-section: it is free again when each user has given it. ASSUMPTION: it is in use.
+ * is_held: has a user besides the one who took it. Lock-free; fault path.
+ */
+void ferryi_pool_hold(struct ferry_pool *pool, uint32_t subsection);
+bool ferryi_pool_is_held(const struct ferry_pool *pool, uint32_t subsection);
 
 unsigned ferryi_pool_index(const struct ferry_pool *pool);
 struct ferryi_lease *ferryi_pool_lease(const struct ferry_pool *pool);

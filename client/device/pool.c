@@ -60,6 +60,8 @@ struct ferry_pool {
 
 	/* atomic: sub-sections of the window that the server has, as its last reply says; at least nr_leased */
 	_Atomic uint64_t nr_window;
+	_Atomic uint32_t *holds; /* of each sub-section, by ferryi_pool_hold; changed under lock, read without */
+
 	/* atomic: references and KILLED; an event that happens once; a table, bits are only set (release: pool_set_failed) */
 	_Atomic unsigned refs;
 	_Atomic int lost;
@@ -70,6 +72,11 @@ struct ferry_pool {
 
 /* By index, which is unique in the process. */
 static struct ferry_pool pool_table[FERRYI_MAX_POOLS_ATTACHED];
+
+static size_t holds_bytes(const struct ferry_pool *pool)
+{
+	return pool->nr_reserved * sizeof(*pool->holds);
+}
 
 static size_t failed_map_bytes(const struct ferry_pool *pool)
 {
@@ -227,6 +234,10 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	rc = reserve_window(pool);
 	if (rc)
 		goto err_pool;
+	pool->holds = ferryi_arena_alloc(arena, holds_bytes(pool));
+	rc = pool->holds ? 0 : -ENOMEM;
+	if (rc)
+		goto err_window;
 	rc = altmap_setup(pool);
 	if (rc)
 		goto err_window;
@@ -246,6 +257,8 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 
 err_window:
 	remove_subsections(pool);
+	if (pool->holds)
+		ferryi_arena_free(arena, (void *)pool->holds, holds_bytes(pool));
 	ferryi_pfn_window_free(model, pool->pfn_first, pool->nr_reserved);
 	ferryi_arena_free(arena, pool->used_map, pool->map_bytes);
 err_pool:
@@ -268,6 +281,7 @@ static int close_pool(struct ferry_pool **pool_p, bool forget)
 	else
 		ferryi_lease_close(&pool->lease);
 	ferryi_arena_free(pool->arena, pool->used_map, pool->map_bytes);
+	ferryi_arena_free(pool->arena, (void *)pool->holds, holds_bytes(pool));
 	ferryi_arena_free(pool->arena, (void *)atomic_load(&pool->failed_map), failed_map_bytes(pool));
 	ferryi_mutex_fini(&pool->lock);
 	ferryi_mutex_fini(&pool->grow_lock);
@@ -395,17 +409,45 @@ int ferryi_pool_take(struct ferry_pool *pool, unsigned want, bool may_grow, uint
 	return taken < 0 ? taken : 0;
 }
 
-void ferryi_pool_give(struct ferry_pool *pool, uint32_t subsection)
+static _Atomic uint32_t *holds_of(const struct ferry_pool *pool, uint32_t subsection)
+{
+	return &pool->holds[subsection - pool->pfn_first / FERRYI_PAGES_PER_SUBSECTION];
+}
+
+static void give_locked(struct ferry_pool *pool, uint32_t subsection)
 {
 	uint64_t pfn = (uint64_t)subsection * FERRYI_PAGES_PER_SUBSECTION;
 
-	ferryi_mutex_lock(&pool->lock);
+	ferryi_assert_held(&pool->lock);
 	pool->nr_used--;
 	if (ferryi_pool_subsection_failed(pool, pfn))
 		pool->nr_retired++;
 	else
 		ferryi_bitmap_clear(pool->used_map, (pfn - pool->pfn_first) / FERRYI_PAGES_PER_SUBSECTION);
+}
+
+void ferryi_pool_give(struct ferry_pool *pool, uint32_t subsection)
+{
+	_Atomic uint32_t *holds = holds_of(pool, subsection);
+
+	ferryi_mutex_lock(&pool->lock);
+	if (atomic_load(holds))
+		atomic_fetch_sub(holds, 1);
+	else
+		give_locked(pool, subsection);
 	ferryi_mutex_unlock(&pool->lock);
+}
+
+void ferryi_pool_hold(struct ferry_pool *pool, uint32_t subsection)
+{
+	ferryi_mutex_lock(&pool->lock);
+	atomic_fetch_add(holds_of(pool, subsection), 1);
+	ferryi_mutex_unlock(&pool->lock);
+}
+
+bool ferryi_pool_is_held(const struct ferry_pool *pool, uint32_t subsection)
+{
+	return atomic_load(holds_of(pool, subsection)) != 0;
 }
 
 unsigned ferryi_pool_index(const struct ferry_pool *pool)
