@@ -177,7 +177,7 @@ export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1:die_after_fork=0
 [ $run_asan = no ] || tests asan . 'bench|checks' 'contract_rdm|_embedded$'
 # ThreadSanitizer sees no locks inside libfabric, which is not built with it, nor inside libgomp (the examples), and
 # supports no threads in the child of a fork.
-[ $run_tsan = no ] || tests tsan 'unit|contract|scenario' 'bench' 'contract_(tcp|rdm|verbs)|install_|tool_command|_embedded$|server_options|pager_fork'
+[ $run_tsan = no ] || tests tsan 'unit|contract|scenario' 'bench' 'contract_(tcp|rdm|verbs)|install_|tool_command|_embedded$|server_options|pager_fork_(local|tcp|embedded)'
 [ $run_fuzz = no ] || tests fuzz '^fuzz$' bench
 [ $run_release = no ] || tests release . bench
 

@@ -17,9 +17,14 @@
  *   Signals     only ferry_fault_query is async-signal-safe.
  *   Allocation  after ferry_open() nothing here allocates from the
  *               application's heap, nor maps at addresses it could own.
- *   fork        the child of a fork gets SIGBUS on managed ranges, never
- *               zeros; it may not call this library (except ferry_open anew).
- *               vfork, posix_spawn and system are not concerned.
+ *   fork        parent and child each have their own copy of managed ranges.
+ *               The parent serves what was away as long as it lives; after
+ *               that the child gets SIGBUS there, never zeros. What the child
+ *               has in RAM is in no budget. It may not call this library
+ *               (except ferry_open anew); in its own children, and in those of
+ *               a raw clone(2), managed memory raises a signal. vfork,
+ *               posix_spawn and system are not concerned. FERRY_FORK=guard:
+ *               SIGBUS in every child.
  */
 #ifndef FERRY_H
 #define FERRY_H
@@ -77,6 +82,7 @@ struct ferry_config {
 	uint32_t evict_threads;      /* default 1 [FERRY_EVICT_THREADS] */
 	uint32_t readahead_pages;    /* largest window, in pages, 1 (none) to 512; default 256; at most 1/64 of the budget [FERRY_READAHEAD] */
 	const char *log_level;       /* error, warn, notice, info, debug; default warn [FERRY_LOG_LEVEL] */
+	const char *fork;            /* managed memory in the child of a fork: copy or guard (SIGBUS); default copy [FERRY_FORK] */
 };
 
 /* Smallest budget: what the fault and eviction paths need to make progress. -EINVAL below it. */
@@ -242,7 +248,7 @@ enum ferry_fault_reason {
 	FERRY_FAULT_REVOKED,        /* the server took the lease back */
 	FERRY_FAULT_IO,             /* the transport failed, key refused */
 	FERRY_FAULT_NO_MEMORY,      /* the budget could not be kept: eviction could not go on */
-	FERRY_FAULT_FORKED,         /* this is the child of a fork */
+	FERRY_FAULT_FORKED,         /* this is the child of a fork, and did not get the page */
 };
 
 struct ferry_fault_info {
@@ -473,7 +479,7 @@ enum ferry_update_event {
 	FERRY_UPDATE_MIGRATE,   /* the page moves between RAM and a pool */
 	FERRY_UPDATE_EXCLUSIVE, /* a device takes it for itself, or the CPU takes it back */
 	FERRY_UPDATE_PROTECT,   /* not sent yet: no event exists for mprotect; rights are looked up at each device access */
-	FERRY_UPDATE_FORK,      /* not sent yet: a child has none of the managed pages */
+	FERRY_UPDATE_FORK,      /* the process forks: pages in RAM will be shared with the child, copy on write */
 	FERRY_UPDATE_POISON,    /* its data is lost */
 };
 
@@ -551,15 +557,15 @@ int ferry_mirror_peek(struct ferry_mirror *mirror, uintptr_t va, void *buf, size
  * the range up; MADV_DONTNEED and munmap drop the page. The pages are brought
  * to RAM first, stay charged to the budget, and are not evicted meanwhile; at
  * most FERRY_EXCLUSIVE_MAX bytes, and half of the budget, at a time in a
- * process. A child has none of it (FERRY_FORK). The holder reaches them by
+ * process. A fork takes them all back (not with FERRY_FORK=guard). The holder reaches them by
  * ferry_mirror_read and _write, which follow a page that has gone back, and by
  * ferry_exclusive_update, which does not. Any thread; may block, bounded by
  * fault_timeout_ms a page.
  */
 #define FERRY_EXCLUSIVE_MAX (4u << 20)
 /*
- * All of [addr, addr + len), or nothing: -EBUSY (a page is pinned, shared, or
- * held already, by this mirror too), -EINVAL (unaligned, not managed), -ENOMEM
+ * All of [addr, addr + len), or nothing: -EBUSY (a page is pinned, or held
+ * already, by this mirror too), -EINVAL (unaligned, not managed), -ENOMEM
  * (beyond the limits), -EPERM (not writable), -EIO (a page is lost), -ETIMEDOUT.
  * Mirrors are told with this mirror's owner.
  */

@@ -11,6 +11,7 @@
 #include "log.h"
 #include "param.h"
 
+static const char *const forks[] = { "copy", "guard", NULL }; /* enum ferryi_fork */
 static const char *const log_levels[] = { "error", "warn", "notice", "info", "debug", NULL };
 
 #define AT(member) offsetof(struct ferryi_config, member)
@@ -41,6 +42,8 @@ static const struct ferryi_param table[] = {
 	  .metavar = "PAGES", .min = 1, .max = 512, .deflt = "256", .text = "Largest read-ahead window; 1: none." },
 	{ .name = "log-level", .type = FERRYI_PARAM_ENUM, .offset = AT(log_level), .values = log_levels,
 	  .env = "FERRY_LOG_LEVEL", .metavar = "LEVEL", .deflt = "warn", .text = "Least urgent level that is logged." },
+	{ .name = "fork", .type = FERRYI_PARAM_ENUM, .offset = AT(fork), .values = forks, .env = "FERRY_FORK",
+	  .metavar = "WAY", .deflt = "copy", .text = "Managed memory in the child of a fork: copy (its own), guard (SIGBUS)." },
 	{ .name = NULL },
 };
 
@@ -92,6 +95,7 @@ static int from_struct(struct ferryi_config *config, const struct ferry_config *
 	rc = rc ? rc : set_text(config, "pool", c.pool, err, err_len);
 	rc = rc ? rc : set_text(config, "token-file", c.token_file, err, err_len);
 	rc = rc ? rc : set_text(config, "log-level", c.log_level, err, err_len);
+	rc = rc ? rc : set_text(config, "fork", c.fork, err, err_len);
 	rc = rc ? rc : set_number(config, "local", c.local_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "embedded-size", c.embedded_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "fault-timeout", c.fault_timeout_ms, err, err_len);

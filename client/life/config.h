@@ -6,12 +6,15 @@
 
 #include "ferry.h"
 
+enum ferryi_fork { FERRYI_FORK_COPY, FERRYI_FORK_GUARD };
+
 struct ferryi_config {
 	const char *servers, *pool, *token_file;
 	uint64_t local_bytes, embedded_bytes;
 	uint64_t fault_timeout_ms, request_timeout_ms;
 	uint64_t fault_threads, evict_threads, readahead_pages;
 	int log_level; /* enum ferryi_log_level */
+	int fork;      /* enum ferryi_fork */
 };
 
 /* cfg NULL: from the environment. 0 or -EINVAL with one line in err. fini frees what init took. */

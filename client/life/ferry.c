@@ -163,6 +163,7 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 		.fault_threads = (uint32_t)config.fault_threads,
 		.evict_threads = (uint32_t)config.evict_threads,
 		.readahead_pages = (uint32_t)config.readahead_pages,
+		.fork_copies = config.fork == FERRYI_FORK_COPY,
 	};
 
 	rc = ferryi_mirrors_open(&ferry->mirrors, ferry);
@@ -206,7 +207,7 @@ int ferry_open(const struct ferry_config *cfg, struct ferry **out)
 	ferryi_mutex_lock(&open_lock);
 	struct ferry *inherited = ferryi_the_ferry();
 
-	/* In a child of fork the parent's is only replaced: its ranges go on raising SIGBUS. */
+	/* In a child of fork the parent's is only replaced: its ranges go on as they are. */
 	if (inherited && !ferryi_pager_is_forked(inherited->pager)) {
 		rc = ferryi_control_fail(-EBUSY, "open: this process has an open struct ferry already");
 	} else {

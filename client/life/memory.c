@@ -149,7 +149,7 @@ const char *ferry_fault_reason_text(enum ferry_fault_reason reason)
 	case FERRY_FAULT_NO_MEMORY:
 		return "no local memory: eviction could not go on";
 	case FERRY_FAULT_FORKED:
-		return "managed memory is not available in the child of a fork";
+		return "the page stayed with the parent of this fork";
 	}
 	return "unknown";
 }

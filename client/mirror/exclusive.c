@@ -40,7 +40,7 @@ int ferryi_mirror_exclusive_acquire(struct ferryi_mirrors *mirrors, const struct
 	case -EINVAL:
 		return ferryi_control_fail(rc, "exclusive_acquire: the range is not all managed");
 	case -EBUSY:
-		return ferryi_control_fail(rc, "exclusive_acquire: a page is pinned, shared, or held already");
+		return ferryi_control_fail(rc, "exclusive_acquire: a page is pinned, or held already");
 	case -ENOMEM:
 		return ferryi_control_fail(rc, "exclusive_acquire: 4 MiB, or half the budget, would be held");
 	default:

@@ -127,7 +127,7 @@ static void cut_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 }
 
 /* EAGAIN: some change of the address space has an event that is not read yet. */
-static bool events_to_come(struct ferryi_pager *pager)
+bool ferryi_events_to_come(struct ferryi_pager *pager)
 {
 	return ferryi_uffd_mark(pager->uffd, pager->staging, FERRYI_PAGE_SIZE, false) == -EAGAIN;
 }
@@ -135,7 +135,7 @@ static bool events_to_come(struct ferryi_pager *pager)
 /* An mremap has been seen whose UNMAP of the old range is still to come; MREMAP_DONTUNMAP has none. */
 static void note_vacated(struct ferryi_pager *pager, const struct ferryi_move *move)
 {
-	if (!events_to_come(pager)) {
+	if (!ferryi_events_to_come(pager)) {
 		pager->nr_vacated = 0; /* nor is any older one */
 		return;
 	}
@@ -226,7 +226,7 @@ void ferryi_event_remap_locked(struct ferryi_pager *pager, uintptr_t from, uintp
 void ferryi_event_late_locked(struct ferryi_pager *pager)
 {
 	ferryi_assert_held(&pager->events_lock);
-	if (events_to_come(pager))
+	if (ferryi_events_to_come(pager))
 		return;
 	pager->nr_vacated = 0;
 	ferryi_areas_write_lock(&pager->areas);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -11,6 +12,10 @@
 #include "log.h"
 #include "pager_priv.h"
 #include "uffd.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
 
 #define POLL_BATCH  32u
 #define SCAN_BLOCKS 4096u /* resident blocks that one pick looks at, at most: two turns of an 8 GiB budget's clock */
@@ -254,6 +259,36 @@ static int look_at_drop(struct ferryi_evictor *ev, struct ferryi_evict_page *pag
 	return -1;
 }
 
+/* The write of a rescued page's old content has ended, or a shared page is let go: it may be written again. */
+static void end_writeback(ferryi_page_word *word, uint32_t slot)
+{
+	uint64_t old = ferryi_page_load(word);
+
+	for (;;) {
+		bool ours = (old & FERRYI_PAGE_WRITEBACK) && ferryi_page_arg(old) == slot;
+
+		if (!ours)
+			return;
+		if (ferryi_page_state(old) != FERRYI_PAGE_RESIDENT) { /* FETCHING: bounded by one UFFDIO_COPY */
+			ferryi_cpu_relax();
+			old = ferryi_page_load(word);
+		} else if (ferryi_page_cas(word, &old, old & ~(FERRYI_PAGE_WRITEBACK | FERRYI_PAGE_ARG_MASK))) {
+			return;
+		}
+	}
+}
+
+/* Gives a page that is shared with a child back, but so that nobody else moves it: see page.h. */
+static void hold_shared(struct ferryi_evict_batch *batch, unsigned i)
+{
+	struct ferryi_evict_page *page = &batch->page[i];
+	uint64_t slot = (uint64_t)(batch->first_slot + i) << FERRYI_PAGE_ARG_SHIFT;
+
+	page->shared = true;
+	page->flags |= slot | FERRYI_PAGE_WRITEBACK;
+	keep_page(page);
+}
+
 /*
  * Marks the holes that pages [first, first + nr) left. EAGAIN: an event came
  * between; the page words know the holes all the same, marked or not.
@@ -306,7 +341,10 @@ static unsigned move_some_locked(struct ferryi_evictor *ev, struct ferryi_evict_
 	}
 	if (rc == -ENOENT) {
 		forget_page(ev, page); /* the application dropped it */
+	} else if (rc == -EBUSY && !page->shared && atomic_load_explicit(&ev->pager->has_forked, memory_order_relaxed)) {
+		hold_shared(batch, first);
 	} else {
+		page->shared = false;
 		keep_page(page);
 		ev->error = (int)rc;
 	}
@@ -327,15 +365,68 @@ static void move_run(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch
 	}
 }
 
+/* Pages from first on that are (all, or all not) shared, with neighbouring addresses: how many. */
+static unsigned run_of(const struct ferryi_evict_batch *batch, unsigned first)
+{
+	const struct ferryi_evict_page *page = &batch->page[first];
+	unsigned n = 1;
+
+	while (first + n < batch->nr_pages && page[n].va == page->va + (uintptr_t)n * FERRYI_PAGE_SIZE &&
+	       page[n].shared == page->shared)
+		n++;
+	return n;
+}
+
+/* ---- pages shared with a child of fork: the kernel moves none, so it makes a copy first ---- */
+
+/* Takes a held page again, to move it; false: somebody else needs it where it is. */
+static bool retake(struct ferryi_evict_batch *batch, unsigned i)
+{
+	struct ferryi_evict_page *page = &batch->page[i];
+	uint64_t old = ferryi_page_load(word_of(page));
+
+	while (ferryi_page_state(old) == FERRYI_PAGE_RESIDENT && !ferryi_page_pins(old)) {
+		uint64_t flags = old & ~(FERRYI_PAGE_WRITEBACK | FERRYI_PAGE_ARG_MASK);
+
+		if (ferryi_page_cas(word_of(page), &old,
+				    ferryi_page_with(ferryi_page_not_zapping(flags & ~FERRYI_PAGE_REFERENCED),
+						     FERRYI_PAGE_ISOLATING))) {
+			page->flags = flags;
+			resident_sub(page->object, page->index);
+			return true;
+		}
+	}
+	end_writeback(word_of(page), batch->first_slot + i);
+	page->shared = false;
+	return false;
+}
+
+/* With no lock held: where the application has dropped a page just now, this is a fault like any other. */
+static void move_shared(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
+{
+	for (unsigned first = 0, n; first < batch->nr_pages; first += n) {
+		n = run_of(batch, first);
+		if (batch->page[first].shared)
+			madvise((void *)batch->page[first].va, (size_t)n * FERRYI_PAGE_SIZE, MADV_POPULATE_WRITE);
+	}
+	for (unsigned i = 0; i < batch->nr_pages; i++) {
+		if (batch->page[i].shared)
+			retake(batch, i);
+	}
+	for (unsigned first = 0, n; first < batch->nr_pages; first += n) {
+		n = run_of(batch, first);
+		if (batch->page[first].shared)
+			move_run(ev, batch, first, n);
+	}
+}
+
 static void move_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
 {
 	for (unsigned first = 0, n; first < batch->nr_pages; first += n) {
-		for (n = 1; first + n < batch->nr_pages; n++) {
-			if (batch->page[first + n].va != batch->page[first].va + (uintptr_t)n * FERRYI_PAGE_SIZE)
-				break;
-		}
+		n = run_of(batch, first);
 		move_run(ev, batch, first, n);
 	}
+	move_shared(ev, batch);
 	/* From here on a fault takes the page from its slot. */
 	for (unsigned i = 0; i < batch->nr_pages; i++) {
 		struct ferryi_evict_page *page = &batch->page[i];
@@ -353,25 +444,6 @@ static void move_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *bat
 }
 
 /* ---- ending ---- */
-
-/* The write of a rescued page's old content has ended: it may be written again. */
-static void end_writeback(ferryi_page_word *word, uint32_t slot)
-{
-	uint64_t old = ferryi_page_load(word);
-
-	for (;;) {
-		bool ours = (old & FERRYI_PAGE_WRITEBACK) && ferryi_page_arg(old) == slot;
-
-		if (!ours)
-			return;
-		if (ferryi_page_state(old) != FERRYI_PAGE_RESIDENT) { /* FETCHING: bounded by one UFFDIO_COPY */
-			ferryi_cpu_relax();
-			old = ferryi_page_load(word);
-		} else if (ferryi_page_cas(word, &old, old & ~(FERRYI_PAGE_WRITEBACK | FERRYI_PAGE_ARG_MASK))) {
-			return;
-		}
-	}
-}
 
 /*
  * Ends slot i of the batch: from STAGED to `to` (RESCUING for one who goes on
@@ -540,6 +612,7 @@ static void start_write(struct ferryi_evictor *ev, struct ferryi_evict_batch *ba
 						&op->remote_off);
 	struct ferryi_channel *channel = ferryi_lines_channel(&ev->lines, ferryi_pool_index(pool));
 
+	ferryi_children_save(ev->pager, page->object, page->index, nr);
 	memcpy(batch->bounce + off, batch->staging + off, len);
 	write->batch = batch;
 	write->first = first;

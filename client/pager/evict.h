@@ -38,6 +38,7 @@ struct ferryi_evict_page {
 	uint64_t hash;
 	uint64_t flags; /* of the page word when it was picked */
 	bool staged;
+	bool shared; /* with a child of fork: stayed, and is ours as long as its word has WRITEBACK and our slot */
 };
 
 struct ferryi_evict_batch;

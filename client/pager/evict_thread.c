@@ -8,7 +8,8 @@
  *   asleep? (seq_cst) -> write eventfd    free < low? -> do not sleep
  *                                         poll(eventfd); asleep = false
  *
- * Either the thread sees the charge, or the charger sees it asleep.
+ * Either the thread sees the charge, or the charger sees it asleep. A fork that
+ * wants eviction to rest does the same with `busy` and evict_paused.
  */
 #include <errno.h>
 #include <poll.h>
@@ -64,9 +65,11 @@ void *ferryi_evict_thread_main(void *arg)
 	while (!atomic_load(&t->pager->stopping)) {
 		int timeout_ms = CHECK_MS;
 
+		atomic_store(&t->busy, true);
 		if (has_work(t->pager))
 			timeout_ms = evict_round(t);
 		ferryi_evict_poll(&t->evictor);
+		atomic_store(&t->busy, false);
 		sleep_until_needed(t, timeout_ms);
 	}
 	ferryi_evict_drain(&t->evictor);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "access.h"
 #include "clock.h"
@@ -13,7 +14,11 @@
 #include "uffd.h"
 
 #define PAUSE_MS   1
-#define BUSY_TRIES 8u /* the kernel holds a page for a moment; one that is pinned or shared stays so */
+#define BUSY_TRIES 8u /* the kernel holds a page for a moment; one that is pinned stays so */
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
 
 enum { FREE = 0, USED, STALE, SWEEPING };
 
@@ -157,6 +162,11 @@ static int try_take(struct ferryi_pager *pager, uintptr_t va, uint32_t slot, con
 		rc = isolate(&ref, word);
 		if (rc)
 			break;
+		if (atomic_load(&pager->forking)) { /* partner: ferryi_exclusive_revoke_locked */
+			give_back(&ref);
+			rc = -EAGAIN;
+			break;
+		}
 		atomic_store(&slot_of(pager, slot)->holder, holder);
 		atomic_store(&slot_of(pager, slot)->object, ref.object);
 		atomic_store(&slot_of(pager, slot)->index, ref.index);
@@ -177,6 +187,13 @@ static int try_take(struct ferryi_pager *pager, uintptr_t va, uint32_t slot, con
 	return rc;
 }
 
+/* The kernel moves no page that is shared with a child of fork: it makes a copy. */
+static void stop_sharing(struct ferryi_pager *pager, uintptr_t va)
+{
+	if (atomic_load(&pager->has_forked))
+		madvise((void *)va, FERRYI_PAGE_SIZE, MADV_POPULATE_WRITE);
+}
+
 static int take_page(struct ferryi_pager *pager, uintptr_t va, uint32_t *hand, const void *holder, const void *owner)
 {
 	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
@@ -192,6 +209,7 @@ static int take_page(struct ferryi_pager *pager, uintptr_t va, uint32_t *hand, c
 			if (!take_slot(pager, hand, &slot))
 				return -ENOMEM;
 		} else if (rc == -EBUSY && busy++ < BUSY_TRIES) {
+			stop_sharing(pager, va);
 			poll(NULL, 0, PAUSE_MS);
 		} else if (rc != -EAGAIN && rc != -ENOENT) {
 			break;
@@ -367,19 +385,41 @@ void ferryi_exclusive_release(struct ferryi_pager *pager, uintptr_t start, uintp
 		bring_home(pager, va, holder, owner);
 }
 
+/* Where the page of a slot in use is; false: nowhere any more, or on its way. */
+static bool find_page(struct ferryi_pager *pager, const struct ferryi_exclusive_slot *slot, uintptr_t *va)
+{
+	if (atomic_load(&slot->state) != USED)
+		return false;
+	ferryi_areas_read_lock(&pager->areas);
+	bool mapped = ferryi_areas_va_locked(&pager->areas, atomic_load(&slot->object), atomic_load(&slot->index), va);
+
+	ferryi_areas_read_unlock(&pager->areas);
+	return mapped;
+}
+
 void ferryi_exclusive_release_all(struct ferryi_pager *pager, const void *holder, const void *owner)
 {
 	for (uint32_t i = 0; i < FERRYI_EXCLUSIVE_SLOTS; i++) {
 		struct ferryi_exclusive_slot *slot = &pager->exclusive->slot[i];
 		uintptr_t va;
 
-		if (atomic_load(&slot->state) != USED || atomic_load(&slot->holder) != holder)
-			continue;
-		ferryi_areas_read_lock(&pager->areas);
-		bool mapped = ferryi_areas_va_locked(&pager->areas, atomic_load(&slot->object), atomic_load(&slot->index), &va);
-
-		ferryi_areas_read_unlock(&pager->areas);
-		if (mapped)
+		if (atomic_load(&slot->holder) == holder && find_page(pager, slot, &va))
 			bring_home(pager, va, holder, owner);
+	}
+}
+
+void ferryi_exclusive_revoke_locked(struct ferryi_pager *pager, uint64_t deadline_ns)
+{
+	for (uint32_t i = 0; i < FERRYI_EXCLUSIVE_SLOTS; i++) {
+		struct ferryi_page_ref ref;
+		uint64_t word;
+		uintptr_t va;
+
+		if (find_page(pager, &pager->exclusive->slot[i], &va) && ferryi_service_look(pager, va, &ref, &word) &&
+		    ferryi_page_state(word) == FERRYI_PAGE_EXCLUSIVE)
+			ferryi_service_fault_locked(pager, &(struct ferryi_fault){ .va = va,
+										   .forced = true,
+										   .start_ns = ferryi_now_ns(),
+										   .deadline_ns = deadline_ns });
 	}
 }

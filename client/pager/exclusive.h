@@ -52,7 +52,7 @@ struct ferryi_exclusive {
 /*
  * All of [start, end) for the holder; mirrors are told, with this owner. The
  * caller's thread; may block, bounded by fault_timeout_ms a page. 0, or nothing
- * is held: -EINVAL (not managed), -EBUSY (a page is pinned, shared or held), -ENOMEM
+ * is held: -EINVAL (not managed), -EBUSY (a page is pinned or held), -ENOMEM
  * (slots; or more than half of the budget would be held), -EPERM (not writable any more), -EIO (a page is lost), -ETIMEDOUT.
  */
 int ferryi_exclusive_acquire(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, const void *holder,
@@ -63,6 +63,17 @@ size_t ferryi_exclusive_count(struct ferryi_pager *pager, uintptr_t start, uintp
 void ferryi_exclusive_release(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, const void *holder,
 			      const void *owner);
 void ferryi_exclusive_release_all(struct ferryi_pager *pager, const void *holder, const void *owner);
+/*
+ * For a fork, whose child must find the pages: everybody's come home.
+ * ASSUMPTION: service lock held, `forking` set, so that no other is taken:
+ *
+ *   who acquires                           fork.c
+ *   ------------------------------------   --------------------------------------
+ *   cas RESIDENT -> ISOLATING              forking = true
+ *   forking? back to RESIDENT              looks at the word: ISOLATING is waited
+ *   UFFDIO_MOVE, EXCLUSIVE                   for, EXCLUSIVE brought home by this
+ */
+void ferryi_exclusive_revoke_locked(struct ferryi_pager *pager, uint64_t deadline_ns);
 
 /*
  * Runs update(arg, bytes, len) on the holder's bytes [va, va + len) of one page, while nobody else can reach them.

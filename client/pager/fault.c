@@ -22,6 +22,8 @@ static void on_pagefault(struct ferryi_handler *h, const struct uffd_msg *msg, u
 	struct ferryi_fault fault = {
 		.va = (uintptr_t)msg->arg.pagefault.address & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1),
 		.write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
+		.of_forker = (int)msg->arg.pagefault.feat.ptid ==
+			     atomic_load_explicit(&h->pager->forking_tid, memory_order_relaxed),
 		.start_ns = now,
 		.deadline_ns = now + h->pager->attr.fault_timeout_ms * FERRYI_NS_PER_MS,
 	};
@@ -57,6 +59,12 @@ static void on_change_locked(struct ferryi_pager *pager, const struct uffd_msg *
 	struct ferryi_notice notice;
 	const struct ferryi_change change = change_of(msg);
 
+	if (atomic_load_explicit(&pager->forking, memory_order_relaxed)) {
+		ferryi_fork_note_locked(pager, change.start, change.start + change.len, change.event == FERRY_UPDATE_REMOVE);
+		if (change.event == FERRY_UPDATE_REMAP)
+			ferryi_fork_note_locked(pager, (uintptr_t)msg->arg.remap.to,
+						(uintptr_t)msg->arg.remap.to + change.len, false);
+	}
 	ferryi_notify_begin(pager->attr.notifier, &notice, change.start, change.len, change.event, NULL);
 	switch (msg->event) {
 	case UFFD_EVENT_REMOVE:

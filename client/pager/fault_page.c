@@ -35,6 +35,10 @@ static bool charge(struct ferryi_fetcher *f, struct ferryi_fault *fault)
 
 	if (ferryi_budget_is_low(&pager->budget))
 		ferryi_pager_need_memory(pager);
+	if (!ok && fault->of_forker && atomic_load(&pager->forking_tid)) {
+		ferryi_budget_charge_slack(&pager->budget, 1);
+		ok = true;
+	}
 	if (!ok) {
 		if (fault->last_error != -ENOMEM)
 			ferryi_count(&pager->counters.c_budget_waits, 1);

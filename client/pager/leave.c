@@ -232,6 +232,7 @@ int ferryi_pager_evict_pool(struct ferryi_pager *pager, struct ferry_pool *pool)
 	int rc = 0, lost = 0;
 
 	ferryi_events_settle(pager);
+	ferryi_children_leave_pool(pager, pool);
 	ferryi_mutex_lock(&pager->leave_lock);
 	while (!rc) {
 		if (find_part(pager, pool, va, &part)) {
@@ -275,6 +276,7 @@ int ferryi_pager_drain_pool(struct ferryi_pager *pager, struct ferry_pool *pool,
 	ferryi_events_settle(pager);
 	for (;;) {
 		ferryi_zombies_reap(pager);
+		ferryi_children_leave_pool(pager, pool); /* each time: another may be forked meanwhile */
 		take_off_settled(pager, pool);
 		if (!ferryi_pool_used_bytes(pool) && ferryi_pool_refs(pool) <= 1)
 			return 0;
@@ -330,5 +332,7 @@ long ferryi_pager_poison_pool(struct ferryi_pager *pager, struct ferry_pool *poo
 		}
 		take_off_settled(pager, pool);
 	} while (find_part(pager, pool, 0, &part) && ferryi_now_ns() < deadline_ns);
+	ferryi_children_leave_pool(pager, pool);
+	take_off_settled(pager, pool);
 	return poisoned;
 }

@@ -395,6 +395,7 @@ int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate 
 
 		if (!page->staged || pool_of(pager, &ref) != m->pool)
 			continue;
+		ferryi_children_save(pager, page->object, page->index, 1); /* the caller writes to the place by his own means */
 		m->src[i] = FERRY_MIGRATE_PFN_VALID | FERRY_MIGRATE_PFN_MIGRATE | FERRY_MIGRATE_PFN_WRITE;
 		m->dst[i] = ferryi_object_pfn(page->object, page->index) << FERRY_MIGRATE_PFN_SHIFT | FERRY_MIGRATE_PFN_VALID;
 		m->data[i] = batch->staging + (size_t)k * FERRYI_PAGE_SIZE;

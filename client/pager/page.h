@@ -33,7 +33,9 @@
  * Only one cas wins; the slot is reused only after the loser has seen the end.
  * Until WRITEBACK is off (the kernel's PG_writeback) the page may not be written
  * again, by another evictor or a flush, nor may its place in the pool be given
- * to anyone: the write under way carries old data and could land last.
+ * to anyone: the write under way carries old data and could land last. A page
+ * that is shared with a child of fork has it while its evictor has the kernel
+ * make a copy, with the page in place: it must not leave by another's hand.
  *
  * The kernel tells of an MADV_DONTNEED (or MADV_FREE) before it takes the pages
  * away, and does not tell when it has:

@@ -139,6 +139,8 @@ static int start(struct ferryi_pager *pager)
 		rc = ferryi_evictor_init(pager->service_evictor, pager, ferryi_slot_addr(pager, service_slot), service_slot,
 					 -1);
 	ferryi_evictor_init_unwired(pager->migrator, pager, ferryi_slot_addr(pager, migrator_slot), migrator_slot);
+	if (!rc && pager->attr.fork_copies)
+		rc = ferryi_children_open(pager);
 	if (!rc)
 		rc = start_handlers(pager);
 	return rc ? rc : start_evictors(pager);
@@ -170,8 +172,13 @@ static void stop_threads(struct ferryi_pager *pager)
 /* Whatever open got so far; memory is the arena's and goes with it. */
 static void destroy(struct ferryi_pager *pager)
 {
+	if (pager->fork_guard_fd >= 0)
+		ferryi_fork_guard_close(pager);
+	ferryi_children_close(pager);
 	stop_threads(pager);
 	ferryi_keeper_stop(&pager->keeper);
+	if (pager->children.kick_fd >= 0)
+		close(pager->children.kick_fd);
 	for (unsigned i = 0; i < pager->nr_handlers; i++) {
 		if (pager->handlers[i].wake_fd >= 0)
 			close(pager->handlers[i].wake_fd);
@@ -180,8 +187,6 @@ static void destroy(struct ferryi_pager *pager)
 		if (pager->evict_threads[i].wake_fd >= 0)
 			close(pager->evict_threads[i].wake_fd);
 	}
-	if (pager->fork_guard_fd >= 0)
-		ferryi_fork_guard_close(pager);
 	if (pager->uffd >= 0)
 		close(pager->uffd);
 	if (pager->pagemap_fd >= 0)
@@ -189,6 +194,7 @@ static void destroy(struct ferryi_pager *pager)
 	ferryi_areas_fini(&pager->areas);
 	ferryi_mutex_fini(&pager->leave_lock);
 	ferryi_mutex_fini(&pager->service_lock);
+	ferryi_mutex_fini(&pager->children.lock);
 	ferryi_mutex_fini(&pager->events_lock);
 	ferryi_mutex_fini(&pager->zombies_lock);
 }
@@ -202,9 +208,10 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->attr = *attr;
 	pager->arena = attr->arena;
 	pager->model = attr->model;
-	pager->uffd = pager->pagemap_fd = pager->fork_guard_fd = -1;
+	pager->uffd = pager->pagemap_fd = pager->fork_guard_fd = pager->children.kick_fd = -1;
 	ferryi_mutex_init(&pager->leave_lock, FERRYI_RANK_LEAVE);
 	ferryi_mutex_init(&pager->service_lock, FERRYI_RANK_SERVICE);
+	ferryi_mutex_init(&pager->children.lock, FERRYI_RANK_CHILDREN);
 	ferryi_mutex_init(&pager->events_lock, FERRYI_RANK_EVENTS);
 	ferryi_mutex_init(&pager->zombies_lock, FERRYI_RANK_LEAF);
 	pager->handlers = ferryi_arena_alloc(attr->arena, attr->fault_threads * sizeof(*pager->handlers));
@@ -326,6 +333,13 @@ static int close_lines(struct ferryi_pager *pager, unsigned index)
 
 		if (service)
 			ferryi_mutex_unlock(&pager->service_lock);
+		rc = rc ? rc : one;
+	}
+	if (pager->attr.fork_copies) {
+		ferryi_mutex_lock(&pager->children.lock);
+		int one = ferryi_lines_close_pool(&pager->children.lines, index, true, deadline_ns);
+
+		ferryi_mutex_unlock(&pager->children.lock);
 		rc = rc ? rc : one;
 	}
 	return rc;

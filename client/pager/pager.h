@@ -27,6 +27,7 @@ struct ferryi_pager_attr {
 	uint32_t fault_timeout_ms;
 	uint32_t fault_threads, evict_threads;
 	uint32_t readahead_pages;
+	bool fork_copies; /* a child of fork gets the data; else SIGBUS */
 	struct ferryi_notifier *notifier; /* told of every change (notify.h); NULL: none */
 };
 

@@ -9,6 +9,7 @@
 
 #include "area.h"
 #include "budget.h"
+#include "child.h"
 #include "counters.h"
 #include "evict.h"
 #include "fetch.h"
@@ -34,7 +35,14 @@ struct ferryi_evict_thread {
 	bool started;
 	int wake_fd;
 	_Atomic bool asleep; /* partner: ferryi_pager_need_memory */
+	_Atomic bool busy;   /* partner: fork.c */
 	struct ferryi_evictor evictor;
+};
+
+/* What the application changes while it forks: see fork.c. */
+struct ferryi_fork_change {
+	uintptr_t start, end;
+	bool is_drop; /* MADV_DONTNEED; else the range was unmapped, or is an end of an mremap */
 };
 
 /* An mremap of the application. */
@@ -79,9 +87,14 @@ struct ferryi_pager {
 	_Atomic unsigned evict_paused; /* close and unadopt, counted: nothing leaves */
 	_Atomic unsigned budget_waiters;
 	_Atomic bool forked;          /* this is a child of fork */
+	_Atomic bool has_forked;      /* pages may be shared with a child */
+	_Atomic bool forking;         /* a fork's window is open: no object goes, changes are noted */
+	_Atomic int forking_tid;      /* by this thread: its faults do not wait for room */
 	_Atomic(struct ferry_pool *) pools[FERRYI_MAX_POOLS_ATTACHED]; /* NULL holes; changed under the ferry lock */
 	_Atomic unsigned pool_users[FERRYI_MAX_POOLS_ATTACHED];        /* between ferryi_pager_pool_begin and _end */
 	_Atomic bool binds_late; /* some object is NORESERVE: its blocks are bound at first eviction */
+
+	struct ferryi_children children; /* its own lock */
 
 	struct ferryi_mutex leave_lock; /* one evict, drain or poison of a pool at a time (leave.c) */
 
@@ -102,6 +115,8 @@ struct ferryi_pager {
 	struct ferryi_move late_moves[FERRYI_MAX_LATE_MOVES];
 	unsigned nr_vacated; /* moves whose UNMAP of the old range is to come */
 	struct ferryi_move vacated[FERRYI_MAX_LATE_MOVES];
+	unsigned nr_changes; /* while forking; FERRYI_FORK_LOG + 1: too many */
+	struct ferryi_fork_change change[FERRYI_FORK_LOG];
 
 	/* protected by zombies_lock: cut areas whose pages have to settle; reaped by the keeper or by munmap */
 	struct ferryi_mutex zombies_lock;
@@ -153,6 +168,10 @@ void ferryi_home_end(struct ferryi_pager *pager);
 /* fork.c */
 int ferryi_fork_guard_open(struct ferryi_pager *pager);
 void ferryi_fork_guard_close(struct ferryi_pager *pager);
+/* Notes a change that the application makes while it forks. ASSUMPTION: events_lock held. */
+void ferryi_fork_note_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, bool is_drop);
+/* event.c: some change of the address space has an event that is not read yet. */
+bool ferryi_events_to_come(struct ferryi_pager *pager);
 
 /* bind.c: blocks of objects to sub-sections of pools */
 /* All blocks of pages [first, first + n). May block. 0, -ENOMEM, -ENOTCONN, -ENXIO (no pool at all). */

@@ -64,11 +64,17 @@ static void read_range(struct ferryi_fetcher *f, uintptr_t start, uintptr_t end,
 	fetch_until_idle(f);
 }
 
+void ferryi_service_fault_locked(struct ferryi_pager *pager, const struct ferryi_fault *fault)
+{
+	ferryi_assert_held(&pager->service_lock);
+	ferryi_fetch_fault(pager->service_fetcher, fault);
+	fetch_until_idle(pager->service_fetcher);
+}
+
 void ferryi_service_fault(struct ferryi_pager *pager, const struct ferryi_fault *fault)
 {
 	ferryi_mutex_lock(&pager->service_lock);
-	ferryi_fetch_fault(pager->service_fetcher, fault);
-	fetch_until_idle(pager->service_fetcher);
+	ferryi_service_fault_locked(pager, fault);
 	ferryi_mutex_unlock(&pager->service_lock);
 }
 
@@ -306,6 +312,8 @@ int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_
 
 	if (!pool)
 		return -EINVAL;
+	if (kind == FERRYI_OP_WRITE && !ferryi_pool_lost(pool))
+		ferryi_children_save_pfn(pager, pfn);
 	/* A connection may end under it though the server is well: over tcp when another pool of its is detached. */
 	do {
 		rc = ferryi_pool_lost(pool) ? -ENOLINK : io_once(pager, pool, &op);

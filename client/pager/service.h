@@ -20,6 +20,7 @@ int ferryi_service_pin_resident(struct ferryi_pager *pager, uintptr_t va);
 void ferryi_service_unpin(struct ferryi_pager *pager, uintptr_t va);
 /* Has the page brought in (forced), or a fault answered; returns when that has ended. */
 void ferryi_service_fault(struct ferryi_pager *pager, const struct ferryi_fault *fault);
+void ferryi_service_fault_locked(struct ferryi_pager *pager, const struct ferryi_fault *fault);
 /*
  * Reads or writes the page's copy in the pool, from or to a registered buffer
  * (the service evictor's bounce). -ENOLINK: nothing was sent, the pool is as

@@ -74,7 +74,9 @@ unsigned ferryi_zombies_reap(struct ferryi_pager *pager)
 	for (;;) {
 		ferryi_mutex_lock(&pager->zombies_lock);
 		left = pager->nr_zombies;
-		if (i < left) { /* taken out while we work on it, so that nobody else does */
+		if (i < left && atomic_load(&pager->forking)) { /* a fork looks at the pages of objects: none goes now */
+			i = left;
+		} else if (i < left) { /* taken out while we work on it, so that nobody else does */
 			area = pager->zombies[i];
 			pager->zombies[i] = pager->zombies[--pager->nr_zombies];
 			pager->nr_reaping++;

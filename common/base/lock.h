@@ -19,6 +19,7 @@ enum ferryi_lock_rank {
 	FERRYI_RANK_VIEW,           /* client/mirror: one access of a view at a time; held across requests and reads */
 	FERRYI_RANK_LEAVE,          /* client/pager: one evict, drain or poison of a pool at a time */
 	FERRYI_RANK_SERVICE,        /* client/pager: the service fetcher and evictor, lent to API callers in turn */
+	FERRYI_RANK_CHILDREN,       /* client/pager: children of fork, and the reads for them; held across a fork and I/O */
 	FERRYI_RANK_EVENTS,         /* client/pager: reading the userfaultfd and its non-fault events */
 	FERRYI_RANK_AREAS,          /* client/pager: the area table (an rwlock: its place in the order only) */
 	FERRYI_RANK_MIRRORS,        /* client/mirror: mirrors and changes under way; nothing is called under it */

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -26,12 +27,15 @@ struct device {
 	_Atomic unsigned nr_own;     /* EXCLUSIVE, by this device */
 	_Atomic unsigned nr_cpu;     /* EXCLUSIVE, by a CPU */
 	_Atomic unsigned nr_too_late; /* ... that had the page already */
+	_Atomic unsigned nr_fork;
 };
 
 static int invalidate(struct ferry_mirror *mirror, const struct ferry_update *update)
 {
 	struct device *d = (struct device *)mirror;
 
+	if (update->event == FERRY_UPDATE_FORK)
+		atomic_fetch_add(&d->nr_fork, 1);
 	if (update->event != FERRY_UPDATE_EXCLUSIVE)
 		return 0;
 	if (update->owner == mirror->owner) {
@@ -261,6 +265,108 @@ static void make_device_exclusive__dropped_again_and_again__nothing_leaks(void *
 	RUN(body_cycles);
 }
 
+/* ---- fork ---- */
+
+/* A child has its own copy of what the device wrote; the parent's device takes pages again, shared or not. */
+static void body_forked(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	uint8_t *p = ferryt_mmap(ferry, LEN), page[FERRYT_PAGE];
+	struct device *d = device_new(ferry);
+	int go[2];
+
+	CHECK_INT(pipe(go), 0);
+	ferryt_fill_away(ferry, p, PAGES, 1);
+	CHECK_INT(ferry_exclusive_acquire(&d->mirror, p, 16 * FERRYT_PAGE), 0);
+	for (unsigned i = 0; i < 16; i++) {
+		ferryt_fill_page(page, 2, i);
+		CHECK_INT(ferry_mirror_write(&d->mirror, (uintptr_t)p + i * FERRYT_PAGE, page, FERRYT_PAGE, NULL), 0);
+	}
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		CHECK_INT(read(go[0], page, 1), 1);
+		ferryt_verify(p, 0, 16, 2);
+		ferryt_verify(p + 16 * FERRYT_PAGE, 16, PAGES - 16, 1);
+		_exit(0);
+	}
+	CHECK_INT(ferry_exclusive_query(&d->mirror, p, LEN), 0);
+	CHECK_INT(atomic_load(&d->nr_cpu), 16);
+	CHECK_INT(atomic_load(&d->nr_too_late), 0);
+	CHECK_INT(atomic_load(&d->nr_fork), 1);
+	CHECK_INT(ferry_exclusive_acquire(&d->mirror, p, 32 * FERRYT_PAGE), 0);
+	for (unsigned i = 0; i < 32; i++) {
+		ferryt_fill_page(page, 3, i);
+		CHECK_INT(ferry_mirror_write(&d->mirror, (uintptr_t)p + i * FERRYT_PAGE, page, FERRYT_PAGE, NULL), 0);
+	}
+	CHECK_INT(write(go[1], "x", 1), 1);
+	CHECK_INT(ferryt_wait_child(pid, FERRYT_BODY_MS / 2), 0);
+	CHECK_INT(ferry_exclusive_query(&d->mirror, p, LEN), 32);
+	ferryt_verify(p, 0, 32, 3);
+	ferryt_verify(p + 32 * FERRYT_PAGE, 32, PAGES - 32, 1);
+	device_end(d);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void make_device_exclusive__fork__taken_back_and_the_child_has_its_own(void **state)
+{
+	(void)state;
+	RUN(body_forked);
+}
+
+/* Forks while threads take pages and touch them: whoever is where, each child has a page's content of one moment. */
+struct forks {
+	struct device *device;
+	uint8_t *p;
+	_Atomic bool stop;
+	_Atomic unsigned taken;
+};
+
+static void *take_and_touch(void *arg)
+{
+	struct forks *f = arg;
+
+	for (unsigned i = 0; !atomic_load(&f->stop); i++) {
+		uint8_t *at = f->p + i % 8 * (LEN / 8);
+		int rc = ferry_exclusive_acquire(&f->device->mirror, at, LEN / 8);
+
+		CHECK(rc == 0 || rc == -EBUSY);
+		atomic_fetch_add(&f->taken, rc == 0);
+		ferryt_verify(at, i % 8 * (PAGES / 8), 1, 7); /* and the rest stays the device's */
+	}
+	return NULL;
+}
+
+static void body_forks(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct forks f = { .device = device_new(ferry), .p = ferryt_mmap(ferry, LEN) };
+	pthread_t thread;
+
+	ferryt_fill_away(ferry, f.p, PAGES, 7);
+	CHECK_INT(pthread_create(&thread, NULL, take_and_touch, &f), 0);
+	for (unsigned i = 0; i < 20 || atomic_load(&f.taken) < 20; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			ferryt_verify(f.p, 0, PAGES, 7);
+			_exit(0);
+		}
+		CHECK_INT(ferryt_wait_child(pid, FERRYT_BODY_MS / 2), 0);
+	}
+	atomic_store(&f.stop, true);
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	ferryt_verify(f.p, 0, PAGES, 7);
+	device_end(f.device);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void make_device_exclusive__twenty_forks_meanwhile__every_child_has_all(void **state)
+{
+	(void)state;
+	RUN(body_forks);
+}
+
 /* ---- atomic operations of the device beside the CPU's ---- */
 
 #define COUNTERS    8u /* one a page */
@@ -366,6 +472,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(make_device_exclusive__bad_or_busy__own_code_and_nothing_held),
 		cmocka_unit_test(make_device_exclusive__pin_mprotect_mremap_drop_close__content_right),
 		cmocka_unit_test(make_device_exclusive__dropped_again_and_again__nothing_leaks),
+		cmocka_unit_test(make_device_exclusive__fork__taken_back_and_the_child_has_its_own),
+		cmocka_unit_test(make_device_exclusive__twenty_forks_meanwhile__every_child_has_all),
 		cmocka_unit_test(exclusive_update__beside_cpu_threads_and_eviction__no_add_is_lost),
 	};
 	int skip = ferryt_needs_uffd();

@@ -1,6 +1,6 @@
 # The public API, through libferry.so and a real ferryd: memory, errors, the kernel's own accesses, fork.
 set(pager_kit pager_kit.c control_child.c)
-foreach(part memory ranges errors kernel fork)
+foreach(part memory ranges errors kernel fork fork_copy fork_ends)
 	ferry_test(scenario_pager_${part}_local LABELS scenario needs-uffd TIMEOUT 900
 		SOURCES pager_${part}.c ${pager_kit}
 		LINK ferry ferry_control ferry_proto ferry_pager_uapi
@@ -15,6 +15,11 @@ foreach(part memory ranges fork)
 			SKIP_RETURN_CODE 77 TIMEOUT 900)
 	endforeach()
 endforeach()
+# What passes through the fabric, over tcp too.
+add_test(NAME scenario_pager_fork_copy_tcp COMMAND scenario_pager_fork_copy_local tcp "*parent_*")
+add_test(NAME scenario_pager_fork_ends_tcp COMMAND scenario_pager_fork_ends_local tcp "*parent_*")
+set_tests_properties(scenario_pager_fork_copy_tcp scenario_pager_fork_ends_tcp PROPERTIES LABELS "scenario;needs-uffd"
+	SKIP_RETURN_CODE 77 TIMEOUT 900)
 pkg_check_modules(LIBURING IMPORTED_TARGET liburing)
 if(LIBURING_FOUND)
 	target_link_libraries(scenario_pager_kernel_local PRIVATE PkgConfig::LIBURING)

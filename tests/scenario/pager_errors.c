@@ -184,6 +184,7 @@ static void body_environment(void)
 	check_env("FERRY_EVICT_THREADS", "99", "99");
 	check_env("FERRY_READAHEAD", "4000000", "4000000");
 	check_env("FERRY_LOG_LEVEL", "shout", "shout");
+	check_env("FERRY_FORK", "spoon", "spoon");
 	check_env("FERRY_EMBEDDED_SIZE", "lots", "lots");
 	CHECK_INT(setenv("FERRY_LOCAL", "16M", 1), 0);
 	CHECK_INT(setenv("FERRY_POOL", "big", 1), 0);

@@ -1,5 +1,5 @@
-/* Children of a process with managed memory: they never see zeros in its place, and the parent stays whole.
- */
+/* Children of a process with managed memory, FERRY_FORK=guard: they never see zeros in its place, and the parent
+ * stays whole. What is the same either way: raw clone, vfork, posix_spawn. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,6 +27,17 @@
 
 extern char **environ;
 
+/* With FERRY_FORK=guard. */
+static struct ferry *open_guarded(void)
+{
+	struct ferry_config cfg = ferryt_config(FERRYT_BUDGET);
+	struct ferry *ferry;
+
+	cfg.fork = "guard";
+	CHECK_INT(ferry_open(&cfg, &ferry), 0);
+	return ferry;
+}
+
 /* What a child of fork finds at an address: exits 0 when it is SIGBUS and the query says FORKED. */
 static int look_in_child(const uint8_t *p)
 {
@@ -52,7 +63,7 @@ static void check_fork(const uint8_t *p)
 
 static void body_fork(void)
 {
-	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry *ferry = open_guarded();
 	uint8_t *p = ferryt_mmap(ferry, LEN);
 	void *adopted = NULL;
 
@@ -82,7 +93,7 @@ static void body_fork(void)
 	CHECK_INT(ferry_close(ferry), 0);
 }
 
-static void fork__pages_away__sigbus_in_the_child_and_parent_whole(void **state)
+static void fork_guard__pages_away__sigbus_in_the_child_and_parent_whole(void **state)
 {
 	(void)state;
 	RUN(body_fork);
@@ -90,7 +101,7 @@ static void fork__pages_away__sigbus_in_the_child_and_parent_whole(void **state)
 
 static void body_write_in_child(void)
 {
-	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry *ferry = open_guarded();
 	uint8_t *p = ferryt_mmap(ferry, LEN);
 
 	ferryt_fill(p, PAGES, 4);
@@ -105,7 +116,7 @@ static void body_write_in_child(void)
 	CHECK_INT(ferry_close(ferry), 0);
 }
 
-static void fork__child_writes__dies_of_sigbus(void **state)
+static void fork_guard__child_writes__dies_of_sigbus(void **state)
 {
 	(void)state;
 	RUN(body_write_in_child);
@@ -113,7 +124,7 @@ static void fork__child_writes__dies_of_sigbus(void **state)
 
 static void body_calls_in_child(void)
 {
-	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry *ferry = open_guarded();
 	uint8_t *p = ferryt_mmap(ferry, LEN);
 
 	ferryt_fill(p, PAGES, 5);
@@ -140,7 +151,7 @@ static void body_calls_in_child(void)
 	CHECK_INT(ferry_close(ferry), 0);
 }
 
-static void fork__child_opens_anew__works_beside_the_parent(void **state)
+static void fork_guard__child_opens_anew__works_beside_the_parent(void **state)
 {
 	(void)state;
 	RUN(body_calls_in_child);
@@ -238,7 +249,7 @@ static void *work(void *arg)
 static void body_fork_under_load(void)
 {
 	enum { THREADS = 3 };
-	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry *ferry = open_guarded();
 	uint8_t *p = ferryt_mmap(ferry, (THREADS + 1) * 8 * FERRYT_MIB);
 	pthread_t thread[THREADS];
 	struct worker w[THREADS];
@@ -262,7 +273,7 @@ static void body_fork_under_load(void)
 	CHECK_INT(ferry_close(ferry), 0);
 }
 
-static void fork__twenty_times_under_eviction__all_whole(void **state)
+static void fork_guard__twenty_times_under_eviction__all_whole(void **state)
 {
 	(void)state;
 	RUN(body_fork_under_load);
@@ -287,12 +298,12 @@ static int group_teardown(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(fork__pages_away__sigbus_in_the_child_and_parent_whole),
-		cmocka_unit_test(fork__child_writes__dies_of_sigbus),
-		cmocka_unit_test(fork__child_opens_anew__works_beside_the_parent),
+		cmocka_unit_test(fork_guard__pages_away__sigbus_in_the_child_and_parent_whole),
+		cmocka_unit_test(fork_guard__child_writes__dies_of_sigbus),
+		cmocka_unit_test(fork_guard__child_opens_anew__works_beside_the_parent),
 		cmocka_unit_test(raw_clone__child_touches__signal_never_zeros),
 		cmocka_unit_test(programs__system_spawn_vfork__parent_whole),
-		cmocka_unit_test(fork__twenty_times_under_eviction__all_whole),
+		cmocka_unit_test(fork_guard__twenty_times_under_eviction__all_whole),
 	};
 	int rc = ferryt_needs_uffd();
 
