@@ -12,6 +12,16 @@ foreach(part mirror migrate range exclusive view)
 	endforeach()
 endforeach()
 
+# What a view makes of an exporter that lies. Only where the view reads the pool itself.
+add_executable(scenario_mirror_view_liar mirror_view_liar.c pager_kit.c control_child.c control_client.c)
+target_link_libraries(scenario_mirror_view_liar PRIVATE ferry_flags ferry ferry_control ferry_proto ferry_pager_uapi PkgConfig::CMOCKA
+	PkgConfig::XXHASH Threads::Threads)
+target_compile_definitions(scenario_mirror_view_liar PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
+add_dependencies(scenario_mirror_view_liar ferryd)
+add_test(NAME scenario_mirror_view_liar_tcp COMMAND scenario_mirror_view_liar tcp)
+set_tests_properties(scenario_mirror_view_liar_tcp PROPERTIES LABELS "scenario;needs-uffd"
+	SKIP_RETURN_CODE 77 TIMEOUT 900)
+
 # Everything at once, against a model. Seeds are arguments, so that a failing run can be repeated.
 add_executable(scenario_hmm_stress hmm_stress.c pager_kit.c control_child.c)
 target_link_libraries(scenario_hmm_stress PRIVATE ferry_flags ferry ferry_control ferry_proto ferry_pager_uapi
@@ -28,7 +38,7 @@ endforeach()
 if(FERRY_SANITIZE)
 	return()
 endif()
-foreach(part mirror migrate range exclusive)
+foreach(part mirror migrate range exclusive view)
 	add_test(NAME scenario_mirror_${part}_nobody COMMAND scenario_mirror_${part} local)
 	set_tests_properties(scenario_mirror_${part}_nobody PROPERTIES LABELS "scenario;needs-uffd"
 		SKIP_RETURN_CODE 77 TIMEOUT 900 ENVIRONMENT FERRYT_AS_NOBODY=1)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # install_examples.sh SOURCE PREFIX LIBDIR WORK
-# Builds the four examples against the installed library, with CMake and with pkg-config, and runs them in small with an
+# Builds the five examples against the installed library, with CMake and with pkg-config, and runs them in small with an
 # embedded server.
 set -eu
 source=$1 prefix=$2 lib=$2/$3 work=$4
@@ -28,6 +28,8 @@ if "$prefix/bin/ferry" doctor --no-trial > "$work/doctor.txt" 2>&1; then :; elif
 fi
 
 cd "$work"
+# On a busy machine OpenMP's threads that spin take the time of those that work.
+export OMP_WAIT_POLICY=passive
 export FERRY_EMBEDDED_SIZE=256M FERRY_LOCAL=8M
 # The machine's own text, and numbers so that it is more than the budget holds; then NULs, empty and long lines, and no newline
 # at the end.
@@ -49,6 +51,34 @@ for built in cmake make; do
 	limit "$built/03-sort" --all-local input output > /dev/null || fail "$built/03-sort --all-local: exit $?"
 	cmp output expected || fail "$built/03-sort --all-local: not what LC_ALL=C sort gives"
 done
+
+# A job, and a watcher beside it; each step is computed by both, and nobody but the watcher ends the job.
+mkfifo ready life
+exec 5<> life
+"$prefix/bin/ferryd" --pool name=hot,size=64M --listen 127.0.0.1:0 --fabric tcp --token-file "$work/token" --ready-fd 3 \
+	--lifeline-fd 4 --log-level warn 3> ready 4< life 5>&- 2> ferryd.log &
+read -r address < ready || { cat ferryd.log >&2; fail "ferryd did not start"; }
+export FERRY_SERVERS="$address?fabric=tcp" FERRY_TOKEN_FILE="$work/token"
+for built in cmake make; do
+	mkfifo "said.$built"
+	limit "$built/05-inspect" job "heat.$built" --grid 64 --steps 1000000 --pace 20 --local 4M 5>&- > "said.$built" 2> "job.$built" &
+	job=$!
+	exec 6< "said.$built"
+	read -r line <&6 || { cat "job.$built" >&2; fail "$built/05-inspect job: says nothing"; }
+	limit "$built/05-inspect" watch "heat.$built" "${line##* }" --looks 5 --check --stop > watched || {
+		cat watched >&2
+		fail "$built/05-inspect watch: exit $?"
+	}
+	[ "$(grep -c '^step' watched)" -eq 5 ] || { cat watched >&2; fail "$built/05-inspect watch: not 5 steps"; }
+	read -r line <&6 || :
+	wait $job || { cat "job.$built" >&2; fail "$built/05-inspect job: exit $?"; }
+	case $line in "stopped after"*) ;; *) fail "$built/05-inspect job: not stopped: $line" ;; esac
+	exec 6<&-
+done
+if limit cmake/05-inspect watch heat.cmake 0 2> gone; then fail "05-inspect watch: no job, no error"; fi
+grep -q 'no mirror of that name' gone || { cat gone >&2; fail "05-inspect watch: the error is not clear"; }
+exec 5>&-
+unset FERRY_SERVERS FERRY_TOKEN_FILE
 
 # What the report says of the budget must hold.
 field() { sed -n "s/.*\"$1\": \([0-9.]*\).*/\1/p" report.json; }

@@ -1,6 +1,7 @@
 /*
  * Mirrors seen from other processes: an exporter and its readers are processes of their own, with one ferryd between them.
- * They keep in step by a page of shared memory. argv[1]: the fabric row.
+ * They keep in step by a page of shared memory. argv[1]: the fabric row; argv[2]: a
+ * filter of test names.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -68,6 +69,8 @@ static pid_t spawn(void (*body)(void))
 		return pid;
 	for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
 		signal(signals[i], SIG_DFL);
+	if (getenv("FERRYT_AS_NOBODY") && geteuid() == 0)
+		ferryt_become_nobody();
 	body();
 	fflush(NULL);
 	_exit(0);
@@ -767,8 +770,10 @@ int main(int argc, char **argv)
 	};
 	int rc = ferryt_needs_uffd();
 
-	if (rc || argc != 2)
+	if (rc || argc < 2)
 		return rc ? rc : 2;
+	if (argc > 2)
+		cmocka_set_test_filter(argv[2]);
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (shared == MAP_FAILED)
 		return 1;
