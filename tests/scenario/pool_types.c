@@ -189,7 +189,7 @@ static int try_attach(struct ferry *ferry, const char *name, uint64_t len, struc
 /* Also when the server has not noticed yet that who had it has ended. */
 static struct ferry_pool *attach_named(struct ferry *ferry, const char *name, uint64_t len)
 {
-	uint64_t deadline_ns = ferryi_deadline_ms(10000);
+	uint64_t deadline_ns = ferryi_deadline_ms(60000);
 	struct ferry_pool *pool = NULL;
 	int rc;
 
