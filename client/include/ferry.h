@@ -83,10 +83,25 @@ struct ferry_config {
 	uint32_t readahead_pages;    /* largest window, in pages, 1 (none) to 512; default 256; at most 1/64 of the budget [FERRY_READAHEAD] */
 	const char *log_level;       /* error, warn, notice, info, debug; default warn [FERRY_LOG_LEVEL] */
 	const char *fork;            /* managed memory in the child of a fork: copy or guard (SIGBUS); default copy [FERRY_FORK] */
+	/*
+	 * A fault that has found no local memory within fault_timeout_ms (the budget is full of pages that cannot leave, or
+	 * a memory cgroup is at its limit): "poison" it, "wait" on, "abort" the process; default poison [FERRY_OOM]
+	 */
+	const char *oom;
 };
 
 /* Smallest budget: what the fault and eviction paths need to make progress. -EINVAL below it. */
 #define FERRY_BUDGET_MIN (4u << 20)
+/*
+ * Where the process is in a memory cgroup with a limit (a batch system's, a
+ * container's, a service's), the library gives way before the kernel's OOM
+ * killer comes: with less than 24 MiB of room (page cache not counted) pages
+ * leave until FERRY_BUDGET_MIN is left of them, whatever the budget; with less
+ * than 8 MiB they are brought in by frames that were kept back, 1 MiB of them
+ * outside the budget. The limit is looked for at open. What an embedded server
+ * lends, and a pool of this host that did not reserve its memory (reserve=no),
+ * counts in the process's own cgroup.
+ */
 /* RAM outside the budget, per fault or eviction thread: landing slots and bounce buffers, reserved at open. */
 #define FERRY_THREAD_RESERVE (4u << 20)
 
@@ -233,6 +248,7 @@ struct ferry_stats {
 	/* time from the fault event to the page's being in place */
 	struct ferry_latency fault;
 	struct ferry_latency fault_major;
+	uint64_t pages_reserve;      /* brought in at a memory cgroup's limit, by frames kept back for that */
 };
 
 /* Fills as much of *stats as its size says. -EINVAL: size 0. Does not block. */

@@ -12,6 +12,7 @@
 #include "param.h"
 
 static const char *const forks[] = { "copy", "guard", NULL }; /* enum ferryi_fork */
+static const char *const oom_policies[] = { "poison", "wait", "abort", NULL }; /* as enum ferryi_oom */
 static const char *const log_levels[] = { "error", "warn", "notice", "info", "debug", NULL };
 
 #define AT(member) offsetof(struct ferryi_config, member)
@@ -31,6 +32,9 @@ static const struct ferryi_param table[] = {
 	{ .name = "fault-timeout", .type = FERRYI_PARAM_MS, .offset = AT(fault_timeout_ms), .env = "FERRY_FAULT_TIMEOUT",
 	  .metavar = "MS", .unit = "ms", .min = 10, .max = 3600000, .deflt = "10000",
 	  .text = "A fault older than this is poisoned." },
+	{ .name = "oom", .type = FERRYI_PARAM_ENUM, .offset = AT(oom), .values = oom_policies, .env = "FERRY_OOM",
+	  .metavar = "WHAT", .deflt = "poison",
+	  .text = "A fault older than that for want of local memory: poison it, wait on, or abort the process." },
 	{ .name = "request-timeout", .type = FERRYI_PARAM_MS, .offset = AT(request_timeout_ms),
 	  .env = "FERRY_REQUEST_TIMEOUT", .metavar = "MS", .unit = "ms", .min = 10, .max = 3600000, .deflt = "10000",
 	  .text = "Deadline of one control request." },
@@ -96,6 +100,7 @@ static int from_struct(struct ferryi_config *config, const struct ferry_config *
 	rc = rc ? rc : set_text(config, "token-file", c.token_file, err, err_len);
 	rc = rc ? rc : set_text(config, "log-level", c.log_level, err, err_len);
 	rc = rc ? rc : set_text(config, "fork", c.fork, err, err_len);
+	rc = rc ? rc : set_text(config, "oom", c.oom, err, err_len);
 	rc = rc ? rc : set_number(config, "local", c.local_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "embedded-size", c.embedded_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "fault-timeout", c.fault_timeout_ms, err, err_len);

@@ -160,6 +160,7 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 		.arena = arena,
 		.budget_bytes = config.local_bytes,
 		.fault_timeout_ms = (uint32_t)config.fault_timeout_ms,
+		.oom = (enum ferryi_oom)config.oom,
 		.fault_threads = (uint32_t)config.fault_threads,
 		.evict_threads = (uint32_t)config.evict_threads,
 		.readahead_pages = (uint32_t)config.readahead_pages,

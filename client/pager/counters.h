@@ -10,7 +10,7 @@ struct ferryi_counters {
 	ferryi_counter_t c_pages_in, c_pages_readahead, c_readahead_hits;
 	ferryi_counter_t c_pages_evicted, c_pages_written, c_pages_dropped;
 	ferryi_counter_t c_bytes_in, c_bytes_out;
-	ferryi_counter_t c_budget_waits, c_channels_reopened;
+	ferryi_counter_t c_budget_waits, c_channels_reopened, c_pages_reserve;
 	ferryi_counter_t g_pinned_pages, g_away_pages;
 	struct ferryi_hist fault, fault_major;
 };

@@ -9,6 +9,7 @@
 
 #include "callback.h"
 #include "clock.h"
+#include "fetch_priv.h"
 #include "log.h"
 #include "pager_priv.h"
 #include "uffd.h"
@@ -487,6 +488,8 @@ static bool end_page(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch
 static void end_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
 {
 	if (batch->nr_staged) {
+		if (ev->pager->memcg.nr_levels)
+			ferryi_reserve_refill(ev->pager, batch->staging, batch->nr_pages);
 		ferryi_staging_release(ev->pager, batch->staging, (size_t)batch->nr_pages * FERRYI_PAGE_SIZE);
 		ferryi_budget_uncharge(&ev->pager->budget, batch->nr_staged);
 	}
@@ -515,8 +518,8 @@ static void put_back(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch
 
 			ferryi_notify_begin(ev->pager->attr.notifier, &notice, va, FERRYI_PAGE_SIZE,
 					    FERRY_UPDATE_MIGRATE, ev->owner);
-			rc = ferryi_uffd_copy(ev->pager->uffd, (void *)va,
-					      ferryi_slot_addr(ev->pager, batch->first_slot + i), FERRYI_PAGE_SIZE);
+			rc = ferryi_place_copy(ev->pager, (void *)va, ferryi_slot_addr(ev->pager, batch->first_slot + i),
+					       FERRYI_PAGE_SIZE);
 			ferryi_notify_end(&notice);
 		}
 		ferryi_areas_read_unlock(&ev->pager->areas);

@@ -21,12 +21,32 @@
 
 #define STUCK_MS      5    /* nothing could leave: look again */
 #define CHECK_MS      1000 /* asleep: links may want tending */
+#define MEMCG_MS      20   /* asleep, with a memory cgroup's limit: it may come near without a fault */
+
+/* At a memory cgroup's limit pages leave down to the smallest budget; past that, one for one that comes by the reserve. */
+static bool is_pressed(struct ferryi_pager *pager)
+{
+	if (!ferryi_memcg_is_pressed(&pager->memcg))
+		return false;
+	uint64_t charged = atomic_load_explicit(&pager->budget.charged, memory_order_relaxed);
+
+	if (!atomic_exchange(&pager->memcg.told, true))
+		ferryi_warn("memory cgroup: %llu MiB from its limit; pages leave though the budget would hold them",
+			    (unsigned long long)ferryi_memcg_room(&pager->memcg) >> 20);
+	return charged > FERRY_BUDGET_MIN >> FERRYI_PAGE_SHIFT ||
+	       (charged && ferryi_memcg_is_tight(&pager->memcg) && ferryi_reserve_is_low(pager));
+}
 
 static bool has_work(struct ferryi_pager *pager)
 {
 	uint64_t high = atomic_load_explicit(&pager->budget.high, memory_order_relaxed);
 
-	return !atomic_load(&pager->evict_paused) && ferryi_budget_free(&pager->budget) < high;
+	return !atomic_load(&pager->evict_paused) && (ferryi_budget_free(&pager->budget) < high || is_pressed(pager));
+}
+
+static int idle_ms(struct ferryi_pager *pager)
+{
+	return pager->memcg.nr_levels ? MEMCG_MS : CHECK_MS;
 }
 
 static void sleep_until_needed(struct ferryi_evict_thread *t, int timeout_ms)
@@ -35,7 +55,7 @@ static void sleep_until_needed(struct ferryi_evict_thread *t, int timeout_ms)
 	uint64_t count;
 
 	atomic_store(&t->asleep, true);
-	if (timeout_ms == CHECK_MS && !atomic_load(&t->pager->evict_paused) && ferryi_budget_is_low(&t->pager->budget))
+	if (timeout_ms != STUCK_MS && !atomic_load(&t->pager->evict_paused) && ferryi_budget_is_low(&t->pager->budget))
 		timeout_ms = 0;
 	if (poll(&pfd, 1, timeout_ms) > 0 && read(t->wake_fd, &count, sizeof(count)) < 0)
 		count = 0; /* EAGAIN: nothing was there after all */
@@ -54,7 +74,7 @@ static int evict_round(struct ferryi_evict_thread *t)
 		ferryi_evict_poll(&t->evictor);
 	}
 	ferryi_evict_drain(&t->evictor);
-	return CHECK_MS;
+	return idle_ms(t->pager);
 }
 
 void *ferryi_evict_thread_main(void *arg)
@@ -63,7 +83,7 @@ void *ferryi_evict_thread_main(void *arg)
 
 	pthread_setname_np(pthread_self(), "ferry-evict");
 	while (!atomic_load(&t->pager->stopping)) {
-		int timeout_ms = CHECK_MS;
+		int timeout_ms = idle_ms(t->pager);
 
 		atomic_store(&t->busy, true);
 		if (has_work(t->pager))

@@ -122,7 +122,7 @@ static void rest(struct ferryi_handler *h)
 		{ .fd = h->wake_fd, .events = POLLIN },
 	};
 	nfds_t n = 2;
-	bool waits = h->fetcher.nr_waiting || atomic_load_explicit(&h->pager->nr_late_moves, memory_order_relaxed);
+	bool waits = h->fetcher.nr_waiting || h->fetcher.landed || atomic_load_explicit(&h->pager->nr_late_moves, memory_order_relaxed);
 	int timeout_ms = waits ? 1 : ferryi_fetch_is_idle(&h->fetcher) ? -1 : 10;
 
 	if (h->fetcher.nr_outstanding) {

@@ -5,6 +5,7 @@
 #include "fetch_priv.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 #include "callback.h"
 #include "clock.h"
@@ -33,7 +34,7 @@ static bool charge(struct ferryi_fetcher *f, struct ferryi_fault *fault)
 	struct ferryi_pager *pager = f->pager;
 	bool ok = ferryi_budget_charge(&pager->budget, 1);
 
-	if (ferryi_budget_is_low(&pager->budget))
+	if (ferryi_budget_is_low(&pager->budget) || ferryi_memcg_is_pressed(&pager->memcg))
 		ferryi_pager_need_memory(pager);
 	if (!ok && fault->of_forker && atomic_load(&pager->forking_tid)) {
 		ferryi_budget_charge_slack(&pager->budget, 1);
@@ -205,7 +206,7 @@ static enum outcome fault_resident(struct ferryi_fetcher *f, struct ferryi_fault
 	struct ferryi_notice notice;
 
 	ferryi_notify_begin(f->pager->attr.notifier, &notice, ref->va, FERRYI_PAGE_SIZE, FERRY_UPDATE_REMOVE, NULL);
-	long rc = ferryi_uffd_copy(f->pager->uffd, (void *)ref->va, f->pager->zeros, FERRYI_PAGE_SIZE);
+	long rc = ferryi_place_copy(f->pager, (void *)ref->va, f->pager->zeros, FERRYI_PAGE_SIZE);
 
 	ferryi_notify_end(&notice);
 	if (rc > 0) {
@@ -457,6 +458,19 @@ void ferryi_fetch_fault(struct ferryi_fetcher *f, const struct ferryi_fault *fau
 		ferryi_fault_wait(f, &mine);
 }
 
+/* Past its deadline for want of memory alone: as the application has chosen (FERRY_OOM). */
+static bool waits_on(const struct ferryi_fetcher *f, struct ferryi_fault *fault)
+{
+	if (fault->last_error != -ENOMEM || fault->forced || f->pager->attr.oom == FERRYI_OOM_POISON)
+		return false;
+	if (f->pager->attr.oom == FERRYI_OOM_ABORT) {
+		ferryi_error("page %#lx: no memory for it in time, and FERRY_OOM=abort", (unsigned long)fault->va);
+		abort();
+	}
+	fault->deadline_ns = ferryi_deadline_ms(f->pager->attr.fault_timeout_ms); /* of the read, once there is memory */
+	return true;
+}
+
 unsigned ferryi_fault_retry(struct ferryi_fetcher *f)
 {
 	unsigned n = f->nr_waiting, done = 0;
@@ -467,7 +481,7 @@ unsigned ferryi_fault_retry(struct ferryi_fetcher *f)
 		struct ferryi_fault *fault = &f->waiting[i];
 		enum outcome outcome = fault->give_up ? expire(f, fault) : try_fault(f, fault);
 
-		if (outcome == WAIT && !fault->give_up && now >= fault->deadline_ns)
+		if (outcome == WAIT && !fault->give_up && now >= fault->deadline_ns && !waits_on(f, fault))
 			outcome = expire(f, fault);
 		if (outcome == WAIT) {
 			f->waiting[f->nr_waiting++] = *fault;

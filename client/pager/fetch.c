@@ -55,7 +55,10 @@ uint32_t ferryi_fetch_claim(struct ferryi_fetcher *f, const struct ferryi_page_r
 			    enum ferryi_page_state from)
 {
 	uint32_t got = 0;
-	uint64_t charged = want ? ferryi_budget_charge_spare(&f->pager->budget, want) : 0;
+	uint64_t charged = 0;
+
+	if (want && !ferryi_memcg_is_tight(&f->pager->memcg)) /* the reserve is for pages that somebody waits for */
+		charged = ferryi_budget_charge_spare(&f->pager->budget, want);
 
 	while (got < charged && first_off + got < ref->area_pages_left) {
 		uint64_t old = ferryi_page_load(&ref->object->words[ref->index + first_off + got]);

@@ -6,7 +6,8 @@
  *   page words (atomics), area look-up under the read lock, budget counters,
  *   memory-model look-up by PFN, ferryi_lines_channel/_broken,
  *   ferryi_channel_submit/_poll, ioctls on the userfaultfd, write(2) to an
- *   eventfd, the clock, ferryi_log on failures, the notifier (notify.h),
+ *   eventfd, pread(2) of a cgroup's figures (memcg.h), the frames of the reserve,
+ *   the clock, ferryi_log on failures, the notifier (notify.h),
  *   the callbacks of a pool (callback.h).
  *
  * It may not: allocate, touch managed memory, wait for control I/O, sleep

@@ -6,6 +6,9 @@
 
 /* ---- place.c ---- */
 
+/* As ferryi_uffd_copy; at a memory cgroup's limit one page at a time, by the reserve (-ENOMEM: it is empty). */
+long ferryi_place_copy(struct ferryi_pager *pager, void *dst, const void *src, size_t len);
+
 /*
  * Fills [va, va + nr pages) from src; pages that are there already count as
  * done. *done says how many, the result why it stopped: 0, -EAGAIN, -ENOENT, -ENOMEM, ....

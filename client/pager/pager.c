@@ -51,7 +51,7 @@ static int open_descriptors(struct ferryi_pager *pager)
 
 /*
  * Slots of every evictor (the eviction threads', the service's, the migrator), of which nothing is resident but pages
- * under way; then those of exclusive pages.
+ * under way; then those of exclusive pages; and, where a memory cgroup has a limit, the reserve's frames.
  */
 static int open_staging(struct ferryi_pager *pager)
 {
@@ -59,6 +59,9 @@ static int open_staging(struct ferryi_pager *pager)
 
 	pager->exclusive->first_slot = (uint32_t)pages;
 	pages += FERRYI_EXCLUSIVE_SLOTS;
+	ferryi_memcg_open(&pager->memcg);
+	pager->reserve->first_slot = (uint32_t)pages;
+	pages += pager->memcg.nr_levels ? FERRYI_RESERVE_FRAMES : 0;
 	pager->staging_bytes = pages * FERRYI_PAGE_SIZE;
 	pager->staging = ferryi_arena_alloc(pager->arena, pager->staging_bytes);
 	pager->zeros = ferryi_arena_alloc(pager->arena, FERRYI_ZERO_PAGES * FERRYI_PAGE_SIZE);
@@ -66,7 +69,11 @@ static int open_staging(struct ferryi_pager *pager)
 		return -ENOMEM;
 	madvise(pager->staging, pager->staging_bytes, MADV_NOHUGEPAGE);
 	pager->zero_hash = XXH3_64bits(pager->zeros, FERRYI_PAGE_SIZE);
-	return ferryi_uffd_register(pager->uffd, pager->staging, pager->staging_bytes, false);
+	int rc = ferryi_uffd_register(pager->uffd, pager->staging, pager->staging_bytes, false);
+
+	if (!rc && pager->memcg.nr_levels)
+		ferryi_reserve_open(pager);
+	return rc;
 }
 
 void ferryi_staging_release(struct ferryi_pager *pager, uint8_t *addr, size_t len)
@@ -191,6 +198,7 @@ static void destroy(struct ferryi_pager *pager)
 		close(pager->uffd);
 	if (pager->pagemap_fd >= 0)
 		close(pager->pagemap_fd);
+	ferryi_memcg_close(&pager->memcg);
 	ferryi_areas_fini(&pager->areas);
 	ferryi_mutex_fini(&pager->leave_lock);
 	ferryi_mutex_fini(&pager->service_lock);
@@ -220,8 +228,9 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->service_evictor = ferryi_arena_alloc(attr->arena, sizeof(*pager->service_evictor));
 	pager->migrator = ferryi_arena_alloc(attr->arena, sizeof(*pager->migrator));
 	pager->exclusive = ferryi_arena_alloc(attr->arena, sizeof(*pager->exclusive));
+	pager->reserve = ferryi_arena_alloc(attr->arena, sizeof(*pager->reserve));
 	if (!pager->handlers || !pager->evict_threads || !pager->service_fetcher || !pager->service_evictor ||
-	    !pager->migrator || !pager->exclusive)
+	    !pager->migrator || !pager->exclusive || !pager->reserve)
 		return NULL;
 	pager->nr_handlers = attr->fault_threads;
 	pager->nr_evict_threads = attr->evict_threads;

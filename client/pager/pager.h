@@ -20,6 +20,9 @@
 
 struct ferryi_pager;
 
+/* A fault past its deadline for which no memory was to be had. */
+enum ferryi_oom { FERRYI_OOM_POISON, FERRYI_OOM_WAIT, FERRYI_OOM_ABORT };
+
 struct ferryi_pager_attr {
 	struct ferryi_arena *arena;
 	struct ferryi_memory_model *model;
@@ -28,6 +31,7 @@ struct ferryi_pager_attr {
 	uint32_t fault_threads, evict_threads;
 	uint32_t readahead_pages;
 	bool fork_copies; /* a child of fork gets the data; else SIGBUS */
+	enum ferryi_oom oom;
 	struct ferryi_notifier *notifier; /* told of every change (notify.h); NULL: none */
 };
 

@@ -14,7 +14,9 @@
 #include "evict.h"
 #include "fetch.h"
 #include "link.h"
+#include "memcg.h"
 #include "pager.h"
+#include "reserve.h"
 
 #define FERRYI_MAX_THREADS 16u
 #define FERRYI_MAX_ZOMBIES 1024u
@@ -79,6 +81,10 @@ struct ferryi_pager {
 
 	/* atomic: exclusive.h */
 	struct ferryi_exclusive *exclusive;
+
+	/* atomic: memcg.h, reserve.h */
+	struct ferryi_memcg memcg;
+	struct ferryi_reserve *reserve;
 
 	/* atomic */
 	struct ferryi_budget budget;

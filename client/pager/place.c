@@ -7,6 +7,13 @@
 #include "pager_priv.h"
 #include "uffd.h"
 
+long ferryi_place_copy(struct ferryi_pager *pager, void *dst, const void *src, size_t len)
+{
+	if (ferryi_memcg_is_tight(&pager->memcg))
+		return ferryi_reserve_copy(pager, dst, src);
+	return ferryi_uffd_copy(pager->uffd, dst, src, len);
+}
+
 /*
  * Fills [va, va + nr pages) from src; pages that are there already count as
  * done. *done says how many, the result why it stopped: 0, -EAGAIN, -ENOENT, -ENOMEM, ....
@@ -16,8 +23,7 @@ int ferryi_place_run(struct ferryi_pager *pager, uintptr_t va, const uint8_t *sr
 	*done = 0;
 	while (*done < nr) {
 		size_t at = (size_t)*done * FERRYI_PAGE_SIZE;
-		long rc = ferryi_uffd_copy(pager->uffd, (void *)(va + at), src + at,
-					   (size_t)(nr - *done) * FERRYI_PAGE_SIZE);
+		long rc = ferryi_place_copy(pager, (void *)(va + at), src + at, (size_t)(nr - *done) * FERRYI_PAGE_SIZE);
 
 		if (rc > 0) {
 			*done += (uint32_t)((size_t)rc / FERRYI_PAGE_SIZE);

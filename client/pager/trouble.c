@@ -90,4 +90,5 @@ void ferryi_pager_stats(struct ferryi_pager *pager, struct ferry_stats *out)
 	out->channels_reopened = ferryi_counter_read(&c->c_channels_reopened);
 	fill_latency(&out->fault, &c->fault);
 	fill_latency(&out->fault_major, &c->fault_major);
+	out->pages_reserve = ferryi_counter_read(&c->c_pages_reserve);
 }
