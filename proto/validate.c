@@ -412,6 +412,35 @@ static int check_revoked(const Farferry__Envelope *e, struct why *why)
 	return rc ? rc : check_text(why, "reason", e->revoked->reason, FERRYI_MAX_TEXT);
 }
 
+static int check_place(struct why *why, uint64_t extent_id, uint64_t off, uint64_t len_bytes)
+{
+	int rc = check_nonzero(why, "extent_id", extent_id);
+
+	if (rc)
+		return rc;
+	if (!ferryi_is_aligned(off | len_bytes, FERRYI_PAGE_SIZE) || !len_bytes ||
+	    !ferryi_range_ok(off, len_bytes, FERRYI_SECTION_SIZE))
+		return invalid(why, "%llu bytes at %llu: not whole pages of an extent",
+			       (unsigned long long)len_bytes, (unsigned long long)off);
+	return 0;
+}
+
+static int check_failed(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__FailedNotice *m = e->failed;
+	int rc = check_nonzero(why, "lease_id", m->lease_id);
+
+	return rc ? rc : check_place(why, m->extent_id, m->off, m->len_bytes);
+}
+
+static int check_inject(const Farferry__Envelope *e, struct why *why)
+{
+	const Farferry__InjectRequest *m = e->inject;
+	int rc = check_lease(why, m->lease_id, m->epoch);
+
+	return rc ? rc : check_place(why, m->extent_id, m->off, FERRYI_PAGE_SIZE);
+}
+
 static int check_drain(const Farferry__Envelope *e, struct why *why)
 {
 	if (e->drain->deadline_ms > MAX_MS)
@@ -607,6 +636,8 @@ static const struct body {
 	[FARFERRY__ENVELOPE__BODY_STATS_REPLY] = {"stats_reply", TO_CLIENT, ID_SET, check_stats_reply},
 	[FARFERRY__ENVELOPE__BODY_REVOKED] = {"revoked", TO_CLIENT, ID_ZERO, check_revoked},
 	[FARFERRY__ENVELOPE__BODY_DRAIN] = {"drain", TO_CLIENT, ID_ZERO, check_drain},
+	[FARFERRY__ENVELOPE__BODY_FAILED] = {"failed", TO_CLIENT, ID_ZERO, check_failed},
+	[FARFERRY__ENVELOPE__BODY_INJECT] = {"inject", TO_SERVER, ID_SET, check_inject},
 	[FARFERRY__ENVELOPE__BODY_EXPORT_REQUEST] = {"export", TO_SERVER, ID_SET, check_export_request},
 	[FARFERRY__ENVELOPE__BODY_UNEXPORT] = {"unexport", TO_SERVER, ID_SET, check_unexport},
 	[FARFERRY__ENVELOPE__BODY_VIEW_OPEN] = {"view_open", TO_SERVER, ID_SET, check_view_open},

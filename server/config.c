@@ -232,6 +232,10 @@ static const struct ferryi_param table[] = {
 	 .metavar = "FD",
 	 .text = "Inherited descriptor: the URL of the server and a newline are written to it once it "
 		 "serves."},
+	{.name = "inject-failures",
+	 .type = FERRYI_PARAM_FLAG,
+	 .offset = AT(inject_failures),
+	 .text = "For tests: a client may have memory of its own leases reported as failed."},
 	{.name = "check",
 	 .type = FERRYI_PARAM_FLAG,
 	 .offset = AT(check),

@@ -17,7 +17,7 @@ struct ferryi_config {
 	struct ferryi_hub_limits limits;
 	const char *listen, *data_host, *fabric, *file, *token_file;
 	uint64_t token_fd, lifeline_fd, ready_fd; /* 0: none */
-	bool no_auth, check;
+	bool no_auth, check, inject_failures;
 	int log_level; /* enum ferryi_log_level */
 	uint64_t drain_timeout_ms, spin_us, threads, workers;
 	/* from listen and data_host */

@@ -19,6 +19,7 @@
 #include "door.h"
 #include "fabrics.h"
 #include "log.h"
+#include "mce.h"
 #include "reload.h"
 #include "secret.h"
 #include "session.h"
@@ -38,7 +39,7 @@ struct daemon {
 	struct event_base *base;
 	struct ferryi_reload *reload;
 	struct ferryi_door *door;
-	struct event *on_term, *on_int, *on_hup, *on_jobs, *on_lifeline, *deadline;
+	struct event *on_term, *on_int, *on_hup, *on_jobs, *on_lifeline, *on_mce, *deadline;
 	enum phase phase;
 	bool quiet; /* the door's connections are gone */
 };
@@ -125,6 +126,19 @@ static void on_stop_signal(evutil_socket_t signum, short what, void *ctx)
 	set_deadline(daemon, daemon->config->drain_timeout_ms);
 	ferryi_server_sessions_drain(hub, daemon->config->drain_timeout_ms);
 	drain_check(daemon);
+}
+
+static void on_failed_memory(evutil_socket_t fd, short what, void *ctx)
+{
+	struct daemon *daemon = ctx;
+	struct ferryi_mce mce;
+
+	(void)fd;
+	(void)what;
+	while (ferryi_mce_take(&mce)) {
+		ferryi_error("memory failure: %zu bytes at %#" PRIxPTR, mce.len_bytes, mce.addr);
+		ferryi_server_sessions_failed(&daemon->hub, &mce);
+	}
 }
 
 static void on_reload(evutil_socket_t signum, short what, void *ctx)
@@ -253,24 +267,29 @@ static struct event *add_event(struct daemon *daemon, int fd, short what, event_
 static int add_events(struct daemon *daemon)
 {
 	const int lifeline = (int)daemon->config->lifeline_fd;
+	int mce, rc = ferryi_mce_open(&mce);
+
+	if (rc)
+		return rc;
 
 	daemon->on_term = add_event(daemon, SIGTERM, EV_SIGNAL, on_stop_signal);
 	daemon->on_int = add_event(daemon, SIGINT, EV_SIGNAL, on_stop_signal);
 	daemon->on_hup = add_event(daemon, SIGHUP, EV_SIGNAL, on_reload);
 	daemon->on_jobs = add_event(daemon, ferryi_jobs_fd(daemon->hub.jobs), EV_READ, on_finished_jobs);
+	daemon->on_mce = add_event(daemon, mce, EV_READ, on_failed_memory);
 	daemon->deadline = evtimer_new(daemon->base, on_deadline, daemon);
 	if (lifeline)
 		daemon->on_lifeline = add_event(daemon, lifeline, EV_READ, on_lifeline_end);
-	return daemon->on_term && daemon->on_int && daemon->on_hup && daemon->on_jobs && daemon->deadline &&
-			       (!lifeline || daemon->on_lifeline)
+	return daemon->on_term && daemon->on_int && daemon->on_hup && daemon->on_jobs && daemon->on_mce &&
+			       daemon->deadline && (!lifeline || daemon->on_lifeline)
 		       ? 0
 		       : -ENOMEM;
 }
 
 static void free_events(struct daemon *daemon)
 {
-	struct event *events[] = {daemon->on_term, daemon->on_int,	daemon->on_hup,
-				  daemon->on_jobs, daemon->on_lifeline, daemon->deadline};
+	struct event *events[] = {daemon->on_term,     daemon->on_int, daemon->on_hup,	daemon->on_jobs,
+				  daemon->on_lifeline, daemon->on_mce, daemon->deadline};
 
 	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
 		if (events[i])
@@ -294,6 +313,7 @@ static int start(struct daemon *daemon, char *err, size_t err_len)
 	if (rc)
 		return rc;
 	hub->auth_required = !config->no_auth;
+	hub->inject_failures = config->inject_failures;
 	snprintf(err, err_len, "out of memory");
 	daemon->base = event_base_new();
 	if (!daemon->base)

@@ -623,6 +623,32 @@ static int shrink(struct ferryi_grants *grants, const Farferry__ShrinkRequest *r
 	return 0;
 }
 
+/* ---- memory that fails: grants_failure.c, and for tests ---- */
+
+static int inject(struct ferryi_grants *grants, const Farferry__InjectRequest *request, struct refusal *why)
+{
+	struct lease **at = lease_find(grants, request->lease_id, request->epoch, why);
+	struct extent *extent;
+	int rc;
+
+	if (!grants->hub->inject_failures)
+		return refuse(why, FARFERRY__CODE__CODE_INVALID,
+			      "this server lets nobody inject failures (--inject-failures)");
+	if (!at)
+		return ferryi_code_to_errno(why->code);
+	extent = extent_find(*at, request->extent_id);
+	if (!extent || request->off >= extent->memory->memory.len_bytes)
+		return refuse(why, FARFERRY__CODE__CODE_NO_LEASE,
+			      "lease %" PRIu64 " has no byte %" PRIu64 " of an extent %" PRIu64,
+			      request->lease_id, request->off, request->extent_id);
+	rc = ferryi_mce_inject((char *)extent->memory->memory.base + request->off, false);
+	return rc ? refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the kernel does not take it: %s",
+			   ferryi_strerror(rc))
+		  : 0;
+}
+
+/* ---- giving up ---- */
+
 /* The name goes, and its memory becomes the lease's own: it ends with it. */
 static int forget(struct lease *lease, struct refusal *why)
 {
@@ -722,6 +748,9 @@ void ferryi_grants_request(struct ferryi_grants *grants, const Farferry__Envelop
 		break;
 	case FARFERRY__ENVELOPE__BODY_SHRINK:
 		rc = shrink(grants, request->shrink, &why);
+		break;
+	case FARFERRY__ENVELOPE__BODY_INJECT:
+		rc = inject(grants, request->inject, &why);
 		break;
 	default:
 		assert(request->body_case == FARFERRY__ENVELOPE__BODY_DETACH);

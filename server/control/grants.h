@@ -7,6 +7,7 @@
 #define FERRYI_CONTROL_GRANTS_H
 
 #include "hub.h"
+#include "mce.h"
 #include "reply.h"
 
 struct ferryi_grants;
@@ -39,5 +40,16 @@ void ferryi_grants_view_extent(struct ferryi_grants *grants, uint64_t view_id, u
 			       uint64_t request_id, struct ferryi_reply *reply);
 /* Ends all that the view was given. On return its reader reaches none of it. The same context. */
 void ferryi_grants_view_drop(struct ferryi_grants *grants, uint64_t view_id);
+
+/* Where failed memory was lent: whole pages of an extent. */
+struct ferryi_grants_failure {
+	uint64_t lease_id, extent_id;
+	uint64_t off, len_bytes;
+};
+
+/* Whether the memory is this session's; then where. The extent is replaced when it comes back. Context: the
+ * session's worker. */
+bool ferryi_grants_failed(struct ferryi_grants *grants, const struct ferryi_mce *mce,
+			  struct ferryi_grants_failure *out);
 
 #endif

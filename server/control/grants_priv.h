@@ -1,4 +1,4 @@
-/* What grants.c and grants_view.c share. All of it is owned by the session's worker. */
+/* What the files of grants share. All of it is owned by the session's worker. */
 #ifndef FERRYI_CONTROL_GRANTS_PRIV_H
 #define FERRYI_CONTROL_GRANTS_PRIV_H
 

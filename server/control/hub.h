@@ -47,6 +47,7 @@ struct ferryi_hub {
 	unsigned nfabrics;
 	struct ferryi_hub_limits limits;
 	bool auth_required;
+	bool inject_failures;		      /* tests: clients may have memory of theirs fail */
 	uint8_t token[FERRYI_AUTH_TOKEN_LEN]; /* zeros when auth is not required */
 	char server_id[FERRYI_SERVER_ID_LEN];
 	char host[256];

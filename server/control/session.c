@@ -506,6 +506,7 @@ static int dispatch(struct ferryi_server_session *session, Farferry__Envelope **
 	case FARFERRY__ENVELOPE__BODY_GROW:
 	case FARFERRY__ENVELOPE__BODY_SHRINK:
 	case FARFERRY__ENVELOPE__BODY_DETACH:
+	case FARFERRY__ENVELOPE__BODY_INJECT:
 		request_submit(session, request);
 		break;
 	default:
@@ -704,6 +705,64 @@ int ferryi_server_session_tick(struct ferryi_server_session *session, uint64_t n
 		fail(session, 0, FARFERRY__CODE__CODE_AUTH, -ETIMEDOUT, text);
 	}
 	return -ETIMEDOUT;
+}
+
+/* ---- memory that fails ---- */
+
+struct failed_job {
+	struct ferryi_job job;
+	struct ferryi_server_session *session;
+	struct ferryi_mce mce;
+	bool found;
+	struct ferryi_grants_failure failure;
+};
+
+/* Context: the session's worker; touches session->grants only. */
+static void failed_run(struct ferryi_job *job)
+{
+	struct failed_job *f = (struct failed_job *)job;
+
+	f->found = ferryi_grants_failed(f->session->grants, &f->mce, &f->failure);
+}
+
+static void failed_done(struct ferryi_job *job)
+{
+	struct failed_job *f = (struct failed_job *)job;
+	Farferry__FailedNotice notice = FARFERRY__FAILED_NOTICE__INIT;
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+
+	if (f->found) {
+		notice.lease_id = f->failure.lease_id;
+		notice.extent_id = f->failure.extent_id;
+		notice.off = f->failure.off;
+		notice.len_bytes = f->failure.len_bytes;
+		envelope.body_case = FARFERRY__ENVELOPE__BODY_FAILED;
+		envelope.failed = &notice;
+		put_envelope(f->session, &envelope);
+	}
+	free(f);
+}
+
+void ferryi_server_sessions_failed(struct ferryi_hub *hub, const struct ferryi_mce *mce)
+{
+	ferryi_count(&hub->status.c_memory_failures_total, 1);
+	/* Pools first: what is not free now is lent, and its session's job comes after that grant. */
+	for (unsigned i = 0; i < hub->npools; i++)
+		ferryi_pool_failed(hub->pools[i], mce->addr);
+	for (struct ferryi_server_session *session = hub->sessions; session; session = session->next) {
+		struct failed_job *f = session->grants ? calloc(1, sizeof(*f)) : NULL;
+
+		if (!f) {
+			if (session->grants)
+				ferryi_error("%s: not told of failed memory: out of memory", session->label);
+			continue;
+		}
+		f->job.run = failed_run;
+		f->job.done = failed_done;
+		f->session = session;
+		f->mce = *mce;
+		ferryi_jobs_submit(hub->jobs, session->id, &f->job);
+	}
 }
 
 void ferryi_server_sessions_drain(struct ferryi_hub *hub, uint64_t deadline_ms)

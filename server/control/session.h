@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "hub.h"
+#include "mce.h"
 
 struct ferryi_server_session;
 
@@ -45,6 +46,10 @@ int ferryi_server_session_input(struct ferryi_server_session *session, const uin
  * connection is to be closed), else 0 with the time of the next look.
  */
 int ferryi_server_session_tick(struct ferryi_server_session *session, uint64_t now_ns, uint64_t *next_ns);
+
+/* Memory of this process has failed: the session that has been lent it is told, and what is free is replaced.
+ */
+void ferryi_server_sessions_failed(struct ferryi_hub *hub, const struct ferryi_mce *mce);
 
 /* To every session of the hub: the server is going to stop. */
 void ferryi_server_sessions_drain(struct ferryi_hub *hub, uint64_t deadline_ms);

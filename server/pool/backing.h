@@ -31,10 +31,15 @@ struct ferryi_backing {
 	 */
 	int (*grant)(void *handle, struct ferryi_pool_extent *extent);
 	/*
-	 * Takes the memory back and leaves it zero. On failure it may be called again:
-	 * the extent stays out of use until it succeeds. Slow; the scrubber's thread.
+	 * Takes the memory back and leaves it zero; pages of an extent that has failed
+	 * are replaced. On failure it may be called again: the extent stays out of use
+	 * until it succeeds, after -EHWPOISON for good. Slow; the scrubber's thread,
+	 * which may leave it by a jump where failed memory is touched: no lock is held there.
 	 */
 	int (*scrub)(void *handle, struct ferryi_pool_extent *extent);
+	/* Which byte of the pool is at that address, lent or not; false: none. NULL: what is not lent has no
+	 * address. */
+	bool (*find)(void *handle, uintptr_t addr, uint64_t *pool_off);
 };
 
 extern const struct ferryi_backing ferryi_backing_anon;

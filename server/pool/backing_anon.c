@@ -92,10 +92,29 @@ static int anon_grant(void *handle, struct ferryi_pool_extent *extent)
 	return 0;
 }
 
+static bool anon_find(void *handle, uintptr_t addr, uint64_t *pool_off)
+{
+	struct anon *anon = handle;
+
+	return ferryi_window_find(&anon->window, addr, pool_off);
+}
+
+/* The kernel has taken failed pages out of use: what comes in their place is good, and zero. */
+static int renew(struct anon *anon, struct ferryi_pool_extent *extent)
+{
+	if (madvise(extent->memory.base, extent->memory.len_bytes, MADV_DONTNEED))
+		return -EHWPOISON; /* huge pages, before Linux 5.18 */
+	return anon->reserve ? ferryi_window_populate(&anon->window, extent->pool_off,
+						      extent->pool_off + extent->memory.len_bytes)
+			     : 0;
+}
+
 static int anon_scrub(void *handle, struct ferryi_pool_extent *extent)
 {
 	struct anon *anon = handle;
 
+	if (extent->failed)
+		return renew(anon, extent);
 	/* Without a reservation the pages go back to the system and come anew, zero, on the next use. */
 	if (!anon->reserve && madvise(extent->memory.base, extent->memory.len_bytes, MADV_DONTNEED) == 0)
 		return 0;
@@ -124,4 +143,5 @@ const struct ferryi_backing ferryi_backing_anon = {
 	.resize = anon_resize,
 	.grant = anon_grant,
 	.scrub = anon_scrub,
+	.find = anon_find,
 };

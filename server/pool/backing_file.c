@@ -229,12 +229,21 @@ static int file_grant(void *handle, struct ferryi_pool_extent *extent)
 	return 0;
 }
 
+static bool file_find(void *handle, uintptr_t addr, uint64_t *pool_off)
+{
+	struct file *file = handle;
+
+	return ferryi_window_find(&file->window, addr, pool_off);
+}
+
 static int file_scrub(void *handle, struct ferryi_pool_extent *extent)
 {
 	struct file *file = handle;
 	const size_t len_bytes = extent->memory.len_bytes;
 	int rc = -EOPNOTSUPP;
 
+	if (file->is_device && extent->failed)
+		return -EHWPOISON; /* nothing can come in its place */
 	/* New blocks are cheaper than zeros. */
 	if (!file->is_device)
 		rc = allocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, extent->pool_off,
@@ -254,4 +263,5 @@ const struct ferryi_backing ferryi_backing_file = {
 	.is_dirty = file_is_dirty,
 	.grant = file_grant,
 	.scrub = file_scrub,
+	.find = file_find,
 };

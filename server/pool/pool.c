@@ -20,6 +20,7 @@
 #include "clock.h"
 #include "lock.h"
 #include "log.h"
+#include "mce.h"
 #include "sections.h"
 
 #define SCRUB_RETRY_MS 1000
@@ -45,39 +46,70 @@ struct ferryi_pool {
 	pthread_cond_t clean; /* scrub_bytes shrank */
 };
 
-static void scrub_one(struct ferryi_pool *pool, struct ferryi_pool_extent *extent)
+struct scrub {
+	struct ferryi_pool *pool;
+	struct ferryi_pool_extent *extent;
+};
+
+static int scrub_work(void *ctx)
 {
-	const size_t len_bytes = extent->memory.len_bytes;
-	bool warned = false;
-	uint64_t begin;
+	const struct scrub *scrub = ctx;
+
+	return scrub->pool->backing->scrub(scrub->pool->handle, scrub->extent);
+}
+
+/* One attempt. An extent that turns out to have failed is replaced by the next. */
+static int try_scrub(struct ferryi_pool *pool, struct ferryi_pool_extent *extent)
+{
+	struct scrub scrub = {.pool = pool, .extent = extent};
+	int rc = ferryi_mce_guard(scrub_work, &scrub);
+
+	if (rc != -EHWPOISON || extent->failed)
+		return rc;
+	extent->failed = true;
+	return ferryi_mce_guard(scrub_work, &scrub);
+}
+
+/* Until it is zero: memory that others took meanwhile stays out of use until it can be had again. 0,
+ * -EHWPOISON: it never will be, -ECANCELED: stop. */
+static int scrub_until_clean(struct ferryi_pool *pool, struct ferryi_pool_extent *extent)
+{
+	bool warned = false, stop = false;
 	int rc;
 
-	for (;;) {
-		begin = ferryi_now_ns();
-		rc = pool->backing->scrub(pool->handle, extent);
-		if (!rc)
-			break;
-		/* Memory that others took meanwhile: the extent stays out of use until it can be had again.
-		 */
+	while ((rc = try_scrub(pool, extent)) && rc != -EHWPOISON && !stop) {
 		if (!warned)
 			ferryi_warn(
 				"pool %s: %zu bytes cannot be taken back yet: %s; trying again every second",
-				pool->spec.name, len_bytes, ferryi_strerror(rc));
+				pool->spec.name, extent->memory.len_bytes, ferryi_strerror(rc));
 		warned = true;
 		ferryi_mutex_lock(&pool->lock);
 		if (!pool->stop)
 			ferryi_cond_wait_until(&pool->work, &pool->lock, ferryi_deadline_ms(SCRUB_RETRY_MS));
-		rc = pool->stop ? -ECANCELED : 0;
+		stop = pool->stop;
 		ferryi_mutex_unlock(&pool->lock);
-		if (rc)
-			break;
 	}
+	return stop ? -ECANCELED : rc;
+}
+
+static void scrub_one(struct ferryi_pool *pool, struct ferryi_pool_extent *extent)
+{
+	const size_t len_bytes = extent->memory.len_bytes;
+	uint64_t begin = ferryi_now_ns();
+	int rc = scrub_until_clean(pool, extent);
+
+	if (rc == -EHWPOISON)
+		ferryi_error(
+			"pool %s: %zu bytes at %llu have failed: out of use until the memory is replaced",
+			pool->spec.name, len_bytes, (unsigned long long)extent->pool_off);
 	ferryi_mutex_lock(&pool->lock);
 	pool->scrub_bytes -= len_bytes;
-	pool->scrubbed_bytes_total += len_bytes;
-	pool->scrub_ns_total += ferryi_now_ns() - begin;
-	ferryi_sections_release(&pool->sections, extent->pool_off >> FERRYI_SUBSECTION_SHIFT,
-				len_bytes >> FERRYI_SUBSECTION_SHIFT);
+	if (rc != -EHWPOISON) {
+		pool->scrubbed_bytes_total += len_bytes;
+		pool->scrub_ns_total += ferryi_now_ns() - begin;
+		ferryi_sections_release(&pool->sections, extent->pool_off >> FERRYI_SUBSECTION_SHIFT,
+					len_bytes >> FERRYI_SUBSECTION_SHIFT);
+	}
 	pthread_cond_broadcast(&pool->clean);
 	ferryi_mutex_unlock(&pool->lock);
 	free(extent);
@@ -410,6 +442,41 @@ void ferryi_pool_give_back(struct ferryi_pool *pool, struct ferryi_pool_extent *
 	}
 	pthread_cond_signal(&pool->work);
 	ferryi_mutex_unlock(&pool->lock);
+}
+
+/* ---- memory that fails ---- */
+
+/* The sub-section, if it is free: lent to nobody, so that the scrubber replaces what has failed. */
+static struct ferryi_pool_extent *take_failed(struct ferryi_pool *pool, size_t nr)
+{
+	struct ferryi_pool_extent *extent = NULL;
+
+	ferryi_mutex_lock(&pool->lock);
+	if (nr < pool->sections.nsubsections && ferryi_sections_next_used(&pool->sections, nr) != nr) {
+		ferryi_sections_take_at(&pool->sections, nr, 1);
+		extent = calloc(1, sizeof(*extent));
+		if (extent)
+			pool->leased_bytes += FERRYI_SUBSECTION_SIZE;
+	}
+	ferryi_mutex_unlock(&pool->lock);
+	return extent; /* NULL, out of memory: it stays out of use */
+}
+
+void ferryi_pool_failed(struct ferryi_pool *pool, uintptr_t addr)
+{
+	struct ferryi_pool_extent *extent;
+	uint64_t off;
+
+	if (!pool->backing->find || !pool->backing->find(pool->handle, addr, &off))
+		return;
+	extent = take_failed(pool, (size_t)(off >> FERRYI_SUBSECTION_SHIFT));
+	if (!extent)
+		return;
+	extent->pool_off = off & ~((uint64_t)FERRYI_SUBSECTION_SIZE - 1);
+	extent->memory = (struct ferryi_memory){.len_bytes = FERRYI_SUBSECTION_SIZE, .fd = -1};
+	extent->failed = true;
+	pool->backing->grant(pool->handle, extent); /* of a row with find: an address, which does not fail */
+	ferryi_pool_give_back(pool, extent);
 }
 
 /* ---- more and less memory ---- */

@@ -100,6 +100,7 @@ struct ferryi_pool_extent {
 	struct ferryi_pool_extent *next;
 	uint64_t pool_off; /* bytes from the pool's start */
 	struct ferryi_memory memory;
+	bool failed; /* part of it has; set by who has taken it, before it is given back */
 };
 
 /*
@@ -114,6 +115,12 @@ int ferryi_pool_take(struct ferryi_pool *pool, uint64_t size_bytes, unsigned max
 		     uint64_t *free_bytes);
 /* Hands a list to the scrubber. ASSUMPTION: no key names this memory any more. Does not block. */
 void ferryi_pool_give_back(struct ferryi_pool *pool, struct ferryi_pool_extent *list);
+/*
+ * The page at addr has failed (mce.h). What is free there is replaced, or taken
+ * out of use; what is lent is for its lessee, who marks his extent.
+ * Context: any thread; does not block.
+ */
+void ferryi_pool_failed(struct ferryi_pool *pool, uintptr_t addr);
 
 /*
  * ---- leases with a name: fs_dax pools ----

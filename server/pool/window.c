@@ -79,6 +79,22 @@ void *ferryi_window_at(struct ferryi_window *window, uint64_t off)
 	return base;
 }
 
+bool ferryi_window_find(struct ferryi_window *window, uintptr_t addr, uint64_t *off)
+{
+	bool found = false;
+
+	ferryi_mutex_lock(&window->lock);
+	for (size_t i = 0; i < window->nsections && !found; i++) {
+		uintptr_t base = (uintptr_t)window->sections[i];
+
+		found = addr >= base && addr - base < FERRYI_SECTION_SIZE;
+		if (found)
+			*off = ((uint64_t)i << FERRYI_SECTION_SHIFT) + (addr - base);
+	}
+	ferryi_mutex_unlock(&window->lock);
+	return found;
+}
+
 /* The first part of [from, to) whose addresses are in a row: its length, and its base in *base. */
 static size_t piece_at(struct ferryi_window *window, uint64_t from, uint64_t to, char **base)
 {

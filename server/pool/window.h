@@ -8,6 +8,7 @@
 #ifndef FERRYI_POOL_WINDOW_H
 #define FERRYI_POOL_WINDOW_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,6 +36,9 @@ void ferryi_window_unmap(struct ferryi_window *window, uint64_t from, uint64_t t
 
 /* Where that byte of the pool is. ASSUMPTION: it was mapped once. */
 void *ferryi_window_at(struct ferryi_window *window, uint64_t off);
+
+/* Which byte of the pool is there; false: none. */
+bool ferryi_window_find(struct ferryi_window *window, uintptr_t addr, uint64_t *off);
 
 /* Binds [from, to) to a node (strictly); node -1: nothing. 0 or negative errno. */
 int ferryi_window_bind(struct ferryi_window *window, uint64_t from, uint64_t to, int numa_node);

@@ -33,6 +33,7 @@ static const struct ferryi_counter_desc server_table[] = {
 	COUNTER(c_registration_ns_total, "time spent on registering them"),
 	COUNTER(c_revocations_total, "keys revoked"),
 	COUNTER(c_revocation_ns_total, "time spent on revoking them"),
+	COUNTER(c_memory_failures_total, "pages of this server's memory that have failed"),
 	GAUGE(g_exports, "mirrors exported"),
 	GAUGE(g_views, "views of them open"),
 	COUNTER(c_view_accesses_total, "accesses passed on to exporters"),

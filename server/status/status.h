@@ -31,6 +31,7 @@ struct ferryi_status {
 	ferryi_counter_t c_registration_ns_total;
 	ferryi_counter_t c_revocations_total;
 	ferryi_counter_t c_revocation_ns_total;
+	ferryi_counter_t c_memory_failures_total;
 	ferryi_counter_t g_exports;
 	ferryi_counter_t g_views;
 	ferryi_counter_t c_view_accesses_total;

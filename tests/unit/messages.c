@@ -240,6 +240,8 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 	Farferry__KeepAlive keepalive = FARFERRY__KEEP_ALIVE__INIT;
 	Farferry__StatsRequest stats = FARFERRY__STATS_REQUEST__INIT;
 	Farferry__RevokedNotice revoked = FARFERRY__REVOKED_NOTICE__INIT;
+	Farferry__FailedNotice failed = FARFERRY__FAILED_NOTICE__INIT;
+	Farferry__InjectRequest inject = FARFERRY__INJECT_REQUEST__INIT;
 	Farferry__DrainNotice drain = FARFERRY__DRAIN_NOTICE__INIT;
 	char *fabrics[] = {"tcp", "tcp;ofi_rxm"};
 	uint64_t ids[] = {7, 0, 3};
@@ -338,6 +340,21 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 		drain.reason = "SIGTERM";
 		e.drain = &drain;
 		break;
+	case FARFERRY__ENVELOPE__BODY_FAILED:
+		e.request_id = 0;
+		failed.lease_id = 4;
+		failed.extent_id = 5;
+		failed.off = 8192;
+		failed.len_bytes = 4096;
+		e.failed = &failed;
+		break;
+	case FARFERRY__ENVELOPE__BODY_INJECT:
+		inject.lease_id = 4;
+		inject.epoch = 9;
+		inject.extent_id = 5;
+		inject.off = 8192;
+		e.inject = &inject;
+		break;
 	default: {
 		Farferry__Envelope *view = message_view(&e);
 
@@ -368,6 +385,7 @@ enum ferryi_role ferryt_receiver(Farferry__Envelope__BodyCase body)
 	case FARFERRY__ENVELOPE__BODY_VIEW_ACCESS:
 	case FARFERRY__ENVELOPE__BODY_VIEW_EXTENT:
 	case FARFERRY__ENVELOPE__BODY_ACCESS_ANSWER:
+	case FARFERRY__ENVELOPE__BODY_INJECT:
 		return FERRYI_ROLE_SERVER;
 	default:
 		return FERRYI_ROLE_CLIENT;

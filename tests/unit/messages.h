@@ -5,7 +5,7 @@
 #include "proto.h"
 
 #define FERRYT_BODY_FIRST FARFERRY__ENVELOPE__BODY_ERROR
-#define FERRYT_BODY_LAST  FARFERRY__ENVELOPE__BODY_ACCESS_ANSWER
+#define FERRYT_BODY_LAST  FARFERRY__ENVELOPE__BODY_INJECT
 
 /* Free with ferryi_envelope_free. Never NULL. */
 Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body);

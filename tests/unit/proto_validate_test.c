@@ -403,6 +403,19 @@ static void notices__fields__checked(void **state)
 	REFUSED(DRAIN, "reason", ferryt_set_text(&e->drain->reason, "a\r"));
 	REFUSED(DRAIN, "deadline_ms", e->drain->deadline_ms = UINT32_MAX);
 	ACCEPTED(DRAIN, e->drain->deadline_ms = 0);
+	REFUSED(FAILED, "lease_id", e->failed->lease_id = 0);
+	REFUSED(FAILED, "extent_id", e->failed->extent_id = 0);
+	REFUSED(FAILED, "0 bytes at 8192", e->failed->len_bytes = 0);
+	REFUSED(FAILED, "whole pages", e->failed->len_bytes = 4095);
+	REFUSED(FAILED, "whole pages", e->failed->off = 100);
+	REFUSED(FAILED, "whole pages", e->failed->len_bytes = UINT64_MAX - 4095);
+	REFUSED(FAILED, "whole pages", e->failed->off = 128 * MIB);
+	ACCEPTED(FAILED, e->failed->off = 0; e->failed->len_bytes = 128 * MIB);
+	REFUSED(INJECT, "lease_id", e->inject->lease_id = 0);
+	REFUSED(INJECT, "epoch", e->inject->epoch = 0);
+	REFUSED(INJECT, "extent_id", e->inject->extent_id = 0);
+	REFUSED(INJECT, "whole pages", e->inject->off = 4097);
+	REFUSED(INJECT, "whole pages", e->inject->off = UINT64_MAX - 4095);
 }
 
 /* ---- views ---- */

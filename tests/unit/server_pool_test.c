@@ -17,6 +17,7 @@
 #include "book.h"
 #include "clock.h"
 #include "pool.h"
+#include "mce.h"
 #include "sections.h"
 
 #define MIB ((uint64_t)1 << 20)
@@ -184,6 +185,109 @@ static void expect_usage(struct ferryi_pool *pool, uint64_t free_bytes, uint64_t
 	ferryi_pool_usage(pool, &usage);
 	assert_int_equal(usage.leased_bytes, leased_bytes);
 	assert_int_equal(usage.free_bytes + usage.scrub_bytes, free_bytes);
+}
+
+/* ---- memory that fails ---- */
+
+static void mce_begin(void)
+{
+	static int fd = -1;
+	struct ferryi_mce mce;
+
+	if (fd < 0)
+		assert_int_equal(ferryi_mce_open(&fd), 0);
+	assert_int_equal(ferryi_mce_take(&mce), 0);
+}
+
+static void expect_mce(const void *addr)
+{
+	struct ferryi_mce mce;
+
+	assert_int_equal(ferryi_mce_take(&mce), 1);
+	assert_int_equal(mce.addr, (uintptr_t)addr);
+	assert_int_equal(mce.len_bytes, 4096);
+	assert_int_equal(ferryi_mce_take(&mce), 0);
+}
+
+static char page[8192] __attribute__((aligned(4096)));
+
+static int touch(void *ctx)
+{
+	if (ctx)
+		ferryi_mce_inject((char *)ctx + 77, true);
+	return ctx ? 0 : 5;
+}
+
+static void mce__told_or_touched__noted_and_lived_through(void **state)
+{
+	(void)state;
+	mce_begin();
+	assert_int_equal(ferryi_mce_inject(page + 4096 + 100, false), 0);
+	expect_mce(page + 4096);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(ferryi_mce_guard(touch, page), -EHWPOISON);
+		expect_mce(page);
+		assert_int_equal(ferryi_mce_guard(touch, NULL), 5);
+	}
+}
+
+/* Lent memory that has failed comes back and is good and zero again; free memory at once. */
+static void fail_lent_and_free(const char *text)
+{
+	struct ferryi_pool *pool = pool_open(text);
+	struct ferryi_pool_extent *list;
+	unsigned count;
+
+	assert_int_equal(take(pool, 4 * MIB, 1, &list, &count), 0);
+	memset(list->memory.base, 0xaa, 4 * MIB);
+	list->failed = true;
+	ferryi_pool_give_back(pool, list);
+	assert_int_equal(take(pool, 4 * MIB, 1, &list, &count), 0);
+	for (size_t i = 0; i < 4 * MIB; i += 512)
+		assert_int_equal(((char *)list->memory.base)[i], 0);
+	void *addr = list->memory.base;
+
+	memset(addr, 0xaa, 4 * MIB);
+	ferryi_pool_failed(pool, (uintptr_t)addr); /* lent: nothing happens */
+	assert_int_equal(*(unsigned char *)addr, 0xaa);
+	expect_usage(pool, 0, 4 * MIB);
+	ferryi_pool_give_back(pool, list);
+	assert_int_equal(take(pool, 4 * MIB, 1, &list, &count), 0);
+	ferryi_pool_give_back(pool, list);
+	/* Free, or not yet: it is there again. */
+	ferryi_pool_failed(pool, (uintptr_t)addr + 2 * MIB + 5000);
+	ferryi_pool_failed(pool, (uintptr_t)page); /* nobody's */
+	assert_int_equal(take(pool, 4 * MIB, 2, &list, &count), 0);
+	ferryi_pool_give_back(pool, list);
+	ferryi_pool_close(&pool);
+}
+
+static void pool__memory_fails__is_replaced(void **state)
+{
+	(void)state;
+	fail_lent_and_free("name=a,size=4M,backing=anon");
+	fail_lent_and_free("name=a,size=4M,backing=anon,reserve=no");
+	fail_lent_and_free("name=a,size=4M,backing=memfd");
+}
+
+/* Nothing can come in the place of a device's memory. */
+static void pool__device_fails__sub_section_out_of_use(void **state)
+{
+	struct ferryi_pool *pool = pool_open("name=a,size=6M,type=generic,path=/dev/zero");
+	struct ferryi_pool_extent *list;
+	unsigned count;
+
+	(void)state;
+	assert_int_equal(take(pool, 6 * MIB, 1, &list, &count), 0);
+	ferryi_pool_give_back(pool, list);
+	assert_int_equal(take(pool, 2 * MIB, 1, &list, &count), 0);
+	list->failed = true;
+	ferryi_pool_give_back(pool, list);
+	assert_int_equal(take(pool, 6 * MIB, 3, &list, &count), -ENOMEM);
+	assert_int_equal(take(pool, 4 * MIB, 2, &list, &count), 0);
+	expect_usage(pool, 0, 4 * MIB);
+	ferryi_pool_give_back(pool, list);
+	ferryi_pool_close(&pool);
 }
 
 /* Whatever the backing: memory is zero when it is lent, dirty or not when it came back. */
@@ -602,6 +706,9 @@ int main(void)
 		cmocka_unit_test(sections__large_request__takes_whole_sections),
 		cmocka_unit_test(sections__short_tail__is_never_lent),
 		cmocka_unit_test(sections__fragmented__gives_longest_run),
+		cmocka_unit_test(mce__told_or_touched__noted_and_lived_through),
+		cmocka_unit_test(pool__memory_fails__is_replaced),
+		cmocka_unit_test(pool__device_fails__sub_section_out_of_use),
 		cmocka_unit_test(sections__resized__new_ones_are_free_and_old_ones_gone),
 		cmocka_unit_test(spec__complete__is_understood),
 		cmocka_unit_test(spec__backing_left_open__follows_the_fabrics),
