@@ -109,12 +109,7 @@ static void on_drain(struct ferryi_session *session, const Farferry__DrainNotice
 		control->on_state(control->ctx, session, FERRYI_SESSION_DRAINING);
 }
 
-/*
- * One revoked lease takes the session with it: its pages are lost either way,
- * and the reader of a state has one thing to handle. A lease that we closed
- * meanwhile is none; one that is being opened may be the one.
- */
-static void on_revoked(struct ferryi_session *session, const Farferry__RevokedNotice *notice)
+static bool is_ours(struct ferryi_session *session, uint64_t lease_id)
 {
 	struct ferryi_lease *lease;
 	bool ours;
@@ -122,14 +117,41 @@ static void on_revoked(struct ferryi_session *session, const Farferry__RevokedNo
 	ferryi_mutex_lock(&session->lock);
 	ours = session->attaching > 0;
 	TAILQ_FOREACH(lease, &session->leases, link)
-	ours = ours || lease->id == notice->lease_id;
+	ours = ours || lease->id == lease_id;
 	ferryi_mutex_unlock(&session->lock);
-	if (!ours) {
+	return ours;
+}
+
+/*
+ * One revoked lease takes the session with it: its pages are lost either way,
+ * and the reader of a state has one thing to handle. A lease that we closed
+ * meanwhile is none; one that is being opened may be the one.
+ */
+static void on_revoked(struct ferryi_session *session, const Farferry__RevokedNotice *notice)
+{
+	if (!is_ours(session, notice->lease_id)) {
 		ferryi_debug("session %s: notice of a closed lease ignored", session->name);
 		return;
 	}
 	ferryi_connection_lose(session, FERRYI_LOST_REVOKED, "the server revoked lease %llu: %s",
 			       (unsigned long long)notice->lease_id, notice->reason);
+}
+
+/* A lease that we closed meanwhile is none of ours; one that is being opened may be the one. */
+static void on_failed(struct ferryi_session *session, const Farferry__FailedNotice *notice)
+{
+	const struct ferryi_failure failure = {.lease_id = notice->lease_id,
+					       .extent_id = notice->extent_id,
+					       .off = notice->off,
+					       .len_bytes = notice->len_bytes};
+
+	if (!is_ours(session, notice->lease_id)) {
+		ferryi_debug("session %s: notice of a closed lease ignored", session->name);
+		return;
+	}
+	if (ferryi_failure_add(session, &failure) < 0)
+		ferryi_connection_lose(session, FERRYI_LOST_REVOKED,
+				       "more of the server's memory has failed than can be kept track of");
 }
 
 static int on_notice(struct ferryi_session *session, const Farferry__Envelope *envelope, char *why,
@@ -141,6 +163,9 @@ static int on_notice(struct ferryi_session *session, const Farferry__Envelope *e
 		return 0;
 	case FARFERRY__ENVELOPE__BODY_REVOKED:
 		on_revoked(session, envelope->revoked);
+		return 0;
+	case FARFERRY__ENVELOPE__BODY_FAILED:
+		on_failed(session, envelope->failed);
 		return 0;
 	case FARFERRY__ENVELOPE__BODY_KEEPALIVE:
 		return 0;

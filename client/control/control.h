@@ -136,6 +136,19 @@ const char *ferryi_lease_name(const struct ferryi_lease *lease);
 /* So many of the first extents hold what was left there under that name. */
 unsigned ferryi_lease_kept_extents(const struct ferryi_lease *lease);
 
+/*
+ * From now on, failed(ctx, ...) is called for each part of the lease's memory
+ * that its server reports as lost: bytes [off, off + len) of an extent, whole
+ * pages; also for what was reported before. Once for each report, in order, until the lease is
+ * closed. Context: the callee runs in the control thread, in this call or in
+ * ferryi_lease_grow, with the session's failure lock held; must not block nor call a function of a lease that does.
+ */
+typedef void ferryi_lease_failed(void *ctx, unsigned extent_index, uint64_t off_bytes, uint64_t len_bytes);
+void ferryi_lease_on_failure(struct ferryi_lease *lease, ferryi_lease_failed *failed, void *ctx);
+/* For tests: the server treats that page of the extent as failed (ferryd --inject-failures). 0, -EINVAL (it does not
+ * let us), -ENOENT, -ENOTCONN, -ETIMEDOUT. */
+int ferryi_lease_inject(struct ferryi_lease *lease, unsigned extent_index, uint64_t off_bytes);
+
 unsigned ferryi_lease_extent_count(const struct ferryi_lease *lease);
 /* The pointer stays valid until the lease is closed. */
 const struct ferryi_extent *ferryi_lease_extent(const struct ferryi_lease *lease, unsigned index);

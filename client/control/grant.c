@@ -106,6 +106,25 @@ int ferryi_grant_shrink(struct ferryi_lease *lease, uint64_t *ids, size_t n, uin
 	return rc;
 }
 
+int ferryi_grant_inject(struct ferryi_lease *lease, uint64_t extent_id, uint64_t off, uint64_t deadline_ns)
+{
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT, *reply;
+	Farferry__InjectRequest body = FARFERRY__INJECT_REQUEST__INIT;
+
+	body.lease_id = lease->id;
+	body.epoch = lease->epoch;
+	body.extent_id = extent_id;
+	body.off = off;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_INJECT;
+	envelope.inject = &body;
+	int rc = ferryi_request_call(lease->session, &envelope, FARFERRY__ENVELOPE__BODY_DONE, deadline_ns,
+				     &reply);
+
+	if (rc == 0)
+		ferryi_envelope_free(&reply);
+	return rc;
+}
+
 int ferryi_grant_detach(struct ferryi_session *session, uint64_t lease_id, uint64_t epoch, bool forget,
 			uint64_t deadline_ns)
 {

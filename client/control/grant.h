@@ -19,6 +19,8 @@ int ferryi_grant_attach(struct ferryi_session *session, const struct ferryi_leas
 int ferryi_grant_grow(struct ferryi_lease *lease, uint64_t size_bytes, uint64_t deadline_ns,
 		      Farferry__Envelope **reply);
 int ferryi_grant_shrink(struct ferryi_lease *lease, uint64_t *ids, size_t n, uint64_t deadline_ns);
+/* The server treats that page of the extent as failed; tests. */
+int ferryi_grant_inject(struct ferryi_lease *lease, uint64_t extent_id, uint64_t off, uint64_t deadline_ns);
 /* forget: its name too. */
 int ferryi_grant_detach(struct ferryi_session *session, uint64_t lease_id, uint64_t epoch, bool forget,
 			uint64_t deadline_ns);

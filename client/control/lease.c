@@ -394,6 +394,7 @@ int ferryi_lease_grow(struct ferryi_lease *lease, uint64_t size_bytes, unsigned 
 	rc = take_extents(lease, reply, size_bytes, deadline_ns, first);
 	if (rc == 0) {
 		*count = (unsigned)reply->n_extents;
+		ferryi_failure_deliver(lease->session);
 	} else if (reply->n_extents > 0) {
 		char line[1024];
 		uint64_t *ids = calloc(reply->n_extents, sizeof(*ids));
@@ -408,6 +409,15 @@ int ferryi_lease_grow(struct ferryi_lease *lease, uint64_t size_bytes, unsigned 
 	}
 	ferryi_envelope_free(&envelope);
 	return rc;
+}
+
+int ferryi_lease_inject(struct ferryi_lease *lease, unsigned extent_index, uint64_t off_bytes)
+{
+	if (extent_index >= ferryi_lease_extent_count(lease))
+		return ferryi_control_fail(-EINVAL, "lease %llu has no extent %u",
+					   (unsigned long long)lease->id, extent_index);
+	return ferryi_grant_inject(lease, ferryi_lease_extent(lease, extent_index)->id, off_bytes,
+				   request_deadline(lease->session));
 }
 
 int ferryi_lease_shrink(struct ferryi_lease *lease, unsigned extent_index)
@@ -443,8 +453,8 @@ static int close_lease(struct ferryi_lease **lease_ptr, bool forget)
 
 	/* Off the list first: a loss from now on does not reach the peer. The loop is there while attached.
 	 */
+	ferryi_failure_leave(lease);
 	ferryi_mutex_lock(&session->lock);
-	TAILQ_REMOVE(&session->leases, lease, link);
 	bool attached = session->attached;
 
 	ferryi_mutex_unlock(&session->lock);

@@ -36,11 +36,24 @@ struct ferryi_lease {
 	/* protected by the session's lock; chunks, once there, stay where they are */
 	struct ferryi_extent *chunks[FERRYI_LEASE_CHUNKS];
 	TAILQ_ENTRY(ferryi_lease) link;
+	/* protected by the session's failure_lock */
+	ferryi_lease_failed *failed; /* NULL: nobody has asked yet */
+	void *failed_ctx;
 	/* owned by the control thread */
 	struct event *watch; /* NULL: nothing to watch */
 };
 
 /* Control thread, when the session is lost or detached. */
 void ferryi_lease_unwatch(struct ferryi_lease *lease);
+
+/*
+ * Delivers what can be delivered of the session's failures; the rest waits.
+ * Called with what changed: a report came, a receiver, extents. failure.c; takes failure_lock.
+ */
+void ferryi_failure_deliver(struct ferryi_session *session);
+/* Control thread: a report. 0; -ENOSPC: more wait than can be kept. */
+int ferryi_failure_add(struct ferryi_session *session, const struct ferryi_failure *failure);
+/* The lease leaves the session's list: nothing of it is delivered any more once this returns. */
+void ferryi_failure_leave(struct ferryi_lease *lease);
 
 #endif

@@ -48,6 +48,7 @@ static struct ferryi_session *session_new(struct ferryi_control *control, const 
 	atomic_init(&session->reason, (int)FERRYI_LOST_NONE);
 	atomic_init(&session->refs, 1);
 	ferryi_mutex_init(&session->lock, FERRYI_RANK_SESSION);
+	ferryi_mutex_init(&session->failure_lock, FERRYI_RANK_FAILURES);
 	TAILQ_INIT(&session->pending);
 	STAILQ_INIT(&session->out);
 	TAILQ_INIT(&session->leases);
@@ -64,6 +65,7 @@ void ferryi_session_put(struct ferryi_session *session)
 	if (atomic_fetch_sub(&session->refs, 1) > 1)
 		return;
 	/* ASSUMPTION: detached, which ended all requests and closed fd; every lease held a reference. */
+	ferryi_mutex_fini(&session->failure_lock);
 	ferryi_mutex_fini(&session->lock);
 	session->magic = 0;
 	free(session);

@@ -23,6 +23,13 @@ struct ferryi_frame;
 
 #define FERRYI_SESSION_MAGIC 0x5e551011u
 
+#define FERRYI_SESSION_FAILURES 64u /* reports that wait for their extent */
+
+/* Part of an extent that is lost. The lease or the extent may not be known here yet. */
+struct ferryi_failure {
+	uint64_t lease_id, extent_id, off, len_bytes;
+};
+
 struct ferryi_session {
 	unsigned magic;
 	/* immutable */
@@ -53,6 +60,11 @@ struct ferryi_session {
 	bool announced;	    /* session_open has succeeded: on_state is due */
 	int server_err;	    /* of an Error notice: why the server is about to hang up */
 	char why[1200];	    /* one sentence about the loss */
+	/* FERRYI_RANK_FAILURES; a lease on the list stays there while it is held. Before lock. */
+	struct ferryi_mutex failure_lock;
+	/* protected by failure_lock */
+	struct ferryi_failure failures[FERRYI_SESSION_FAILURES]; /* not delivered yet */
+	unsigned nfailures;
 	/* owned by the control thread */
 	TAILQ_ENTRY(ferryi_session) link;
 	struct bufferevent *bev; /* NULL once lost */

@@ -130,7 +130,7 @@ static int add_subsection_locked(struct ferry_pool *pool, const struct ferryi_su
 			return rc;
 		if (pool->altmap)
 			pool->altmap->alloc += DESCRIPTOR_PFNS;
-		if (pool->nr_leased < pool->nr_kept)
+		if (pool->nr_leased < pool->nr_kept || ferryi_pool_subsection_failed(pool, pfn))
 			pool->nr_retired++; /* pages, but nobody's to take */
 		else
 			ferryi_bitmap_clear(pool->used_map, pool->nr_leased);
@@ -210,6 +210,11 @@ static int reserve_window(struct ferry_pool *pool)
 	return 0;
 }
 
+static void on_lease_failed(void *ctx, unsigned extent_index, uint64_t off_bytes, uint64_t len_bytes)
+{
+	ferryi_pool_set_failed(ctx, extent_index, off_bytes, len_bytes);
+}
+
 int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *arena, const struct ferryi_pool_attr *attr,
 		     struct ferry_pool **out)
 {
@@ -252,6 +257,7 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	if (rc)
 		goto err_window;
 	atomic_store(&pool->refs, 1);
+	ferryi_lease_on_failure(pool->lease, on_lease_failed, pool);
 	*out = pool;
 	return 0;
 

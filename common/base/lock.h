@@ -24,6 +24,7 @@ enum ferryi_lock_rank {
 	FERRYI_RANK_AREAS,          /* client/pager: the area table (an rwlock: its place in the order only) */
 	FERRYI_RANK_MIRRORS,        /* client/mirror: mirrors and changes under way; nothing is called under it */
 	FERRYI_RANK_POOL_GROW,      /* client/device: one growth of a lease at a time; held across the control request */
+	FERRYI_RANK_FAILURES,       /* client/control: failures of a session's leased memory; held across their receiver */
 	FERRYI_RANK_POOL,           /* client/device: leased extents, sub-section bitmap */
 	FERRYI_RANK_SECTIONS,       /* client/device: population of the section table */
 	FERRYI_RANK_SESSION,        /* client/control: requests in flight of one session */

@@ -116,6 +116,74 @@ static void lease__revoked__session_lost_and_data_fails(void **state)
 	lease_teardown(&c);
 }
 
+/* Notices of this lease and of others, once before the client has heard of it; a drain notice, which is read
+ * last. */
+static void fail_pages(struct ferryt_peer *peer)
+{
+	ferryt_peer_failed(peer, 7, 1, 8192);
+	ferryt_peer_failed(peer, 12345, 1, 0);
+	ferryt_peer_failed(peer, 7, 2, 0); /* an extent that is not there yet */
+	ferryt_peer_failed(peer, 7, 1, 4096);
+	ferryt_peer_drain(peer);
+}
+
+struct heard {
+	unsigned n;
+	uint64_t offs[8];
+};
+
+static void on_heard(void *ctx, unsigned extent_index, uint64_t off_bytes, uint64_t len_bytes)
+{
+	struct heard *heard = ctx;
+
+	assert_int_equal(extent_index, 0);
+	assert_int_equal(len_bytes, 4096);
+	assert_true(heard->n < 8);
+	heard->offs[heard->n++] = off_bytes;
+}
+
+static void lease__pages_failed__receiver_hears_of_each_once(void **state)
+{
+	struct lease_case c = {.script = {.grant_len = 2 * MIB, .then = fail_pages}};
+	struct heard heard = {0};
+
+	(void)state;
+	lease_setup(&c, FERRYT_WAIT_MS);
+	assert_int_equal(ferryi_lease_open(c.session, NULL, 2 * MIB, &c.lease), 0);
+	ferryt_gate_open(&c.script.go);
+	assert_true(ferryt_gate_wait(&c.client.states, 1));
+	assert_int_equal(ferryi_session_state(c.session), FERRYI_SESSION_DRAINING);
+	/* They came before anybody asked. */
+	ferryi_lease_on_failure(c.lease, on_heard, &heard);
+	assert_int_equal(heard.n, 2);
+	assert_int_equal(heard.offs[0], 8192);
+	assert_int_equal(heard.offs[1], 4096);
+	ferryi_lease_on_failure(c.lease, on_heard, &heard);
+	assert_int_equal(heard.n, 2);
+	ferryi_lease_close(&c.lease);
+	lease_teardown(&c);
+}
+
+static void fail_too_many(struct ferryt_peer *peer)
+{
+	for (unsigned i = 0; i < 1000; i++)
+		ferryt_peer_failed(peer, 7, 2, 0);
+}
+
+static void lease__more_failures_than_can_be_kept__session_lost(void **state)
+{
+	struct lease_case c = {.script = {.grant_len = 2 * MIB, .then = fail_too_many}};
+
+	(void)state;
+	lease_setup(&c, FERRYT_WAIT_MS);
+	assert_int_equal(ferryi_lease_open(c.session, NULL, 2 * MIB, &c.lease), 0);
+	ferryt_gate_open(&c.script.go);
+	assert_true(ferryt_gate_wait(&c.client.states, 1));
+	assert_int_equal(ferryi_session_lost_reason(c.session), FERRYI_LOST_REVOKED);
+	ferryi_lease_close(&c.lease);
+	lease_teardown(&c);
+}
+
 static void revoke_other(struct ferryt_peer *peer)
 {
 	ferryt_peer_revoke(peer, 12345);
@@ -274,6 +342,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(session__closed_lease_revoked__stays_live),
+		cmocka_unit_test(lease__pages_failed__receiver_hears_of_each_once),
+		cmocka_unit_test(lease__more_failures_than_can_be_kept__session_lost),
 		cmocka_unit_test(lease__revoked__session_lost_and_data_fails),
 		cmocka_unit_test(lease_open__draining__shut_down),
 		cmocka_unit_test(lease_open__grant_too_small__refused_and_given_back),

@@ -269,6 +269,20 @@ void ferryt_peer_revoke(struct ferryt_peer *peer, uint64_t lease_id)
 	ferryt_peer_send(peer, &envelope);
 }
 
+void ferryt_peer_failed(struct ferryt_peer *peer, uint64_t lease_id, uint64_t extent_id, uint64_t off)
+{
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+	Farferry__FailedNotice body = FARFERRY__FAILED_NOTICE__INIT;
+
+	body.lease_id = lease_id;
+	body.extent_id = extent_id;
+	body.off = off;
+	body.len_bytes = 4096;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_FAILED;
+	envelope.failed = &body;
+	ferryt_peer_send(peer, &envelope);
+}
+
 void ferryt_peer_grant(struct ferryt_peer *peer, uint64_t request_id, uint64_t len, uint64_t key_error)
 {
 	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;

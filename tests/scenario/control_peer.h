@@ -65,6 +65,8 @@ void ferryt_peer_error(struct ferryt_peer *peer, uint64_t request_id, Farferry__
 void ferryt_peer_done(struct ferryt_peer *peer, uint64_t request_id);
 void ferryt_peer_drain(struct ferryt_peer *peer);
 void ferryt_peer_revoke(struct ferryt_peer *peer, uint64_t lease_id);
+/* One page of the extent has failed. */
+void ferryt_peer_failed(struct ferryt_peer *peer, uint64_t lease_id, uint64_t extent_id, uint64_t off);
 /* len bytes of the lent region as lease 7, extent 1, its key off by key_error. */
 void ferryt_peer_grant(struct ferryt_peer *peer, uint64_t request_id, uint64_t len, uint64_t key_error);
 /* Hello and Auth by the terms; false when the client left. */

@@ -332,9 +332,83 @@ static void memory_failure__no_callback__exactly_the_failed_page_is_poisoned(voi
 	RUN(failed_no_ops_body);
 }
 
+/* ---- the server's own report ---- */
+
+/* The page of the only range whose place has failed, once the library knows. */
+static void fail_at_server(struct ferry_pool *pool, unsigned page)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(60000);
+
+	CHECK_INT(ferryi_lease_inject(ferryi_pool_lease(pool), 0, page * FERRYT_PAGE), 0);
+	while (!ferryi_pool_page_failed(pool, first_pfn + page) && ferryi_now_ns() < deadline_ns)
+		ferryi_cpu_relax();
+	CHECK(ferryi_pool_page_failed(pool, first_pfn + page));
+}
+
+static void reported_body(void)
+{
+	struct ferry_pool *pool = open_with(&failure_ops, PAGES);
+	uint8_t byte;
+
+	ferryt_fill_away(the_ferry, base, PAGES, 61);
+	fail_at_server(pool, 4);
+	fail_at_server(pool, 5);
+	CHECK_INT(atomic_load(&nr_failure), 0); /* nobody has touched them yet */
+	ferryt_verify(base + 4 * FERRYT_PAGE, 4, 1, 60); /* the replica */
+	CHECK_INT(atomic_load(&nr_failure), 1);
+	atomic_store(&failure_says, -EOPNOTSUPP);
+	CHECK_INT(ferryt_touch(base + 5 * FERRYT_PAGE, &byte), SIGBUS);
+	check_reason(base + 5 * FERRYT_PAGE, FERRY_FAULT_IO);
+	ferryt_verify(base, 0, 4, 61);
+	ferryt_verify(base + 6 * FERRYT_PAGE, 6, PAGES - 6, 61);
+	CHECK_INT(atomic_load(&nr_failure), 2);
+}
+
+static void memory_failure__told_by_the_server__replica_or_poison(void **state)
+{
+	(void)state;
+	RUN(reported_body);
+}
+
+static void reported_no_ops_body(void)
+{
+	struct ferry_pool *pool = open_with(NULL, PAGES);
+	uint8_t byte;
+
+	ferryt_fill_away(the_ferry, base, PAGES, 62);
+	fail_at_server(pool, 0);
+	CHECK_INT(ferryt_touch(base, &byte), SIGBUS);
+	check_reason(base, FERRY_FAULT_IO);
+	ferryt_verify(base + FERRYT_PAGE, 1, PAGES - 1, 62);
+	/* What nobody used is left alone: memory that comes later goes elsewhere. */
+	struct ferry_pool_info info = { .size = sizeof(info) };
+	uint8_t *more;
+
+	CHECK_INT(ferryi_lease_inject(ferryi_pool_lease(pool), 0, FERRY_SUBSECTION), 0);
+	uint64_t deadline_ns = ferryi_deadline_ms(60000);
+
+	while (!ferryi_pool_page_failed(pool, first_pfn + 512) && ferryi_now_ns() < deadline_ns)
+		ferryi_cpu_relax();
+	more = ferryt_mmap(the_ferry, PAGES * FERRYT_PAGE);
+	ferryt_fill_away(the_ferry, more, PAGES, 63);
+	ferryt_verify(more, 0, PAGES, 63);
+	CHECK_INT(ferry_pool_info(pool, &info), 0);
+	CHECK(info.leased_bytes > 2 * FERRY_SUBSECTION);
+	CHECK_INT(info.used_bytes, 2 * FERRY_SUBSECTION);
+}
+
+static void memory_failure__told_by_the_server__no_callback_poison(void **state)
+{
+	(void)state;
+	RUN(reported_no_ops_body);
+}
+
 static int setup(void **state)
 {
-	ferryt_server_start(*state);
+	static const char *const args[] = { "--pool", "name=big,size=640M,backing=memfd,reserve=no", "--inject-failures",
+					    NULL };
+
+	ferryt_server_start_with(*state, args);
 	return 0;
 }
 
@@ -357,6 +431,8 @@ int main(int argc, char **argv)
 		ROW_TEST(memory_failure__server_killed__replica_or_poison),
 		ROW_TEST(memory_failure__pages_reported__replica_poison_and_never_used_again),
 		ROW_TEST(memory_failure__no_callback__exactly_the_failed_page_is_poisoned),
+		ROW_TEST(memory_failure__told_by_the_server__replica_or_poison),
+		ROW_TEST(memory_failure__told_by_the_server__no_callback_poison),
 	};
 	int skip = ferryt_needs_uffd();
 
