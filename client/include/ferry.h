@@ -509,7 +509,10 @@ struct ferry_update {
 
 struct ferry_mirror;
 struct ferry_mirror_ops {
-	/* The address space goes (ferry_close; a process that exits calls nothing): stop all device access before returning. May be NULL. */
+	/*
+	 * The address space goes (ferry_close; exit(3), in the thread that exits): stop all device access before
+	 * returning; no callback comes afterwards. A process that is killed, or calls _exit, calls nothing. May be NULL.
+	 */
 	void (*release)(struct ferry_mirror *mirror);
 	/*
 	 * The device must not use [start, end) any more when this returns. Called in library threads, on the fault

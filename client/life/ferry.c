@@ -5,6 +5,7 @@
 #include "life.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -198,8 +199,25 @@ err_mirrors:
 	return rc;
 }
 
+/* exit(3), by whoever; not _exit, nor a signal: what a server lent it knows by the connection's end. */
+static void on_exit_of_process(void)
+{
+	struct ferry *ferry = ferryi_the_ferry();
+
+	if (ferry && !ferryi_pager_is_forked(ferry->pager))
+		ferryi_mirrors_exit(&ferry->mirrors);
+}
+
+static void register_exit(void)
+{
+	if (atexit(on_exit_of_process))
+		ferryi_warn("no exit handler can be registered: mirrors are not released at exit");
+}
+
 int ferry_open(const struct ferry_config *cfg, struct ferry **out)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
 	struct ferry *ferry;
 	int rc;
 
@@ -215,6 +233,7 @@ int ferry_open(const struct ferry_config *cfg, struct ferry **out)
 		rc = build(cfg, &ferry);
 		if (!rc) {
 			atomic_store_explicit(&the_ferry, ferry, memory_order_release);
+			pthread_once(&once, register_exit);
 			*out = ferry;
 		}
 	}

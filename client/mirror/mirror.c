@@ -6,10 +6,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "error.h"
 #include "exclusive.h"
 #include "range.h"
 #include "log.h"
+
+#define EXIT_WAIT_MS 10000 /* for callbacks that run when the process exits */
 
 /* A callback runs in this thread. */
 static _Thread_local bool in_callback;
@@ -92,13 +95,31 @@ void ferryi_mirrors_close(struct ferryi_mirrors *mirrors)
 
 		if (!mirror)
 			continue;
-		if (mirror->ops->release)
+		if (mirror->ops->release && !mirrors->leaving[i]) /* else it was told at exit */
 			mirror->ops->release(mirror);
 		mirror->ferry = NULL;
 	}
 	pthread_cond_destroy(&mirrors->changed);
 	ferryi_mutex_fini(&mirrors->lock);
 	close(mirrors->maps_fd);
+}
+
+void ferryi_mirrors_exit(struct ferryi_mirrors *mirrors)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(EXIT_WAIT_MS);
+
+	for (unsigned i = 0; i < FERRY_MAX_MIRRORS && !in_callback; i++) {
+		ferryi_mutex_lock(&mirrors->lock);
+		struct ferry_mirror *mirror = mirrors->leaving[i] ? NULL : mirrors->mirror[i];
+
+		mirrors->leaving[i] = mirrors->leaving[i] || mirror; /* and stays so: no callback begins any more */
+		while (mirror && mirrors->running[i] &&
+		       !ferryi_cond_wait_until(&mirrors->changed, &mirrors->lock, deadline_ns))
+			;
+		ferryi_mutex_unlock(&mirrors->lock);
+		if (mirror && mirror->ops->release)
+			mirror->ops->release(mirror);
+	}
 }
 
 int ferryi_mirrors_begin_close(struct ferryi_mirrors *mirrors)

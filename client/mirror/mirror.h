@@ -47,6 +47,8 @@ struct ferryi_mirrors {
 
 /* Before the pager opens; its attr.notifier is &mirrors->notifier. 0, negative errno. */
 int ferryi_mirrors_open(struct ferryi_mirrors *mirrors, struct ferry *ferry);
+/* The process exits with the library open: release of each mirror is called, and no callback of it afterwards. */
+void ferryi_mirrors_exit(struct ferryi_mirrors *mirrors);
 /* Calls release of each mirror that is still registered. ASSUMPTION: the pager is closed. */
 void ferryi_mirrors_close(struct ferryi_mirrors *mirrors);
 

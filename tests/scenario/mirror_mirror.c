@@ -263,6 +263,45 @@ static void mirror__register_unregister__every_error_and_release(void **state)
 	RUN(body_registration);
 }
 
+static _Atomic unsigned *nr_released; /* shared with the parent: what an exiting process has done */
+
+static void count_release(struct ferry_mirror *mirror)
+{
+	(void)mirror;
+	atomic_fetch_add(nr_released, 1);
+}
+
+static void body_exit(void)
+{
+	static const struct ferry_mirror_ops ops = { .release = count_release, .invalidate = watch };
+	static struct watcher kept, gone;
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+
+	kept.mirror.ops = gone.mirror.ops = &ops;
+	CHECK_INT(ferry_mirror_register(&kept.mirror, ferry), 0);
+	CHECK_INT(ferry_mirror_register(&gone.mirror, ferry), 0);
+	CHECK_INT(ferry_mirror_unregister(&gone.mirror), 0);
+	fflush(NULL);
+	pid_t pid = fork();
+
+	CHECK(pid >= 0);
+	if (!pid)
+		exit(3); /* has no mirror */
+	CHECK_INT(ferryt_wait_child(pid, FERRYT_BODY_MS), 3);
+	CHECK_INT(atomic_load(nr_released), 0);
+	exit(4);
+}
+
+static void mirror__exit__released_once_and_not_by_a_child(void **state)
+{
+	(void)state;
+	nr_released = mmap(NULL, FERRYT_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_true(nr_released != MAP_FAILED);
+	assert_int_equal(ferryt_in_child(body_exit), 4);
+	assert_int_equal(atomic_load(nr_released), 1);
+	munmap(nr_released, FERRYT_PAGE);
+}
+
 static void *unregister(void *arg)
 {
 	struct watcher *w = arg;
@@ -603,6 +642,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(mirror__invalidate__comes_before_the_page_leaves),
 		cmocka_unit_test(mirror__application_changes__are_told),
 		cmocka_unit_test(mirror__register_unregister__every_error_and_release),
+		cmocka_unit_test(mirror__exit__released_once_and_not_by_a_child),
 		cmocka_unit_test(mirror__unregister__waits_for_a_running_callback),
 		cmocka_unit_test(mirror_read__each_page_where_it_is__nothing_moves),
 		cmocka_unit_test(mirror_write__each_page_where_it_is__seen_by_the_cpu),
