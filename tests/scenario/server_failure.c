@@ -43,10 +43,13 @@ static Farferry__Code inject(struct ferryt_conn *conn, uint64_t lease_id, uint64
 
 static void start(const char *pool, bool may_inject)
 {
+	/* Connections of the kit send no keep-alives while something else is waited for. */
 	const char *const args[] = {"--pool",
 				    pool,
 				    "--fabric",
 				    "local,tcp",
+				    "--timeout",
+				    "600s",
 				    "--log-level",
 				    "info",
 				    may_inject ? "--inject-failures" : NULL,

@@ -46,7 +46,8 @@ static void reload(const struct kind *kind, unsigned size_mib, const char *words
 
 static void start(const struct kind *kind, unsigned size_mib)
 {
-	const char *const args[] = {"--config", config_path, "--fabric", "local,tcp", NULL};
+	/* Connections of the kit send no keep-alives while something else is waited for. */
+	const char *const args[] = {"--config", config_path, "--fabric", "local,tcp", "--timeout", "600s", NULL};
 
 	write_config(kind, size_mib);
 	ferryt_server_start(&server, args);
