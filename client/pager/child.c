@@ -9,6 +9,7 @@
 #include "callback.h"
 #include "clock.h"
 #include "exclusive.h"
+#include "log.h"
 #include "pager_priv.h"
 
 #define PAUSE_MS 1
@@ -135,6 +136,14 @@ static bool keeps_its_place(struct ferryi_pager *pager, const struct ferryi_chil
 	return sub && ferryi_callback_keeps_copies(ferryi_subsection_pool(sub));
 }
 
+/* Unmapped since the record was made: a change of that range is noted (fork.c), so the child does without it anyway. */
+static bool is_unmapped(struct ferryi_pager *pager, const struct ferryi_child_object *copy, size_t index)
+{
+	uintptr_t va;
+
+	return !ferryi_areas_va_locked(&pager->areas, copy->of, index, &va);
+}
+
 static void note_lost(struct ferryi_child *child, struct ferryi_child_object *copy, size_t index)
 {
 	ferryi_bitmap_set(copy->lost, index);
@@ -168,7 +177,12 @@ static bool sample_page(struct ferryi_pager *pager, struct ferryi_child *child, 
 	case FERRYI_PAGE_RESIDENT:
 	case FERRYI_PAGE_ABSENT:
 		return true;
-	default: /* ISOLATING, EXCLUSIVE, ... */
+	case FERRYI_PAGE_EXCLUSIVE:
+		if (!is_unmapped(pager, copy, index))
+			return false; /* to be brought home */
+		note_lost(child, copy, index);
+		return true;
+	default:
 		return false;
 	}
 }
@@ -186,6 +200,11 @@ static size_t sample_some(struct ferryi_pager *pager, struct ferryi_child *child
 	return i;
 }
 
+static ferryi_page_word *word_of(const struct ferryi_area *area, size_t i)
+{
+	return &((struct ferryi_child_object *)area->object)->of->words[area->first_page + i];
+}
+
 bool ferryi_child_sample(struct ferryi_pager *pager, struct ferryi_child *child, uint64_t deadline_ns)
 {
 	for (unsigned a = 0; a < child->areas.nr_areas; a++) {
@@ -193,8 +212,11 @@ bool ferryi_child_sample(struct ferryi_pager *pager, struct ferryi_child *child,
 		size_t nr = (area->end - area->start) >> FERRYI_PAGE_SHIFT, i = 0;
 
 		while ((i = sample_some(pager, child, area, i)) < nr) {
-			if (ferryi_now_ns() >= deadline_ns)
+			if (ferryi_now_ns() >= deadline_ns) {
+				ferryi_warn("fork: page %#lx: still in state %d", (unsigned long)(area->start + (i << FERRYI_PAGE_SHIFT)),
+					    (int)ferryi_page_state(ferryi_page_load(word_of(area, i))));
 				return false;
+			}
 			ferryi_exclusive_revoke_locked(pager, deadline_ns);
 			poll(NULL, 0, PAUSE_MS); /* a fault is answered meanwhile */
 		}

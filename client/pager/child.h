@@ -37,7 +37,7 @@
 
 #define FERRYI_MAX_CHILDREN   64u /* with pages away, at a time; one more gets SIGBUS */
 #define FERRYI_CHILD_RUN      32u /* pages read at once */
-#define FERRYI_FORK_LOG       32u
+#define FERRYI_FORK_LOG       128u
 
 struct ferryi_pager;
 
