@@ -382,7 +382,7 @@ static struct view *view_live(struct ferryi_views *views, uint64_t request_id, u
 		put_gone(views, request_id);
 		return NULL;
 	}
-	if (views->nasked >= FERRYI_VIEW_ACCESSES) {
+	if (views->nasked >= FERRYI_VIEW_ASKED) {
 		put_error(views, request_id, FARFERRY__CODE__CODE_BUSY,
 			  "this session has too many accesses to views under way; wait for replies");
 		return NULL;

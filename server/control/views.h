@@ -20,7 +20,8 @@
 #include "hub.h"
 #include "reply.h"
 
-#define FERRYI_VIEW_ACCESSES 16u /* under way: of one reader, and at one exporter; 64 KiB each to write */
+#define FERRYI_VIEW_ACCESSES 16u /* under way at one exporter; 64 KiB each to write */
+#define FERRYI_VIEW_ASKED    4u	 /* of one reader, who is not to take all of an exporter's */
 
 struct ferryi_views;
 

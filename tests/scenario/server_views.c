@@ -16,6 +16,7 @@
 #define NAME	 "job-7.heat"
 #define EXPORT	 5u  /* the exporter's number of it */
 #define ACCESSES 16u /* views.h: FERRYI_VIEW_ACCESSES */
+#define ASKED	 4u  /* views.h: FERRYI_VIEW_ASKED */
 #define WORDS	 "0123456789abcdef"
 
 static struct ferryt_server server;
@@ -273,36 +274,42 @@ static void view__of_another_session__is_refused(void **state)
 
 static void accesses__more_than_the_limit__busy_until_answered(void **state)
 {
-	struct ferryt_conn exporter, one, two;
-	uint64_t ids[ACCESSES], request = 0;
+	struct ferryt_conn exporter, reader[ACCESSES / ASKED], last;
+	uint64_t ids[ACCESSES], request;
 
 	(void)state;
 	ferryt_conn_login(&exporter, &server);
-	ferryt_conn_login(&one, &server);
-	ferryt_conn_login(&two, &server);
+	ferryt_conn_login(&last, &server);
 	assert_int_equal(publish(&exporter, EXPORT, NAME, FERRYI_PERM_READ), 0);
-	uint64_t v1 = view_open(&one), v2 = view_open(&two);
+	uint64_t view = view_open(&last);
 
-	for (unsigned i = 0; i < ACCESSES; i++)
-		ask(&one, v1, false);
-	ask(&one, v1, false);
-	ferryt_conn_expect_error(&one, FARFERRY__CODE__CODE_BUSY, "this session");
-	ask(&two, v2, false);
-	ferryt_conn_expect_error(&two, FARFERRY__CODE__CODE_BUSY, "the exporter");
+	for (unsigned i = 0; i < ACCESSES / ASKED; i++) {
+		ferryt_conn_login(&reader[i], &server);
+		uint64_t its = view_open(&reader[i]);
+
+		for (unsigned k = 0; k < ASKED; k++)
+			ask(&reader[i], its, false);
+		ask(&reader[i], its, false);
+		ferryt_conn_expect_error(&reader[i], FARFERRY__CODE__CODE_BUSY, "this session");
+	}
+	ask(&last, view, false);
+	ferryt_conn_expect_error(&last, FARFERRY__CODE__CODE_BUSY, "the exporter");
 	for (unsigned i = 0; i < ACCESSES; i++)
 		ids[i] = take_access(&exporter);
-	/* A reader that goes does not free them: the exporter has them still. */
-	ferryt_conn_close(&one);
-	assert_true(ferryt_keepalive(&two));
-	ask(&two, v2, false);
-	ferryt_conn_expect_error(&two, FARFERRY__CODE__CODE_BUSY, "the exporter");
+	/* A reader that goes does not free its own: the exporter has them still. */
+	ferryt_conn_close(&reader[0]);
+	assert_true(ferryt_keepalive(&last));
+	ask(&last, view, false);
+	ferryt_conn_expect_error(&last, FARFERRY__CODE__CODE_BUSY, "the exporter");
 	for (unsigned i = 0; i < ACCESSES; i++)
 		answer(&exporter, ids[i], WORDS);
 	assert_true(ferryt_keepalive(&exporter));
-	request = ask(&two, v2, false);
+	request = ask(&last, view, false);
 	answer(&exporter, take_access(&exporter), WORDS);
-	expect_words(&two, request, WORDS);
-	ferryt_conn_close(&two);
+	expect_words(&last, request, WORDS);
+	for (unsigned i = 1; i < ACCESSES / ASKED; i++)
+		ferryt_conn_close(&reader[i]);
+	ferryt_conn_close(&last);
 	ferryt_conn_close(&exporter);
 }
 
