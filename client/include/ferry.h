@@ -612,7 +612,7 @@ struct ferry_mirror_view;
 /*
  * Publishes the mirror at the process's first server under a name: 1 to 63
  * letters, digits, '.', '_' and '-'. Other processes that the server has
- * authenticated open it by name and access this process's memory by its own
+ * authenticated (an embedded one has no other clients) open it by name and access this process's memory by its own
  * virtual addresses, wherever each page is: any mapping of it, not managed
  * ranges alone, as ferry_mirror_read. perms: FERRY_EXPORT_READ, _WRITE or both.
  * Accesses are served by a thread of the library's, one after another. A pool
@@ -652,7 +652,7 @@ int ferry_mirror_open(struct ferry *ferry, const char *name, struct ferry_mirror
  * KiB), -ENOTCONN (this process's session is lost), -EPROTO (the exporter's
  * answers are wrong), -ENOMEM, -EINVAL. What an access that
  * fails has read or written of the first 64 KiB pieces, or written of the piece
- * that failed, stays.
+ * that failed, stays; a write that has timed out may be done yet.
  */
 int ferry_view_read(struct ferry_mirror_view *view, uintptr_t va, void *buf, size_t len, struct ferry_mirror_stats *stats);
 int ferry_view_write(struct ferry_mirror_view *view, uintptr_t va, const void *buf, size_t len,

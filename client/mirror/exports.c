@@ -11,6 +11,8 @@
 #include "log.h"
 #include "thread.h"
 
+_Static_assert(FERRYI_EXPORT_READ == FERRY_EXPORT_READ && FERRYI_EXPORT_WRITE == FERRY_EXPORT_WRITE, "as ferry.h has them");
+
 #define STACK_BYTES ((size_t)1 << 20)
 #define NAME_CHARS  "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 #define NAME_MAX_LEN 63u
@@ -61,14 +63,14 @@ static int serve(struct ferryi_exports *exports, const struct ferryi_export *exp
 	unsigned need = call->data ? FERRYI_EXPORT_WRITE : FERRYI_EXPORT_READ;
 	int rc;
 
-	if (ferryi_now_ns() >= call->deadline_ns)
-		return ferryi_control_fail(-ETIMEDOUT, "view: the exporter came to the access too late");
 	if (!(export->perms & need))
 		return ferryi_control_fail(-EPERM, "view: the mirror is not exported for that");
 	if (call->va + call->len < call->va)
 		return ferryi_control_fail(-EFAULT, "view: the range wraps round");
 	rc = ferryi_mirror_check_rights(exports->mirrors, "view", call->va, call->len, call->data != NULL);
 	for (size_t done = 0; !rc && done < call->len;) {
+		if (ferryi_now_ns() >= call->deadline_ns) /* nobody waits for it: others do */
+			return ferryi_control_fail(-ETIMEDOUT, "view: the exporter could not do the access in time");
 		size_t in_page = FERRYI_PAGE_SIZE - (call->va + done) % FERRYI_PAGE_SIZE;
 		size_t n = ferryi_min_u64(in_page, call->len - done);
 
