@@ -111,7 +111,7 @@ static void dismantle(struct ferry *ferry)
 
 	ferryi_exports_stop(&ferry->exports);
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
-		struct ferry_pool *pool = atomic_exchange(&ferry->pools[i], NULL);
+		struct ferry_pool *pool = ferryi_take_pool_off(ferry, i);
 
 		ferryi_pool_close(&pool);
 	}
@@ -122,9 +122,26 @@ static void dismantle(struct ferry *ferry)
 	ferryi_embedded_stop(&ferry->embedded);
 	ferryi_memory_model_close(&ferry->model);
 	ferryi_config_fini(&ferry->config);
+	ferryi_mutex_fini(&ferry->loss_lock);
 	ferryi_mutex_fini(&ferry->lock);
 	ferry->magic = 0;
 	ferryi_arena_close(&arena); /* holds struct ferry too */
+}
+
+/* 0, or as ferryi_pager_release: it is as it was. */
+static int close_pager(struct ferry *ferry)
+{
+	int rc = ferryi_pager_release(ferry->pager);
+
+	if (rc)
+		return rc;
+	ferryi_mutex_lock(&ferry->loss_lock);
+	struct ferryi_pager *pager = ferry->pager;
+
+	ferry->pager = NULL;
+	ferryi_mutex_unlock(&ferry->loss_lock);
+	ferryi_pager_close(&pager);
+	return 0;
 }
 
 static int build(const struct ferry_config *cfg, struct ferry **out)
@@ -155,6 +172,7 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 	ferry->arena = arena;
 	ferry->config = config;
 	ferryi_mutex_init(&ferry->lock, FERRYI_RANK_FERRY);
+	ferryi_mutex_init(&ferry->loss_lock, FERRYI_RANK_LEAF);
 	ferryi_exports_open(&ferry->exports, &ferry->mirrors, arena);
 
 	struct ferryi_pager_attr pager_attr = {
@@ -191,7 +209,7 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 	return 0;
 
 err_pager:
-	ferryi_pager_close(&ferry->pager); /* nothing is managed yet: cannot fail */
+	close_pager(ferry); /* nothing is managed yet: cannot fail */
 err_ferry:
 	ferryi_mirrors_close(&ferry->mirrors);
 err_mirrors:
@@ -250,7 +268,7 @@ int ferry_close(struct ferry *ferry)
 		rc = ferryi_mirrors_begin_close(&ferry->mirrors);
 	if (!rc) {
 		ferryi_exports_pause(&ferry->exports);
-		rc = ferryi_pager_close(&ferry->pager);
+		rc = close_pager(ferry);
 		if (rc) {
 			ferryi_exports_resume(&ferry->exports);
 			ferryi_mirrors_undo_close(&ferry->mirrors);

@@ -20,7 +20,7 @@ struct ferry {
 	struct ferryi_config config;
 	struct ferryi_arena *arena;
 	struct ferryi_memory_model *model;
-	struct ferryi_pager *pager;
+	struct ferryi_pager *pager; /* NULL, under loss_lock, when it closes */
 	struct ferryi_control *control;
 	struct ferryi_embedded *embedded;
 	struct ferryi_mirrors mirrors; /* its own lock */
@@ -33,8 +33,10 @@ struct ferry {
 	char urls[FERRYI_MAX_SERVERS][320]; /* of each session, to find it again */
 	bool busy[FERRYI_MAX_POOLS_ATTACHED]; /* index taken */
 
-	/* atomic: read by the control thread, which must not wait for lock */
+	/* atomic: read by many; taken off under loss_lock, before the pool is closed */
 	_Atomic(struct ferry_pool *) pools[FERRYI_MAX_POOLS_ATTACHED];
+	/* The control thread, which must not wait for lock, tells pools and pager of a loss under it: they stay until it has. */
+	struct ferryi_mutex loss_lock;
 };
 
 /* The process's own, or NULL. Async-signal-safe. */
@@ -49,6 +51,8 @@ int ferryi_session_for(struct ferry *ferry, const char *url, struct ferryi_sessi
 /* attr->type 0: whatever the pool is. */
 int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const struct ferry_pool_attr *attr,
 		  struct ferry_pool **out);
+/* No loss reaches the pool any more: it can be closed. NULL: there was none. */
+struct ferry_pool *ferryi_take_pool_off(struct ferry *ferry, unsigned index);
 /* Control thread: a session is lost. */
 void ferryi_on_session_state(void *ctx, struct ferryi_session *session, enum ferryi_session_state state);
 

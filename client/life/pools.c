@@ -14,6 +14,7 @@ void ferryi_on_session_state(void *ctx, struct ferryi_session *session, enum fer
 
 	if (state != FERRYI_SESSION_LOST)
 		return;
+	ferryi_mutex_lock(&ferry->loss_lock);
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
 		struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
 
@@ -22,8 +23,18 @@ void ferryi_on_session_state(void *ctx, struct ferryi_session *session, enum fer
 		ferryi_pool_set_lost(pool, ferryi_session_lost_reason(session));
 		any = true;
 	}
-	if (any)
+	if (any && ferry->pager)
 		ferryi_pager_pool_lost(ferry->pager);
+	ferryi_mutex_unlock(&ferry->loss_lock);
+}
+
+struct ferry_pool *ferryi_take_pool_off(struct ferry *ferry, unsigned index)
+{
+	ferryi_mutex_lock(&ferry->loss_lock);
+	struct ferry_pool *pool = atomic_exchange(&ferry->pools[index], NULL);
+
+	ferryi_mutex_unlock(&ferry->loss_lock);
+	return pool;
 }
 
 int ferryi_session_for(struct ferry *ferry, const char *url, struct ferryi_session **out)
@@ -131,7 +142,7 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 		ferryi_pool_set_lost(pool, ferryi_session_lost_reason(session));
 	rc = ferryi_pager_add_pool(ferry->pager, pool);
 	if (rc) {
-		atomic_store(&ferry->pools[index], NULL);
+		ferryi_take_pool_off(ferry, (unsigned)index);
 		ferry->busy[index] = false;
 		ferryi_pool_close(&pool);
 		return rc;
@@ -193,7 +204,7 @@ static int detach(struct ferry_pool *pool, bool forget)
 	} else {
 		rc = ferryi_pager_remove_pool(ferry->pager, pool);
 		if (!rc) {
-			atomic_store(&ferry->pools[index], NULL);
+			ferryi_take_pool_off(ferry, index);
 			ferry->busy[index] = false;
 			if (forget)
 				rc = ferryi_pool_forget(&pool);

@@ -286,10 +286,8 @@ void ferryi_home_end(struct ferryi_pager *pager)
 	ferryi_pager_need_memory(pager);
 }
 
-int ferryi_pager_close(struct ferryi_pager **pager_p)
+int ferryi_pager_release(struct ferryi_pager *pager)
 {
-	struct ferryi_pager *pager = *pager_p;
-
 	if (ferryi_counter_read(&pager->counters.g_pinned_pages))
 		return ferryi_control_fail(-EBUSY, "close: pages are pinned; unpin them first");
 	int rc = ferryi_pager_release_all(pager);
@@ -297,9 +295,15 @@ int ferryi_pager_close(struct ferryi_pager **pager_p)
 	if (rc)
 		return ferryi_control_fail(rc, "close: a page cannot be had back (its server is gone, or it is poisoned); "
 					       "everything stays as it was");
+	return 0;
+}
+
+void ferryi_pager_close(struct ferryi_pager **pager_p)
+{
+	struct ferryi_pager *pager = *pager_p;
+
 	*pager_p = NULL;
 	destroy(pager);
-	return 0;
 }
 
 uint64_t ferryi_pager_caps(const struct ferryi_pager *pager)

@@ -37,8 +37,10 @@ struct ferryi_pager_attr {
 
 /* -EPERM, -EOPNOTSUPP, -ENOMEM, -EMFILE. */
 int ferryi_pager_open(const struct ferryi_pager_attr *attr, struct ferryi_pager **out);
-/* All managed pages come home, then the threads stop. -EIO, -EBUSY: as it was. Nulls *pager on success. */
-int ferryi_pager_close(struct ferryi_pager **pager);
+/* All managed pages come home. -EIO, -EBUSY: as it was. */
+int ferryi_pager_release(struct ferryi_pager *pager);
+/* The threads stop. ASSUMPTION: released, and nobody else has it. Nulls *pager. */
+void ferryi_pager_close(struct ferryi_pager **pager);
 
 uint64_t ferryi_pager_caps(const struct ferryi_pager *pager);
 /* This process is a child of fork: the pager is its parent's, nothing of it works here but fault_query. */
