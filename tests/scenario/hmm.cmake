@@ -1,6 +1,10 @@
 # The device's side of the public API, by part and fabric row.
-foreach(part mirror migrate range exclusive view)
-	add_executable(scenario_mirror_${part} mirror_${part}.c pager_kit.c control_child.c)
+foreach(part mirror migrate range exclusive view view_end)
+	set(kit)
+	if(part MATCHES "^view")
+		set(kit view_kit.c)
+	endif()
+	add_executable(scenario_mirror_${part} mirror_${part}.c ${kit} pager_kit.c control_child.c)
 	target_link_libraries(scenario_mirror_${part} PRIVATE ferry_flags ferry ferry_control ferry_proto ferry_pager_uapi
 		PkgConfig::CMOCKA Threads::Threads)
 	target_compile_definitions(scenario_mirror_${part} PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")

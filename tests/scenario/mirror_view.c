@@ -1,7 +1,6 @@
 /*
- * Mirrors seen from other processes: an exporter and its readers are processes of their own, with one ferryd between them.
- * They keep in step by a page of shared memory. argv[1]: the fabric row; argv[2]: a
- * filter of test names.
+ * Mirrors seen from other processes: reading, writing, rights, and a reader beside whatever else goes on. See view_kit.h.
+ * argv[1]: the fabric row; argv[2]: a filter of test names.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -21,118 +20,15 @@
 #include <cmocka.h>
 
 #include "clock.h"
-#include "pager_kit.h"
+#include "view_kit.h"
 
-#define NAME	  "job-7.heat"
-#define PAGES	  64u
-#define LEN	  (PAGES * FERRYT_PAGE)
-#define BIG_PAGES 4096u /* 16 MiB: twice the budget */
-#define WORDS	  (FERRYT_PAGE / 8)
-#define AWAIT_MS  120000
-
-/* ---- processes ---- */
-
-static struct shared {
-	_Atomic int stage;     /* what the exporter, or the reader, has come to */
-	_Atomic uintptr_t base;
-	_Atomic uintptr_t other;
-	_Atomic bool stop;
-	_Atomic uint64_t reads;
-	_Atomic unsigned readers; /* that have opened their view */
-	_Atomic uint32_t begun[BIG_PAGES], done[BIG_PAGES]; /* generations of each page */
-} *shared;
-
-static void reach(int stage)
-{
-	atomic_store(&shared->stage, stage);
-}
-
-static void await(int stage)
-{
-	uint64_t deadline_ns = ferryi_deadline_ms(AWAIT_MS);
-
-	while (atomic_load(&shared->stage) < stage) {
-		CHECK(ferryi_now_ns() < deadline_ns);
-		sched_yield();
-	}
-}
-
-static pid_t spawn(void (*body)(void))
-{
-	static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS };
-
-	fflush(NULL);
-	pid_t pid = fork();
-
-	assert_true(pid >= 0);
-	if (pid)
-		return pid;
-	for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-		signal(signals[i], SIG_DFL);
-	if (getenv("FERRYT_AS_NOBODY") && geteuid() == 0)
-		ferryt_become_nobody();
-	body();
-	fflush(NULL);
-	_exit(0);
-}
-
-static void start_over(void)
-{
-	memset(shared, 0, sizeof(*shared));
-}
-
-/* Both are well. */
-static void run_both(void (*exporter)(void), void (*reader)(void))
-{
-	start_over();
-	pid_t e = spawn(exporter), r = spawn(reader);
-	int rc = ferryt_wait_child(r, FERRYT_BODY_MS);
-
-	if (rc)
-		kill(e, SIGKILL);
-	assert_int_equal(ferryt_wait_child(e, FERRYT_BODY_MS), rc ? 128 + SIGKILL : 0);
-	assert_int_equal(rc, 0);
-}
-
-static int nothing(struct ferry_mirror *mirror, const struct ferry_update *update)
-{
-	(void)mirror;
-	(void)update;
-	return 0;
-}
-
-static const struct ferry_mirror_ops ops = { .invalidate = nothing };
-
-static struct ferry_mirror mirror = { .ops = &ops };
-
-static void export(struct ferry *ferry, unsigned perms)
-{
-	CHECK_INT(ferry_mirror_register(&mirror, ferry), 0);
-	CHECK_INT(ferry_mirror_export(&mirror, NAME, perms), 0);
-}
-
-static struct ferry_mirror_view *open_view(struct ferry *ferry)
-{
-	struct ferry_mirror_view *view = NULL;
-
-	CHECK_INT(ferry_mirror_open(ferry, NAME, &view), 0);
-	return view;
-}
-
-static bool one_sided(void)
-{
-	return strcmp(ferryt_row(), "local") != 0;
-}
-
-static void end(struct ferry *ferry)
-{
-	CHECK_INT(ferry_mirror_unregister(&mirror), 0);
-	CHECK_INT(ferry_close(ferry), 0);
-}
+#define PAGES FERRYT_VIEW_PAGES
+#define LEN   FERRYT_VIEW_LEN
+#define AWAY  FERRYT_VIEW_AWAY /* the first pages */
+#define WORDS (FERRYT_PAGE / 8)
 
 /* ---- reading ---- */
 
-#define AWAY	 32u /* the first pages */
 #define UNTOUCHED 8u /* the last pages */
 
 static void places_exporter(void)
@@ -145,17 +41,17 @@ static void places_exporter(void)
 	ferryt_fill(p + AWAY * FERRYT_PAGE, PAGES - AWAY - UNTOUCHED, 2);
 	ferryt_fill_away(ferry, p, AWAY, 1);
 	ferryt_fill_page(plain, 3, 0);
-	export(ferry, FERRY_EXPORT_READ);
-	atomic_store(&shared->base, (uintptr_t)p);
-	atomic_store(&shared->other, (uintptr_t)plain);
-	reach(1);
-	await(2);
+	ferryt_export(ferry, FERRY_EXPORT_READ);
+	atomic_store(&ferryt_shared->base, (uintptr_t)p);
+	atomic_store(&ferryt_shared->other, (uintptr_t)plain);
+	ferryt_reach(1);
+	ferryt_await(2);
 	/* Reading has moved nothing. */
 	CHECK_INT(ferryt_present(p, AWAY), 0);
 	ferryt_verify(p, 0, AWAY, 1);
 	ferryt_verify_zero(p + (PAGES - UNTOUCHED) * FERRYT_PAGE, UNTOUCHED);
 	CHECK_INT(ferry_munmap(ferry, p, LEN), 0);
-	end(ferry);
+	ferryt_end(ferry);
 }
 
 static void places_reader(void)
@@ -165,9 +61,9 @@ static void places_reader(void)
 	uint8_t *buf = aligned_alloc(FERRYT_PAGE, LEN + FERRYT_PAGE);
 
 	CHECK(buf);
-	await(1);
-	uintptr_t base = atomic_load(&shared->base);
-	struct ferry_mirror_view *view = open_view(ferry);
+	ferryt_await(1);
+	uintptr_t base = atomic_load(&ferryt_shared->base);
+	struct ferry_mirror_view *view = ferryt_open_view(ferry);
 
 	CHECK_INT(ferry_view_read(view, base, buf, LEN, &stats), 0);
 	ferryt_verify(buf, 0, AWAY, 1);
@@ -176,7 +72,7 @@ static void places_reader(void)
 	CHECK_INT(stats.bytes, LEN);
 	CHECK_INT(stats.pages_pool, AWAY);
 	CHECK_INT(stats.pages_ram, PAGES - AWAY);
-	CHECK_INT(stats.pages_rma, one_sided() ? AWAY : 0);
+	CHECK_INT(stats.pages_rma, ferryt_one_sided() ? AWAY : 0);
 	CHECK(stats.pages_populated <= UNTOUCHED); /* fewer where neighbours were filled at once */
 
 	/* Of no alignment, over the border between pool and RAM, and longer than one piece. */
@@ -196,7 +92,7 @@ static void places_reader(void)
 		CHECK_INT(buf[LEN + FERRYT_PAGE - len - 1], 0xee);
 	}
 	CHECK_INT(ferry_view_read(view, base, buf, 0, NULL), 0);
-	CHECK_INT(ferry_view_read(view, atomic_load(&shared->other), buf, FERRYT_PAGE, NULL), 0);
+	CHECK_INT(ferry_view_read(view, atomic_load(&ferryt_shared->other), buf, FERRYT_PAGE, NULL), 0);
 	ferryt_verify(buf, 0, 1, 3);
 	CHECK_FAILS(ferry_view_write(view, base, buf, 1, NULL), -EPERM, "not exported for writing");
 	CHECK_FAILS(ferry_view_read(view, base, NULL, 1, NULL), -EINVAL, "view_read");
@@ -206,13 +102,13 @@ static void places_reader(void)
 	CHECK_FAILS(ferry_close(ferry), -EBUSY, "view");
 	CHECK_INT(ferry_view_close(view), 0);
 	CHECK_INT(ferry_close(ferry), 0);
-	reach(2);
+	ferryt_reach(2);
 }
 
 static void view_read__each_page_where_it_is__nothing_moves(void **state)
 {
 	(void)state;
-	run_both(places_exporter, places_reader);
+	ferryt_run_both(places_exporter, places_reader);
 }
 
 /* ---- writing ---- */
@@ -227,11 +123,11 @@ static void write_exporter(void)
 	ferryt_fill(p, PAGES, 1);
 	ferryt_fill_away(ferry, p, AWAY, 1);
 	CHECK_INT(mprotect(fixed + FERRYT_PAGE, FERRYT_PAGE, PROT_READ), 0);
-	export(ferry, FERRY_EXPORT_WRITE);
-	atomic_store(&shared->base, (uintptr_t)p);
-	atomic_store(&shared->other, (uintptr_t)fixed);
-	reach(1);
-	await(2);
+	ferryt_export(ferry, FERRY_EXPORT_WRITE);
+	atomic_store(&ferryt_shared->base, (uintptr_t)p);
+	atomic_store(&ferryt_shared->other, (uintptr_t)fixed);
+	ferryt_reach(1);
+	ferryt_await(2);
 	/* [100, end of page 40) of (7, ...), the rest as it was. */
 	static uint8_t was[4096];
 
@@ -243,7 +139,7 @@ static void write_exporter(void)
 	CHECK_INT(fixed[0], 9);
 	CHECK_INT(fixed[FERRYT_PAGE], 0);
 	CHECK_INT(ferry_munmap(ferry, p, LEN), 0);
-	end(ferry);
+	ferryt_end(ferry);
 }
 
 static void write_reader(void)
@@ -256,9 +152,9 @@ static void write_reader(void)
 	for (size_t i = 0; i < LEN; i++)
 		buf[i] = (uint8_t)(i * 7);
 	CHECK_INT(ferry_advise(ferry, buf, LEN, FERRY_ADVICE_COLD), 0);
-	await(1);
-	uintptr_t base = atomic_load(&shared->base), fixed = atomic_load(&shared->other);
-	struct ferry_mirror_view *view = open_view(ferry);
+	ferryt_await(1);
+	uintptr_t base = atomic_load(&ferryt_shared->base), fixed = atomic_load(&ferryt_shared->other);
+	struct ferry_mirror_view *view = ferryt_open_view(ferry);
 
 	CHECK_INT(ferry_view_write(view, base + 100, buf + 100, 40 * FERRYT_PAGE - 100, &stats), 0);
 	CHECK_INT(stats.bytes, 40 * FERRYT_PAGE - 100);
@@ -271,13 +167,13 @@ static void write_reader(void)
 	CHECK_FAILS(ferry_view_close(NULL), -EINVAL, "view");
 	CHECK_INT(ferry_munmap(ferry, buf, LEN), 0);
 	CHECK_INT(ferry_close(ferry), 0);
-	reach(2);
+	ferryt_reach(2);
 }
 
 static void view_write__pool_ram_and_rights__seen_by_the_exporter(void **state)
 {
 	(void)state;
-	run_both(write_exporter, write_reader);
+	ferryt_run_both(write_exporter, write_reader);
 }
 
 /* ---- beside a writer, an evictor and one who reuses places ---- */
@@ -305,13 +201,13 @@ __attribute__((no_sanitize("thread"))) static void *busy_writer(void *arg)
 	uint32_t x = 12345;
 
 	(void)arg;
-	while (!atomic_load(&shared->stop)) {
+	while (!atomic_load(&ferryt_shared->stop)) {
 		x = x * 1664525u + 1013904223u;
-		uint32_t nr = (x >> 8) % BIG_PAGES, generation = atomic_load(&shared->begun[nr]) + 1;
+		uint32_t nr = (x >> 8) % FERRYT_BIG_PAGES, generation = atomic_load(&ferryt_shared->begun[nr]) + 1;
 
-		atomic_store(&shared->begun[nr], generation);
+		atomic_store(&ferryt_shared->begun[nr], generation);
 		write_page(busy + nr * WORDS, 1, nr, generation);
-		atomic_store(&shared->done[nr], generation);
+		atomic_store(&ferryt_shared->done[nr], generation);
 	}
 	return NULL;
 }
@@ -321,9 +217,9 @@ static void *busy_evictor(void *arg)
 	uint32_t x = 99;
 
 	(void)arg;
-	while (!atomic_load(&shared->stop)) {
+	while (!atomic_load(&ferryt_shared->stop)) {
 		x = x * 1664525u + 1013904223u;
-		size_t at = (x >> 8) % (BIG_PAGES - 64);
+		size_t at = (x >> 8) % (FERRYT_BIG_PAGES - 64);
 
 		CHECK_INT(ferry_advise(busy_ferry, busy + at * WORDS, 64 * FERRYT_PAGE, FERRY_ADVICE_COLD), 0);
 	}
@@ -334,7 +230,7 @@ static void *busy_evictor(void *arg)
 static void *busy_stranger(void *arg)
 {
 	(void)arg;
-	while (!atomic_load(&shared->stop)) {
+	while (!atomic_load(&ferryt_shared->stop)) {
 		uint64_t *p = (uint64_t *)ferryt_mmap(busy_ferry, FERRY_SUBSECTION);
 
 		for (uint32_t i = 0; i < 64; i++)
@@ -351,21 +247,21 @@ static void busy_exporter(void)
 	pthread_t thread[3];
 
 	busy_ferry = ferryt_open(FERRYT_BUDGET);
-	busy = (uint64_t *)ferryt_mmap(busy_ferry, BIG_PAGES * FERRYT_PAGE);
-	for (uint32_t i = 0; i < BIG_PAGES; i++) {
+	busy = (uint64_t *)ferryt_mmap(busy_ferry, FERRYT_BIG_PAGES * FERRYT_PAGE);
+	for (uint32_t i = 0; i < FERRYT_BIG_PAGES; i++) {
 		write_page(busy + i * WORDS, 1, i, 1);
-		atomic_store(&shared->begun[i], 1);
-		atomic_store(&shared->done[i], 1);
+		atomic_store(&ferryt_shared->begun[i], 1);
+		atomic_store(&ferryt_shared->done[i], 1);
 	}
-	export(busy_ferry, FERRY_EXPORT_READ);
-	atomic_store(&shared->base, (uintptr_t)busy);
+	ferryt_export(busy_ferry, FERRY_EXPORT_READ);
+	atomic_store(&ferryt_shared->base, (uintptr_t)busy);
 	for (unsigned i = 0; i < 3; i++)
 		CHECK(pthread_create(&thread[i], NULL, mains[i], NULL) == 0);
-	reach(1);
+	ferryt_reach(1);
 	for (unsigned i = 0; i < 3; i++)
 		pthread_join(thread[i], NULL);
-	CHECK_INT(ferry_munmap(busy_ferry, busy, BIG_PAGES * FERRYT_PAGE), 0);
-	end(busy_ferry);
+	CHECK_INT(ferry_munmap(busy_ferry, busy, FERRYT_BIG_PAGES * FERRYT_PAGE), 0);
+	ferryt_end(busy_ferry);
 }
 
 #define READS 400u
@@ -390,22 +286,22 @@ static void busy_reader(void)
 	static uint64_t buf[24 * 4096 / 8];
 	uint32_t x = (uint32_t)getpid(), least[24];
 
-	await(1);
-	uintptr_t base = atomic_load(&shared->base);
-	struct ferry_mirror_view *view = open_view(ferry);
+	ferryt_await(1);
+	uintptr_t base = atomic_load(&ferryt_shared->base);
+	struct ferry_mirror_view *view = ferryt_open_view(ferry);
 
 	for (unsigned n = 0; n < READS; n++) {
 		x = x * 1664525u + 1013904223u;
-		uint32_t pages = 1 + (x >> 28), first = (x >> 8) % (BIG_PAGES - pages);
+		uint32_t pages = 1 + (x >> 28), first = (x >> 8) % (FERRYT_BIG_PAGES - pages);
 
 		for (uint32_t i = 0; i < pages; i++)
-			least[i] = atomic_load(&shared->done[first + i]);
+			least[i] = atomic_load(&ferryt_shared->done[first + i]);
 		CHECK_INT(ferry_view_read(view, base + first * FERRYT_PAGE, buf, pages * FERRYT_PAGE, &stats), 0);
 		for (uint32_t i = 0; i < pages; i++)
-			check_page(buf + i * WORDS, first + i, least[i], atomic_load(&shared->begun[first + i]));
+			check_page(buf + i * WORDS, first + i, least[i], atomic_load(&ferryt_shared->begun[first + i]));
 	}
 	CHECK(stats.pages_pool > 0);
-	CHECK(!one_sided() || stats.pages_rma > 0);
+	CHECK(!ferryt_one_sided() || stats.pages_rma > 0);
 	CHECK_INT(stats.pages_pool + stats.pages_ram, stats.bytes / FERRYT_PAGE);
 	CHECK_INT(ferry_view_close(view), 0);
 	CHECK_INT(ferry_close(ferry), 0);
@@ -414,11 +310,11 @@ static void busy_reader(void)
 static void view_read__writer_evictor_two_readers__pages_never_mixed(void **state)
 {
 	(void)state;
-	start_over();
-	pid_t e = spawn(busy_exporter), r1 = spawn(busy_reader), r2 = spawn(busy_reader);
+	ferryt_start_over();
+	pid_t e = ferryt_spawn(busy_exporter), r1 = ferryt_spawn(busy_reader), r2 = ferryt_spawn(busy_reader);
 	int first = ferryt_wait_child(r1, FERRYT_BODY_MS), second = ferryt_wait_child(r2, FERRYT_BODY_MS);
 
-	atomic_store(&shared->stop, true);
+	atomic_store(&ferryt_shared->stop, true);
 	assert_int_equal(first, 0);
 	assert_int_equal(second, 0);
 	assert_int_equal(ferryt_wait_child(e, FERRYT_BODY_MS), 0);
@@ -430,56 +326,56 @@ static void errors_body(void)
 {
 	static const char name64[] = "n234567890123456789012345678901234567890123456789012345678901234";
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
-	struct ferry_mirror second = { .ops = &ops }, third = { .ops = &ops };
+	struct ferry_mirror second = { .ops = &ferryt_quiet }, third = { .ops = &ferryt_quiet };
 	struct ferry_mirror_view *view = NULL, *other = NULL, *more[2];
 	uint8_t byte = 1, *p = ferryt_mmap(ferry, LEN);
 
-	CHECK_FAILS(ferry_mirror_open(ferry, NAME, &view), -ENOENT, "no mirror of that name");
+	CHECK_FAILS(ferry_mirror_open(ferry, FERRYT_VIEW_NAME, &view), -ENOENT, "no mirror of that name");
 	CHECK_FAILS(ferry_mirror_open(ferry, "", &view), -EINVAL, "no name");
 	CHECK_FAILS(ferry_mirror_open(ferry, "a b", &view), -EINVAL, "name");
-	CHECK_FAILS(ferry_mirror_open(ferry, NAME, NULL), -EINVAL, "no place");
+	CHECK_FAILS(ferry_mirror_open(ferry, FERRYT_VIEW_NAME, NULL), -EINVAL, "no place");
 	CHECK(view == NULL);
-	CHECK_FAILS(ferry_mirror_export(&mirror, NAME, FERRY_EXPORT_READ), -EINVAL, "not registered");
-	CHECK_INT(ferry_mirror_register(&mirror, ferry), 0);
+	CHECK_FAILS(ferry_mirror_export(&ferryt_mirror, FERRYT_VIEW_NAME, FERRY_EXPORT_READ), -EINVAL, "not registered");
+	CHECK_INT(ferry_mirror_register(&ferryt_mirror, ferry), 0);
 	CHECK_INT(ferry_mirror_register(&second, ferry), 0);
-	CHECK_FAILS(ferry_mirror_export(&mirror, "", FERRY_EXPORT_READ), -EINVAL, "name");
-	CHECK_FAILS(ferry_mirror_export(&mirror, "a/b", FERRY_EXPORT_READ), -EINVAL, "name");
-	CHECK_FAILS(ferry_mirror_export(&mirror, name64, FERRY_EXPORT_READ), -EINVAL, "name");
-	CHECK_FAILS(ferry_mirror_export(&mirror, NAME, 0), -EINVAL, "perms");
-	CHECK_FAILS(ferry_mirror_export(&mirror, NAME, 4), -EINVAL, "perms");
-	CHECK_FAILS(ferry_mirror_unexport(&mirror), -EINVAL, "not exported");
-	CHECK_INT(ferry_mirror_export(&mirror, NAME, FERRY_EXPORT_READ | FERRY_EXPORT_WRITE), 0);
-	CHECK_FAILS(ferry_mirror_export(&mirror, "again", FERRY_EXPORT_READ), -EBUSY, "exported already");
-	CHECK_FAILS(ferry_mirror_export(&second, NAME, FERRY_EXPORT_READ), -EEXIST, "exported already");
+	CHECK_FAILS(ferry_mirror_export(&ferryt_mirror, "", FERRY_EXPORT_READ), -EINVAL, "name");
+	CHECK_FAILS(ferry_mirror_export(&ferryt_mirror, "a/b", FERRY_EXPORT_READ), -EINVAL, "name");
+	CHECK_FAILS(ferry_mirror_export(&ferryt_mirror, name64, FERRY_EXPORT_READ), -EINVAL, "name");
+	CHECK_FAILS(ferry_mirror_export(&ferryt_mirror, FERRYT_VIEW_NAME, 0), -EINVAL, "perms");
+	CHECK_FAILS(ferry_mirror_export(&ferryt_mirror, FERRYT_VIEW_NAME, 4), -EINVAL, "perms");
+	CHECK_FAILS(ferry_mirror_unexport(&ferryt_mirror), -EINVAL, "not exported");
+	CHECK_INT(ferry_mirror_export(&ferryt_mirror, FERRYT_VIEW_NAME, FERRY_EXPORT_READ | FERRY_EXPORT_WRITE), 0);
+	CHECK_FAILS(ferry_mirror_export(&ferryt_mirror, "again", FERRY_EXPORT_READ), -EBUSY, "exported already");
+	CHECK_FAILS(ferry_mirror_export(&second, FERRYT_VIEW_NAME, FERRY_EXPORT_READ), -EEXIST, "exported already");
 	CHECK_INT(ferry_mirror_export(&second, name64 + 1, FERRY_EXPORT_READ), 0);
 	CHECK_INT(ferry_mirror_register(&third, ferry), 0);
 	CHECK_FAILS(ferry_mirror_export(&third, "third", FERRY_EXPORT_READ), -EDQUOT, "--max-exports");
 
 	/* A process may look at itself. */
-	CHECK_INT(ferry_mirror_open(ferry, NAME, &view), 0);
+	CHECK_INT(ferry_mirror_open(ferry, FERRYT_VIEW_NAME, &view), 0);
 	CHECK_INT(ferry_view_write(view, (uintptr_t)p, &byte, 1, NULL), 0);
 	CHECK_INT(p[0], 1);
 	byte = 0;
 	CHECK_INT(ferry_view_read(view, (uintptr_t)p, &byte, 1, NULL), 0);
 	CHECK_INT(byte, 1);
 
-	CHECK_INT(ferry_mirror_open(ferry, NAME, &more[0]), 0);
-	CHECK_INT(ferry_mirror_open(ferry, NAME, &more[1]), 0);
-	CHECK_FAILS(ferry_mirror_open(ferry, NAME, &other), -EDQUOT, "--max-views");
+	CHECK_INT(ferry_mirror_open(ferry, FERRYT_VIEW_NAME, &more[0]), 0);
+	CHECK_INT(ferry_mirror_open(ferry, FERRYT_VIEW_NAME, &more[1]), 0);
+	CHECK_FAILS(ferry_mirror_open(ferry, FERRYT_VIEW_NAME, &other), -EDQUOT, "--max-views");
 	CHECK(other == NULL);
 	CHECK_INT(ferry_view_close(more[0]), 0);
 	CHECK_INT(ferry_view_close(more[1]), 0);
 
 	/* What is withdrawn stays so for its views; a new export of the name is another. */
-	CHECK_INT(ferry_mirror_unexport(&mirror), 0);
+	CHECK_INT(ferry_mirror_unexport(&ferryt_mirror), 0);
 	CHECK_FAILS(ferry_view_read(view, (uintptr_t)p, &byte, 1, NULL), -ESHUTDOWN, "exported no more");
-	CHECK_INT(ferry_mirror_export(&mirror, NAME, FERRY_EXPORT_READ), 0);
+	CHECK_INT(ferry_mirror_export(&ferryt_mirror, FERRYT_VIEW_NAME, FERRY_EXPORT_READ), 0);
 	CHECK_FAILS(ferry_view_read(view, (uintptr_t)p, &byte, 1, NULL), -ESHUTDOWN, "exported no more");
-	CHECK_INT(ferry_mirror_open(ferry, NAME, &other), 0);
+	CHECK_INT(ferry_mirror_open(ferry, FERRYT_VIEW_NAME, &other), 0);
 	CHECK_INT(ferry_view_read(other, (uintptr_t)p, &byte, 1, NULL), 0);
-	CHECK_INT(ferry_mirror_unregister(&mirror), 0);
+	CHECK_INT(ferry_mirror_unregister(&ferryt_mirror), 0);
 	CHECK_FAILS(ferry_view_read(other, (uintptr_t)p, &byte, 1, NULL), -ESHUTDOWN, "exported no more");
-	CHECK_FAILS(ferry_mirror_unexport(&mirror), -EINVAL, "not registered");
+	CHECK_FAILS(ferry_mirror_unexport(&ferryt_mirror), -EINVAL, "not registered");
 	CHECK_INT(ferry_view_close(view), 0);
 	CHECK_INT(ferry_view_close(other), 0);
 	CHECK_INT(ferry_munmap(ferry, p, LEN), 0);
@@ -514,10 +410,10 @@ static void context_body(void)
 
 	ferryt_fill(p, PAGES, 1);
 	CHECK_INT(ferry_mirror_register(&told, ferry), 0);
-	CHECK_INT(ferry_mirror_export(&told, NAME, FERRY_EXPORT_READ), 0);
+	CHECK_INT(ferry_mirror_export(&told, FERRYT_VIEW_NAME, FERRY_EXPORT_READ), 0);
 	CHECK_INT(ferry_advise(ferry, p, LEN, FERRY_ADVICE_COLD), 0);
 	CHECK_INT(withdraw_rc, -EDEADLK);
-	view = open_view(ferry);
+	view = ferryt_open_view(ferry);
 	pid_t child = fork();
 
 	CHECK(child >= 0);
@@ -549,17 +445,17 @@ static void change_exporter(void)
 	uint8_t *p = ferryt_mmap(ferry, LEN);
 
 	ferryt_fill_away(ferry, p, PAGES, 1);
-	export(ferry, FERRY_EXPORT_READ);
-	atomic_store(&shared->base, (uintptr_t)p);
-	reach(1);
-	await(2);
+	ferryt_export(ferry, FERRY_EXPORT_READ);
+	atomic_store(&ferryt_shared->base, (uintptr_t)p);
+	ferryt_reach(1);
+	ferryt_await(2);
 	CHECK_INT(ferry_munmap(ferry, p + 16 * FERRYT_PAGE, 16 * FERRYT_PAGE), 0);
 	CHECK_INT(munmap(p + 32 * FERRYT_PAGE, 8 * FERRYT_PAGE), 0);
 	CHECK_INT(mprotect(p + 40 * FERRYT_PAGE, FERRYT_PAGE, PROT_NONE), 0);
 	CHECK_INT(ferry_advise(ferry, p + 48 * FERRYT_PAGE, FERRYT_PAGE, FERRY_ADVICE_DONTNEED), 0);
-	reach(3);
-	await(4);
-	end(ferry);
+	ferryt_reach(3);
+	ferryt_await(4);
+	ferryt_end(ferry);
 }
 
 static void change_reader(void)
@@ -567,14 +463,14 @@ static void change_reader(void)
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
 	static uint8_t buf[LEN];
 
-	await(1);
-	uintptr_t base = atomic_load(&shared->base);
-	struct ferry_mirror_view *view = open_view(ferry);
+	ferryt_await(1);
+	uintptr_t base = atomic_load(&ferryt_shared->base);
+	struct ferry_mirror_view *view = ferryt_open_view(ferry);
 
 	CHECK_INT(ferry_view_read(view, base, buf, LEN, NULL), 0);
 	ferryt_verify(buf, 0, PAGES, 1);
-	reach(2);
-	await(3);
+	ferryt_reach(2);
+	ferryt_await(3);
 	CHECK_INT(ferry_view_read(view, base, buf, 16 * FERRYT_PAGE, NULL), 0);
 	ferryt_verify(buf, 0, 16, 1);
 	CHECK_FAILS(ferry_view_read(view, base, buf, 16 * FERRYT_PAGE + 1, NULL), -EFAULT, "not mapped");
@@ -587,172 +483,13 @@ static void change_reader(void)
 	ferryt_verify(buf + FERRYT_PAGE, 49, 1, 1);
 	CHECK_INT(ferry_view_close(view), 0);
 	CHECK_INT(ferry_close(ferry), 0);
-	reach(4);
+	ferryt_reach(4);
 }
 
 static void view_read__unmapped_protected_dropped__as_the_exporter_has_it(void **state)
 {
 	(void)state;
-	run_both(change_exporter, change_reader);
-}
-
-/* ---- the exporter's end ---- */
-
-static void plain_exporter(void)
-{
-	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
-	uint8_t *p = ferryt_mmap(ferry, LEN);
-
-	ferryt_fill_away(ferry, p, AWAY, 1);
-	ferryt_fill(p, AWAY, 1);
-	export(ferry, FERRY_EXPORT_READ);
-	atomic_store(&shared->base, (uintptr_t)p);
-	reach(1);
-	await(9);
-	CHECK_INT(ferry_munmap(ferry, p, LEN), 0);
-	end(ferry);
-}
-
-/* Reads until the exporter is no more. */
-static void killed_reader(void)
-{
-	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
-	struct ferry_mirror_view *view, *none = NULL;
-	uint64_t deadline_ns = ferryi_deadline_ms(FERRYT_BODY_MS);
-	static uint8_t buf[LEN];
-	int rc;
-
-	await(1);
-	view = open_view(ferry);
-	atomic_fetch_add(&shared->readers, 1);
-	while ((rc = ferry_view_read(view, atomic_load(&shared->base), buf, LEN, NULL)) == 0) {
-		ferryt_verify(buf, 0, AWAY, 1);
-		atomic_fetch_add(&shared->reads, 1);
-		CHECK(ferryi_now_ns() < deadline_ns);
-	}
-	CHECK_FAILS(rc, -ESHUTDOWN, "exported no more");
-	CHECK_FAILS(ferry_mirror_open(ferry, NAME, &none), -ENOENT, "no mirror");
-	CHECK_INT(ferry_view_close(view), 0);
-	CHECK_INT(ferry_close(ferry), 0);
-}
-
-static void await_reads(unsigned readers, uint64_t n)
-{
-	uint64_t deadline_ns = ferryi_deadline_ms(AWAIT_MS);
-
-	while (atomic_load(&shared->readers) < readers || atomic_load(&shared->reads) < n) {
-		CHECK(ferryi_now_ns() < deadline_ns);
-		sched_yield();
-	}
-}
-
-static void view_read__exporter_killed__shutdown_and_name_free(void **state)
-{
-	(void)state;
-	start_over();
-	pid_t e = spawn(plain_exporter), r1 = spawn(killed_reader), r2 = spawn(killed_reader);
-
-	await_reads(2, 8);
-	kill(e, SIGKILL);
-	assert_int_equal(ferryt_wait_child(e, FERRYT_BODY_MS), 128 + SIGKILL);
-	assert_int_equal(ferryt_wait_child(r1, FERRYT_BODY_MS), 0);
-	assert_int_equal(ferryt_wait_child(r2, FERRYT_BODY_MS), 0);
-}
-
-static void withdraw_exporter(void)
-{
-	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
-	uint8_t *p = ferryt_mmap(ferry, LEN);
-
-	ferryt_fill(p, AWAY, 1);
-	ferryt_fill_away(ferry, p, AWAY, 1);
-	export(ferry, FERRY_EXPORT_READ);
-	atomic_store(&shared->base, (uintptr_t)p);
-	reach(1);
-	await_reads(1, 8);
-	CHECK_INT(ferry_mirror_unexport(&mirror), 0);
-	CHECK_INT(ferry_munmap(ferry, p, LEN), 0);
-	end(ferry);
-}
-
-static void view_read__export_withdrawn__shutdown_in_mid_access(void **state)
-{
-	(void)state;
-	run_both(withdraw_exporter, killed_reader);
-}
-
-/* A reader with little patience, on a machine that may be slow: -ETIMEDOUT is asked again, but where it is awaited. */
-#define PATIENCE_MS 1500u
-
-static int read_patiently(struct ferry_mirror_view *view, uint8_t *buf)
-{
-	uint64_t deadline_ns = ferryi_deadline_ms(AWAIT_MS);
-	int rc;
-
-	do
-		rc = ferry_view_read(view, atomic_load(&shared->base), buf, LEN, NULL);
-	while (rc == -ETIMEDOUT && ferryi_now_ns() < deadline_ns);
-	return rc;
-}
-
-static void open_impatiently(struct ferry **ferry, struct ferry_mirror_view **view)
-{
-	struct ferry_config cfg = ferryt_config(FERRYT_BUDGET);
-	uint64_t deadline_ns = ferryi_deadline_ms(AWAIT_MS);
-	int rc;
-
-	cfg.request_timeout_ms = PATIENCE_MS;
-	do
-		rc = ferry_open(&cfg, ferry);
-	while (rc == -ETIMEDOUT && ferryi_now_ns() < deadline_ns);
-	CHECK_INT(rc, 0);
-	await(1);
-	do
-		rc = ferry_mirror_open(*ferry, NAME, view);
-	while (rc == -ETIMEDOUT && ferryi_now_ns() < deadline_ns);
-	CHECK_INT(rc, 0);
-}
-
-static void stopped_reader(void)
-{
-	struct ferry_mirror_view *view = NULL;
-	struct ferry *ferry = NULL;
-	static uint8_t buf[LEN];
-	uint64_t begin_ns;
-
-	open_impatiently(&ferry, &view);
-	CHECK_INT(read_patiently(view, buf), 0);
-	reach(2);
-	await(3);
-	begin_ns = ferryi_now_ns();
-	CHECK_FAILS(ferry_view_read(view, atomic_load(&shared->base), buf, LEN, NULL), -ETIMEDOUT, "");
-	CHECK(ferryi_now_ns() - begin_ns >= (PATIENCE_MS - 100) * FERRYI_NS_PER_MS);
-	CHECK(ferryi_now_ns() - begin_ns < 60000 * FERRYI_NS_PER_MS);
-	reach(4);
-	await(5);
-	/* It goes on: so does the view. */
-	CHECK_INT(read_patiently(view, buf), 0);
-	ferryt_verify(buf, 0, AWAY, 1);
-	CHECK_INT(ferry_view_close(view), 0);
-	CHECK_INT(ferry_close(ferry), 0);
-	reach(9);
-}
-
-static void view_read__exporter_stopped__timeout_and_goes_on(void **state)
-{
-	(void)state;
-	start_over();
-	pid_t e = spawn(plain_exporter), r = spawn(stopped_reader);
-	struct ferryt_child exporter = { .pid = e };
-
-	await(2);
-	ferryt_child_stop(&exporter);
-	reach(3);
-	await(4);
-	kill(e, SIGCONT);
-	reach(5);
-	assert_int_equal(ferryt_wait_child(r, FERRYT_BODY_MS), 0);
-	assert_int_equal(ferryt_wait_child(e, FERRYT_BODY_MS), 0);
+	ferryt_run_both(change_exporter, change_reader);
 }
 
 int main(int argc, char **argv)
@@ -764,25 +501,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(view__in_a_callback_or_a_forked_child__refused),
 		cmocka_unit_test(view_read__unmapped_protected_dropped__as_the_exporter_has_it),
 		cmocka_unit_test(view_read__writer_evictor_two_readers__pages_never_mixed),
-		cmocka_unit_test(view_read__exporter_killed__shutdown_and_name_free),
-		cmocka_unit_test(view_read__export_withdrawn__shutdown_in_mid_access),
-		cmocka_unit_test(view_read__exporter_stopped__timeout_and_goes_on),
 	};
-	int rc = ferryt_needs_uffd();
 
-	if (rc || argc < 2)
-		return rc ? rc : 2;
-	if (argc > 2)
-		cmocka_set_test_filter(argv[2]);
-	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (shared == MAP_FAILED)
-		return 1;
-	/* A stopped exporter's session is to outlive the stop, however slow the machine. */
-	static const char *const args[] = { "--pool", "name=big,size=640M,backing=memfd,reserve=no", "--timeout", "600s",
-					    "--max-exports", "2", "--max-views", "3", NULL };
-
-	ferryt_server_start_with(argv[1], args);
-	rc = cmocka_run_group_tests_name(argv[1], tests, NULL, NULL);
-	ferryt_server_end();
-	return rc;
+	return FERRYT_VIEW_MAIN(argc, argv, tests);
 }
