@@ -70,7 +70,7 @@ static bool is_beyond(const struct ferryt_lease *lease, uint64_t off)
 	return false;
 }
 
-/* From the middle of one section into the next but one, and back, with a lease that lives through all of it. */
+/* From the middle of one section into the next, and back, with a lease that lives through all of it. */
 static void grow_and_shrink(const struct kind *kind)
 {
 	struct ferryt_conn conn, second;
@@ -87,19 +87,19 @@ static void grow_and_shrink(const struct kind *kind)
 	assert_int_equal(ferryt_attach(&second, "hot", kind->fabric, 2 * MIB, &high, text, sizeof(text)),
 			 FARFERRY__CODE__CODE_FULL);
 
-	reload(kind, 300, "reload: pool hot: size is 300M now");
-	expect_size(&conn, 300);
-	assert_int_equal(ferryt_attach(&second, "hot", kind->fabric, 280 * MIB, &high, NULL, 0), 0);
-	assert_int_equal(high.pool_size, 300 * MIB);
-	assert_true(is_beyond(&high, 256 * MIB));
+	reload(kind, 150, "reload: pool hot: size is 150M now");
+	expect_size(&conn, 150);
+	assert_int_equal(ferryt_attach(&second, "hot", kind->fabric, 130 * MIB, &high, NULL, 0), 0);
+	assert_int_equal(high.pool_size, 150 * MIB);
+	assert_true(is_beyond(&high, 128 * MIB));
 	ferryt_data_open(&high_data, &server, &high);
 	ferryt_data_expect_zero(&high_data, &high);
 	ferryt_data_fill(&high_data, &high, 2);
 	ferryt_data_expect(&low_data, &low, 1);
 
 	/* Nothing goes while it is lent. */
-	reload(kind, 22, "pool hot: cannot shrink to 22M: 278M beyond it is leased, between 22M and 300M");
-	expect_size(&conn, 300);
+	reload(kind, 22, "pool hot: cannot shrink to 22M: 128M beyond it is leased, between 22M and 150M");
+	expect_size(&conn, 150);
 	ferryt_data_expect(&high_data, &high, 2);
 	ferryt_data_close(&high_data);
 	assert_int_equal(ferryt_detach(&second, high.id, high.epoch), 0);
@@ -112,8 +112,8 @@ static void grow_and_shrink(const struct kind *kind)
 			 FARFERRY__CODE__CODE_FULL);
 
 	/* And again, to a section that was given back; it is zero. */
-	reload(kind, 150, "reload: pool hot: size is 150M now");
-	assert_int_equal(ferryt_attach(&second, "hot", kind->fabric, 130 * MIB, &high, NULL, 0), 0);
+	reload(kind, 140, "reload: pool hot: size is 140M now");
+	assert_int_equal(ferryt_attach(&second, "hot", kind->fabric, 120 * MIB, &high, NULL, 0), 0);
 	ferryt_data_open(&high_data, &server, &high);
 	ferryt_data_expect_zero(&high_data, &high);
 	ferryt_data_close(&high_data);
@@ -180,9 +180,9 @@ static void resize__file__grows_and_shrinks_with_the_pool(void **state)
 	(void)state;
 	grow_and_shrink(&kind);
 	assert_int_equal(stat(file_path, &st), 0);
-	assert_int_equal(st.st_size, 150 * MIB);
+	assert_int_equal(st.st_size, 140 * MIB);
 	/* So that it can be served again at the size that the config file has now. */
-	start(&kind, 150);
+	start(&kind, 140);
 	ferryt_server_end(&server);
 	unlink(file_path);
 }
