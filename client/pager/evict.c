@@ -402,7 +402,10 @@ static bool retake(struct ferryi_evict_batch *batch, unsigned i)
 	return false;
 }
 
-/* With no lock held: where the application has dropped a page just now, this is a fault like any other. */
+/*
+ * With no lock held: where the application has dropped a page just now, or has mapped something else, this is a fault
+ * like any other, only that it does not wait for room (fault_page.c).
+ */
 static void move_shared(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
 {
 	for (unsigned first = 0, n; first < batch->nr_pages; first += n) {

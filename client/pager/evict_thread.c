@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -82,6 +83,7 @@ void *ferryi_evict_thread_main(void *arg)
 	struct ferryi_evict_thread *t = arg;
 
 	pthread_setname_np(pthread_self(), "ferry-evict");
+	atomic_store(&t->tid, (int)syscall(SYS_gettid));
 	while (!atomic_load(&t->pager->stopping)) {
 		int timeout_ms = idle_ms(t->pager);
 

@@ -22,8 +22,7 @@ static void on_pagefault(struct ferryi_handler *h, const struct uffd_msg *msg, u
 	struct ferryi_fault fault = {
 		.va = (uintptr_t)msg->arg.pagefault.address & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1),
 		.write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
-		.of_forker = (int)msg->arg.pagefault.feat.ptid ==
-			     atomic_load_explicit(&h->pager->forking_tid, memory_order_relaxed),
+		.tid = (int)msg->arg.pagefault.feat.ptid,
 		.start_ns = now,
 		.deadline_ns = now + h->pager->attr.fault_timeout_ms * FERRYI_NS_PER_MS,
 	};

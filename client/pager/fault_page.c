@@ -29,6 +29,19 @@ void ferryi_fault_wait(struct ferryi_fetcher *f, const struct ferryi_fault *faul
 	atomic_fetch_add(&f->pager->budget_waiters, 1);
 }
 
+/*
+ * No room is made before this thread goes on: the one that forks just now, as eviction rests until it has; an evictor,
+ * which has touched an address where another page has come meanwhile (MADV_POPULATE_WRITE in evict.c).
+ */
+static bool room_waits_for(struct ferryi_pager *pager, int tid)
+{
+	bool is = tid && tid == atomic_load(&pager->forking_tid);
+
+	for (unsigned i = 0; tid && i < pager->nr_evict_threads; i++)
+		is = is || tid == atomic_load(&pager->evict_threads[i].tid);
+	return is;
+}
+
 static bool charge(struct ferryi_fetcher *f, struct ferryi_fault *fault)
 {
 	struct ferryi_pager *pager = f->pager;
@@ -36,7 +49,7 @@ static bool charge(struct ferryi_fetcher *f, struct ferryi_fault *fault)
 
 	if (ferryi_budget_is_low(&pager->budget) || ferryi_memcg_is_pressed(&pager->memcg))
 		ferryi_pager_need_memory(pager);
-	if (!ok && fault->of_forker && atomic_load(&pager->forking_tid)) {
+	if (!ok && room_waits_for(pager, fault->tid)) {
 		ferryi_budget_charge_slack(&pager->budget, 1);
 		ok = true;
 	}

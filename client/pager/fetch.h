@@ -44,7 +44,7 @@ struct ferryi_fault {
 	bool write;
 	bool forced;         /* ours: bring it in, no thread is waiting on it */
 	const void *owner;   /* forced: whose mirrors know of it; NULL */
-	bool of_forker;      /* by the thread that forks just now: eviction rests until it has, so it takes from the slack */
+	int tid;             /* of the thread that waits for it, 0: none */
 	uint64_t start_ns;
 	uint64_t deadline_ns;
 	bool give_up;        /* an away page is poisoned, its data is not to be had: last_error says why */

@@ -38,6 +38,7 @@ struct ferryi_evict_thread {
 	int wake_fd;
 	_Atomic bool asleep; /* partner: ferryi_pager_need_memory */
 	_Atomic bool busy;   /* partner: fork.c */
+	_Atomic int tid;     /* its faults do not wait for room */
 	struct ferryi_evictor evictor;
 };
 
