@@ -60,7 +60,7 @@ static void handshake__right_token__gives_session(void **state)
 	ferryt_conn_login(&a, &server);
 	ferryt_conn_login(&b, &server);
 	assert_int_equal(a.keepalive_ms, 2000);
-	assert_int_equal(a.timeout_ms, 10000);
+	assert_int_equal(a.timeout_ms, FERRYT_TIMEOUT_MS);
 	assert_true(b.epoch > a.epoch);
 	assert_true(b.session_id != a.session_id);
 	assert_true(ferryt_keepalive(&a));

@@ -123,12 +123,17 @@ void ferryt_server_start(struct ferryt_server *server, const char *const *args)
 	const char *argv[FERRYT_ARGS_MAX] = {"--listen", "127.0.0.1:0", "--lifeline-fd",
 					     "12",	 "--ready-fd",	"13"};
 	int token[2], lifeline[2], ready[2], words[2], n = 6;
-	bool no_auth = false;
+	bool no_auth = false, has_timeout = false;
 
 	while (*args) {
-		assert_true(n < FERRYT_ARGS_MAX - 3);
+		assert_true(n < FERRYT_ARGS_MAX - 5);
+		has_timeout = has_timeout || strcmp(*args, "--timeout") == 0 || strcmp(*args, "--config") == 0;
 		no_auth = no_auth || strcmp(*args, "--no-auth") == 0;
 		argv[n++] = *args++;
+	}
+	if (!has_timeout) { /* connections of the tests send keep-alives only where that is the test */
+		argv[n++] = "--timeout";
+		argv[n++] = FERRYT_TIMEOUT;
 	}
 	if (!no_auth) {
 		argv[n++] = "--token-fd";

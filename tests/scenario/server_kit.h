@@ -19,6 +19,8 @@
 #include "proto.h"
 
 #define FERRYT_WAIT_MS	60000 /* bound of every wait that is expected to end soon */
+#define FERRYT_TIMEOUT	"600s" /* of sessions, where the test names none */
+#define FERRYT_TIMEOUT_MS 600000
 #define FERRYT_ARGS_MAX 32
 
 /* ---- the server process ---- */
