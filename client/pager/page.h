@@ -146,7 +146,7 @@ static inline bool ferryi_page_release(ferryi_page_word *word, uint64_t desired)
 	return old & FERRYI_PAGE_DROPPED;
 }
 
-#define FERRYI_ZAP_TICKS 8u /* of 134 ms: longer than a thread is kept off a CPU between two steps of one call */
+#define FERRYI_ZAP_TICKS 30u /* of 134 ms: longer than a thread waits for a CPU and the mmap lock within one call */
 
 static inline uint64_t ferryi_page_tick(uint64_t now_ns)
 {
