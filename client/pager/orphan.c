@@ -59,6 +59,12 @@ static void *orphan_main(void *arg)
 	pthread_setname_np(pthread_self(), "ferry-orphan");
 	while (poll(pfd, 2, -1) < 0)
 		;
+	/* Faults that the parent had read, and did not come to answer: woken, they come again, to us. */
+	for (unsigned i = 0; i < orphan.child->areas.nr_areas; i++) {
+		const struct ferryi_area *area = &orphan.child->areas.areas[i];
+
+		ferryi_uffd_wake(orphan.uffd, (void *)area->start, area->end - area->start);
+	}
 	answer_faults();
 	return NULL;
 }
