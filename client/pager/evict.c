@@ -521,8 +521,13 @@ static void put_back(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch
 
 			ferryi_notify_begin(ev->pager->attr.notifier, &notice, va, FERRYI_PAGE_SIZE,
 					    FERRY_UPDATE_MIGRATE, ev->owner);
-			rc = ferryi_place_copy(ev->pager, (void *)va, ferryi_slot_addr(ev->pager, batch->first_slot + i),
-					       FERRYI_PAGE_SIZE);
+			uint8_t *frame = ferryi_slot_addr(ev->pager, batch->first_slot + i);
+
+			rc = ferryi_place_copy(ev->pager, (void *)va, frame, FERRYI_PAGE_SIZE);
+			if (rc == -ENOMEM) /* no frame is to be had, and this one is the only copy */
+				rc = ferryi_place_frame(ev->pager, (void *)va, frame);
+			if (rc == -EINVAL) /* read-only by now: pages do not move there */
+				rc = ferryi_uffd_copy(ev->pager->uffd, (void *)va, frame, FERRYI_PAGE_SIZE);
 			ferryi_notify_end(&notice);
 		}
 		ferryi_areas_read_unlock(&ev->pager->areas);

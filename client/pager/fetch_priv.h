@@ -6,6 +6,8 @@
 
 /* ---- place.c ---- */
 
+/* Moves a staging slot's frame to dst, and wakes: nothing is allocated. As ferryi_uffd_move. */
+long ferryi_place_frame(struct ferryi_pager *pager, void *dst, void *frame);
 /* As ferryi_uffd_copy; at a memory cgroup's limit one page at a time, by the reserve (-ENOMEM: it is empty). */
 long ferryi_place_copy(struct ferryi_pager *pager, void *dst, const void *src, size_t len);
 

@@ -7,6 +7,16 @@
 #include "pager_priv.h"
 #include "uffd.h"
 
+long ferryi_place_frame(struct ferryi_pager *pager, void *dst, void *frame)
+{
+	ferryi_uffd_mark(pager->uffd, dst, FERRYI_PAGE_SIZE, false); /* a page moves to an unmarked hole only */
+	long rc = ferryi_uffd_move(pager->uffd, dst, frame, FERRYI_PAGE_SIZE);
+
+	if (rc > 0)
+		ferryi_uffd_wake(pager->uffd, dst, FERRYI_PAGE_SIZE);
+	return rc;
+}
+
 long ferryi_place_copy(struct ferryi_pager *pager, void *dst, const void *src, size_t len)
 {
 	if (ferryi_memcg_is_tight(&pager->memcg))

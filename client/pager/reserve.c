@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "fetch_priv.h"
 #include "pager_priv.h"
 #include "uffd.h"
 
@@ -49,14 +50,11 @@ long ferryi_reserve_copy(struct ferryi_pager *pager, void *dst, const void *src)
 	if (!take(r, FULL, &i))
 		return -ENOMEM;
 	memcpy(frame_addr(pager, i), src, FERRYI_PAGE_SIZE);
-	/* A page moves to an unmarked hole only. */
-	ferryi_uffd_mark(pager->uffd, dst, FERRYI_PAGE_SIZE, false);
-	long rc = ferryi_uffd_move(pager->uffd, dst, frame_addr(pager, i), FERRYI_PAGE_SIZE);
+	long rc = ferryi_place_frame(pager, dst, frame_addr(pager, i));
 
 	if (rc > 0) {
 		atomic_fetch_sub(&r->nr_full, 1);
 		atomic_store(&r->state[i], EMPTY);
-		ferryi_uffd_wake(pager->uffd, dst, FERRYI_PAGE_SIZE);
 		ferryi_count(&pager->counters.c_pages_reserve, 1);
 		return rc;
 	}
