@@ -18,8 +18,10 @@
  *   Allocation  after ferry_open() nothing here allocates from the
  *               application's heap, nor maps at addresses it could own.
  *   fork        parent and child each have their own copy of managed ranges.
- *               The parent serves what was away as long as it lives; after
- *               that the child gets SIGBUS there, never zeros. What the child
+ *               The parent serves what was away as long as it lives, and
+ *               hands over the rest in ferry_close and exit(3), which may take
+ *               long then; after another end of it (a signal, _exit) the child
+ *               gets SIGBUS there, never zeros. What the child
  *               has in RAM is in no budget. It may not call this library
  *               (except ferry_open anew); in its own children, and in those of
  *               a raw clone(2), managed memory raises a signal. vfork,

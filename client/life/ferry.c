@@ -222,14 +222,19 @@ static void on_exit_of_process(void)
 {
 	struct ferry *ferry = ferryi_the_ferry();
 
-	if (ferry && !ferryi_pager_is_forked(ferry->pager))
-		ferryi_mirrors_exit(&ferry->mirrors);
+	if (!ferry || ferryi_pager_is_forked(ferry->pager))
+		return;
+	ferryi_mirrors_exit(&ferry->mirrors);
+	ferryi_mutex_lock(&open_lock); /* not beside a ferry_close, which does the same */
+	if (ferry == ferryi_the_ferry())
+		ferryi_pager_exit(ferry->pager);
+	ferryi_mutex_unlock(&open_lock);
 }
 
 static void register_exit(void)
 {
 	if (atexit(on_exit_of_process))
-		ferryi_warn("no exit handler can be registered: mirrors are not released at exit");
+		ferryi_warn("no exit handler can be registered: mirrors are not released at exit, and children of fork lose what is away then");
 }
 
 int ferry_open(const struct ferry_config *cfg, struct ferry **out)

@@ -80,7 +80,9 @@ struct ferryi_children {
 };
 
 int ferryi_children_open(struct ferryi_pager *pager);
-/* Gives every child what it still needs, as far as that can be had, and stops. kick_fd: the keeper may still use it. */
+/* Gives every child what it still needs, as far as that can be had: it does without this process from now on. May block for long. */
+void ferryi_children_give_all(struct ferryi_pager *pager);
+/* The same, and stops. kick_fd: the keeper may still use it. */
 void ferryi_children_close(struct ferryi_pager *pager);
 
 /*

@@ -488,6 +488,14 @@ static void release_locked(struct ferryi_pager *pager, struct ferryi_child *chil
 	}
 }
 
+void ferryi_children_give_all(struct ferryi_pager *pager)
+{
+	ferryi_mutex_lock(&pager->children.lock);
+	for (unsigned c = 0; c < pager->children.nr; c++)
+		release_locked(pager, pager->children.child[c]);
+	ferryi_mutex_unlock(&pager->children.lock);
+}
+
 void ferryi_children_close(struct ferryi_pager *pager)
 {
 	struct ferryi_children *children = &pager->children;
@@ -497,10 +505,9 @@ void ferryi_children_close(struct ferryi_pager *pager)
 		kick(children);
 		pthread_join(children->thread, NULL);
 	}
+	ferryi_children_give_all(pager);
 	ferryi_mutex_lock(&children->lock);
-	while (children->nr) {
-		release_locked(pager, children->child[0]);
+	while (children->nr)
 		remove_locked(pager, 0);
-	}
 	ferryi_mutex_unlock(&children->lock);
 }

@@ -306,6 +306,11 @@ void ferryi_pager_close(struct ferryi_pager **pager_p)
 	destroy(pager);
 }
 
+void ferryi_pager_exit(struct ferryi_pager *pager)
+{
+	ferryi_children_give_all(pager);
+}
+
 uint64_t ferryi_pager_caps(const struct ferryi_pager *pager)
 {
 	return pager->caps;

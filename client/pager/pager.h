@@ -39,6 +39,8 @@ struct ferryi_pager_attr {
 int ferryi_pager_open(const struct ferryi_pager_attr *attr, struct ferryi_pager **out);
 /* All managed pages come home. -EIO, -EBUSY: as it was. */
 int ferryi_pager_release(struct ferryi_pager *pager);
+/* exit(3): children of fork get what they still need, as at the close. May block for long. */
+void ferryi_pager_exit(struct ferryi_pager *pager);
 /* The threads stop. ASSUMPTION: released, and nobody else has it. Nulls *pager. */
 void ferryi_pager_close(struct ferryi_pager **pager);
 

@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include "clock.h"
+#include "exits_open.h"
 #include "pager_kit.h"
 
 #define PAGES 256u
@@ -263,21 +264,6 @@ static void mirror__register_unregister__every_error_and_release(void **state)
 	RUN(body_registration);
 }
 
-/* LeakSanitizer looks at exit, and does not see that the library's own tables, which are no heap, hold its heap. */
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/lsan_interface.h>
-
-static bool exits_open;
-
-__attribute__((visibility("default"))) int __lsan_is_turned_off(void)
-{
-	return exits_open;
-}
-#define EXITS_OPEN() (exits_open = true)
-#else
-#define EXITS_OPEN() (void)0
-#endif
-
 static _Atomic unsigned *nr_released; /* shared with the parent: what an exiting process has done */
 
 static void count_release(struct ferry_mirror *mirror)
@@ -297,7 +283,7 @@ static void body_exit(void)
 	CHECK_INT(ferry_mirror_register(&gone.mirror, ferry), 0);
 	CHECK_INT(ferry_mirror_unregister(&gone.mirror), 0);
 	fflush(NULL);
-	EXITS_OPEN();
+	FERRYT_EXITS_OPEN();
 	pid_t pid = fork();
 
 	CHECK(pid >= 0);

@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "exits_open.h"
 #include "fork_kit.h"
 
 static const char *row;
@@ -242,6 +243,38 @@ static void fork_copy__parent_killed__sigbus_never_zeros(void **state)
 	RUN(body_parent_dies);
 }
 
+/* exit(3), as a program does that goes on in its child. */
+static void body_parent_exits(void)
+{
+	struct talk t = talk_open();
+	pid_t parent = fork();
+
+	if (parent == 0) {
+		struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+		uint8_t *p = ferryt_mmap(ferry, LEN), *fresh = ferryt_mmap(ferry, FERRYT_PAGE);
+
+		ferryt_fill(p, PAGES, 19);
+		if (fork() == 0) {
+			hear(t.to_child);
+			ferryt_verify(p, 0, PAGES, 19);
+			ferryt_verify_zero(fresh, 1);
+			say(t.to_parent);
+			_exit(0);
+		}
+		FERRYT_EXITS_OPEN();
+		exit(7);
+	}
+	CHECK_INT(ferryt_wait_child(parent, FERRYT_BODY_MS / 2), 7);
+	say(t.to_child);
+	hear(t.to_parent);
+}
+
+static void fork_copy__parent_exits__child_has_everything(void **state)
+{
+	(void)state;
+	RUN(body_parent_exits);
+}
+
 /* The parent dies while the child waits for its pages. */
 static void body_parent_dies_midway(void)
 {
@@ -324,6 +357,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(fork_copy__child_ends__its_pool_memory_is_free_again),
 		cmocka_unit_test(fork_copy__parent_killed__sigbus_never_zeros),
 		cmocka_unit_test(fork_copy__parent_killed_in_a_fault__sigbus_never_zeros),
+		cmocka_unit_test(fork_copy__parent_exits__child_has_everything),
 		cmocka_unit_test(fork_copy__childs_child__sigbus_and_the_others_whole),
 	};
 	int rc = ferryt_needs_uffd();
