@@ -15,8 +15,9 @@
  *   Lifetime    a range must not be unmapped or given up while another call
  *               works on it, as memory must not be freed while it is read.
  *   Signals     only ferry_fault_query is async-signal-safe.
- *   Allocation  after ferry_open() nothing here allocates from the
- *               application's heap, nor maps at addresses it could own.
+ *   Allocation  faults, eviction and device accesses allocate nothing, and the
+ *               library's tables lie in address space reserved at open. What
+ *               asks a server, or connects again, uses malloc.
  *   fork        parent and child each have their own copy of managed ranges.
  *               The parent serves what was away as long as it lives, and
  *               hands over the rest in ferry_close and exit(3), which may take

@@ -215,6 +215,8 @@ static void body_application(void)
 	CHECK(mremap(p + 2 * LEN, LEN, LEN, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
 	wait_events(w, FERRY_UPDATE_REMAP);
 	forget(w);
+	CHECK_INT(madvise(p + 3 * LEN, LEN, MADV_FREE), 0);
+	wait_events(w, FERRY_UPDATE_REMOVE);
 	CHECK_INT(munmap(p + 3 * LEN, LEN), 0);
 	wait_events(w, FERRY_UPDATE_UNMAP);
 	CHECK_INT(ferry_mirror_unregister(&w->mirror), 0);

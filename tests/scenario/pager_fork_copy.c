@@ -230,6 +230,62 @@ static void fork_copy__child_unmaps_moves_drops__as_in_plain_memory(void **state
 	RUN(body_child_changes);
 }
 
+static int on_invalidate(struct ferry_mirror *mirror, const struct ferry_update *update)
+{
+	(void)mirror;
+	(void)update;
+	return 0;
+}
+
+static void body_own_mirror(void)
+{
+	static const struct ferry_mirror_ops ops = {.invalidate = on_invalidate};
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+	struct talk t = talk_open();
+
+	ferryt_fill_away(ferry, p, PAGES, 31);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		struct ferry_config cfg = ferryt_config(FERRYT_BUDGET);
+		struct ferry_mirror mirror = {.ops = &ops};
+		struct ferry *mine;
+		uint8_t page[FERRYT_PAGE];
+
+		hear(t.to_child); /* the parent has other data there by now */
+		CHECK_INT(ferry_open(&cfg, &mine), 0);
+		uint8_t *q = ferryt_mmap(mine, LEN);
+
+		ferryt_fill_away(mine, q, PAGES, 32);
+		CHECK_INT(ferry_mirror_register(&mirror, mine), 0);
+		for (size_t i = 0; i < PAGES; i++) {
+			CHECK_INT(ferry_mirror_read(&mirror, (uintptr_t)q + i * FERRYT_PAGE, page, sizeof(page), NULL), 0);
+			ferryt_verify(page, i, 1, 32);
+			/* What is inherited is no range of its own, and is read as any memory. */
+			CHECK_INT(ferry_mirror_read(&mirror, (uintptr_t)p + i * FERRYT_PAGE, page, sizeof(page), NULL), 0);
+			ferryt_verify(page, i, 1, 31);
+		}
+		CHECK_INT(ferry_mirror_unregister(&mirror), 0);
+		CHECK_INT(ferry_close(mine), 0);
+		ferryt_verify(q, 0, PAGES, 32);
+		ferryt_verify(p, 0, PAGES, 31);
+		_exit(0);
+	}
+	ferryt_fill(p, PAGES, 33);
+	say(t.to_child);
+	end_well(pid);
+	ferryt_verify(p, 0, PAGES, 33);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void fork_copy__child_opens_its_own_mirror__sees_its_and_the_inherited(void **state)
+{
+	(void)state;
+	SKIP_THREADS_IN_CHILD();
+	RUN(body_own_mirror);
+}
+
 static void body_close_and_adopt(void)
 {
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
@@ -499,6 +555,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(fork_copy__parent_unmaps_and_drops__child_sees_the_old),
 		cmocka_unit_test(fork_copy__child_overwrites__parent_sees_its_own),
 		cmocka_unit_test(fork_copy__child_unmaps_moves_drops__as_in_plain_memory),
+		cmocka_unit_test(fork_copy__child_opens_its_own_mirror__sees_its_and_the_inherited),
 		cmocka_unit_test(fork_copy__parent_closes__child_has_everything),
 		cmocka_unit_test(fork_copy__four_threads_on_both_sides__each_its_own),
 		cmocka_unit_test(fork_copy__applications_handlers__find_their_memory),

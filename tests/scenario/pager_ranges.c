@@ -285,6 +285,77 @@ static void mremap_dontunmap__pages_away__old_range_reads_zeros(void **state)
 	RUN(body_mremap_dontunmap);
 }
 
+/* The content of each page: all as filled, or zeros. */
+static void verify_freed(const uint8_t *p, size_t pages, uint64_t seed)
+{
+	uint8_t want[FERRYT_PAGE];
+
+	for (size_t i = 0; i < pages; i++) {
+		ferryt_fill_page(want, seed, i);
+		if (memcmp(p + i * FERRYT_PAGE, want, sizeof(want)) != 0)
+			ferryt_verify_zero(p + i * FERRYT_PAGE, 1);
+	}
+}
+
+static void body_madv_free(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+
+	ferryt_fill(p, PAGES, 21); /* some are in RAM, most are away */
+	CHECK_INT(madvise(p, LEN, MADV_FREE), 0);
+	verify_freed(p, PAGES, 21);
+	for (size_t i = 0; i < PAGES; i += 3)
+		ferryt_fill_page(p + i * FERRYT_PAGE, 22, i);
+	CHECK_INT(ferry_advise(ferry, p, LEN, FERRY_ADVICE_COLD), 0);
+	for (size_t i = 0; i < PAGES; i++) {
+		if (i % 3 == 0)
+			ferryt_verify(p + i * FERRYT_PAGE, i, 1, 22); /* written since: kept */
+	}
+	/* What was away is dropped at once, so it cannot come back. */
+	ferryt_fill_away(ferry, p, PAGES, 23);
+	CHECK_INT(madvise(p, LEN, MADV_FREE), 0);
+	ferryt_verify_zero(p, PAGES);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void madv_free__in_ram_and_away__old_or_zeros_and_new_writes_kept(void **state)
+{
+	(void)state;
+	RUN(body_madv_free);
+}
+
+static void body_brk(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	uintptr_t at = (uintptr_t)sbrk(0);
+	size_t pad = -at & (FERRYT_PAGE - 1);
+
+	CHECK(sbrk((intptr_t)(pad + LEN)) != (void *)-1);
+	uint8_t *p = (uint8_t *)(at + pad);
+
+	ferryt_fill(p, PAGES, 24);
+	CHECK_INT(ferry_adopt(ferry, p, LEN, FERRY_MAP_NORESERVE), 0); /* asks no server now, so malloc does not grow the heap */
+	ferryt_verify(p, 0, PAGES, 24);
+	CHECK((uint8_t *)sbrk(0) == p + LEN);
+	CHECK(sbrk(-(intptr_t)(LEN / 2)) != (void *)-1);
+	CHECK_INT(ferryt_stats(ferry).managed_bytes, LEN / 2);
+	ferryt_verify(p, 0, PAGES / 2, 24);
+	CHECK(sbrk(LEN / 2) == p + LEN / 2); /* grown again: not managed, zeros, as any memory */
+	ferryt_verify_zero(p + LEN / 2, PAGES / 2);
+	ferryt_fill(p + LEN / 2, PAGES / 2, 25);
+	ferryt_verify(p, 0, PAGES / 2, 24);
+	CHECK_INT(ferry_close(ferry), 0);
+	ferryt_verify(p, 0, PAGES / 2, 24);
+	ferryt_verify(p + LEN / 2, 0, PAGES / 2, 25);
+}
+
+static void brk__managed_heap_shrinks_and_grows__kept_and_zeros(void **state)
+{
+	(void)state;
+	RUN(body_brk);
+}
+
 static void body_mremap_shrink(void)
 {
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
@@ -573,6 +644,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(mremap__reads_under_way__every_byte_kept),
 		cmocka_unit_test(mremap_dontunmap__pages_away__old_range_reads_zeros),
 		cmocka_unit_test(mremap__shrunk_and_grown__kept_and_zeros),
+		cmocka_unit_test(madv_free__in_ram_and_away__old_or_zeros_and_new_writes_kept),
+		cmocka_unit_test(brk__managed_heap_shrinks_and_grows__kept_and_zeros),
 		cmocka_unit_test(adopt__malloced_memory__content_kept_and_home_after),
 		cmocka_unit_test(adopt__mmaped_memory__content_kept_with_holes),
 		cmocka_unit_test(adopt__transparent_huge_pages__content_kept),
