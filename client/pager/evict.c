@@ -501,45 +501,53 @@ static void end_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batc
 		ferryi_pager_wake_handlers(ev->pager);
 }
 
+/*
+ * A page of ours (RESCUING) from its slot to where it is mapped now; 0, or why not. -EAGAIN: an event is to be read
+ * first. As no event is applied meanwhile, the application has not dropped it when it is RESIDENT again.
+ */
+static long put_in_place_locked(struct ferryi_evictor *ev, struct ferryi_evict_page *page, uint8_t *frame)
+{
+	struct ferryi_notice notice;
+	uintptr_t va;
+
+	ferryi_assert_held(&ev->pager->events_lock);
+	if ((ferryi_page_load(word_of(page)) & FERRYI_PAGE_DROPPED) ||
+	    !ferryi_areas_va_locked(&ev->pager->areas, page->object, page->index, &va))
+		return -ENOENT;
+	ferryi_notify_begin(ev->pager->attr.notifier, &notice, va, FERRYI_PAGE_SIZE, FERRY_UPDATE_MIGRATE, ev->owner);
+	long rc = ferryi_place_copy(ev->pager, (void *)va, frame, FERRYI_PAGE_SIZE);
+
+	if (rc == -ENOMEM) /* no frame is to be had, and this one is the only copy */
+		rc = ferryi_place_frame(ev->pager, (void *)va, frame);
+	if (rc == -EINVAL) /* read-only by now: pages do not move there */
+		rc = ferryi_uffd_copy(ev->pager->uffd, (void *)va, frame, FERRYI_PAGE_SIZE);
+	ferryi_notify_end(&notice);
+	if (rc < 0 && rc != -EEXIST)
+		return rc;
+	ferryi_place_finish(page->object, page->index, FERRYI_PAGE_DIRTY | FERRYI_PAGE_REFERENCED);
+	return 0;
+}
+
 /* The pool did not take it: the page goes back to the application, dirty. */
 static void put_back(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned i)
 {
 	struct ferryi_evict_page *page = &batch->page[i];
 	uint64_t slot = (uint64_t)(batch->first_slot + i) << FERRYI_PAGE_ARG_SHIFT;
-	uintptr_t va;
 	long rc;
 
 	if (!end_page(ev, batch, i, slot | FERRYI_PAGE_RESCUING))
 		return;
 	ferryi_budget_charge_slack(&ev->pager->budget, 1);
 	do {
-		rc = -ENOENT;
 		ferryi_mutex_lock(&ev->pager->events_lock);
 		ferryi_areas_read_lock(&ev->pager->areas);
-		if (ferryi_areas_va_locked(&ev->pager->areas, page->object, page->index, &va)) {
-			struct ferryi_notice notice;
-
-			ferryi_notify_begin(ev->pager->attr.notifier, &notice, va, FERRYI_PAGE_SIZE,
-					    FERRY_UPDATE_MIGRATE, ev->owner);
-			uint8_t *frame = ferryi_slot_addr(ev->pager, batch->first_slot + i);
-
-			rc = ferryi_place_copy(ev->pager, (void *)va, frame, FERRYI_PAGE_SIZE);
-			if (rc == -ENOMEM) /* no frame is to be had, and this one is the only copy */
-				rc = ferryi_place_frame(ev->pager, (void *)va, frame);
-			if (rc == -EINVAL) /* read-only by now: pages do not move there */
-				rc = ferryi_uffd_copy(ev->pager->uffd, (void *)va, frame, FERRYI_PAGE_SIZE);
-			ferryi_notify_end(&notice);
-		}
+		rc = put_in_place_locked(ev, page, ferryi_slot_addr(ev->pager, batch->first_slot + i));
 		ferryi_areas_read_unlock(&ev->pager->areas);
 		ferryi_mutex_unlock(&ev->pager->events_lock);
 	} while (rc == -EAGAIN); /* ends when the fault threads have read the event */
-	if (rc > 0 || rc == -EEXIST) {
-		atomic_fetch_add_explicit(&page->object->blocks[page->index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1,
-					  memory_order_relaxed);
-		atomic_store_explicit(word_of(page), FERRYI_PAGE_RESIDENT | FERRYI_PAGE_DIRTY | FERRYI_PAGE_REFERENCED,
-				      memory_order_release);
-	} else { /* the range is gone, and its data with it */
+	if (rc) { /* dropped, or the range is gone and its data with it */
 		forget_page(ev, page);
+		ferryi_fetch_wake(ev->pager, page->object, page->index, 1);
 	}
 }
 

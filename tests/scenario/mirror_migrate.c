@@ -423,6 +423,50 @@ static void migrate__three_steps__copied_by_the_caller(void **state)
 	RUN(body_three_steps);
 }
 
+#define DROP_ROUNDS 300u
+
+static pthread_barrier_t drop_begins;
+static uint8_t *dropped;
+
+static void *drop(void *arg)
+{
+	for (unsigned i = 0; i < DROP_ROUNDS; i++) {
+		pthread_barrier_wait(&drop_begins);
+		for (size_t k = 0; k < STEP_PAGES; k += STEP_PAGES / 5) /* some before the pages are put back, some between */
+			CHECK_INT(madvise(dropped + k * FERRYT_PAGE, STEP_PAGES / 5 * FERRYT_PAGE, MADV_DONTNEED), 0);
+		pthread_barrier_wait(&drop_begins);
+	}
+	return arg;
+}
+
+static void body_finalize_beside_a_drop(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach(ferry, NULL);
+	struct steps s;
+	pthread_t thread;
+
+	dropped = ferryt_mmap(ferry, STEP_PAGES * FERRYT_PAGE);
+	CHECK_INT(pthread_barrier_init(&drop_begins, NULL, 2), 0);
+	CHECK_INT(pthread_create(&thread, NULL, drop, NULL), 0);
+	for (unsigned i = 0; i < DROP_ROUNDS; i++) {
+		ferryt_fill(dropped, STEP_PAGES, i);
+		setup(&s, pool, dropped);
+		pthread_barrier_wait(&drop_begins);
+		CHECK_INT(ferry_migrate_finalize(&s.m), 0); /* nothing goes: all is put back */
+		pthread_barrier_wait(&drop_begins);
+		ferryt_verify_zero(dropped, STEP_PAGES);
+	}
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void migrate_finalize__beside_a_drop__reads_zeros(void **state)
+{
+	(void)state;
+	RUN(body_finalize_beside_a_drop);
+}
+
 /* ---- recover; ends the server, so it comes last ---- */
 
 static void body_recover(void)
@@ -474,6 +518,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(migrate__beside_a_writing_thread__no_write_is_lost),
 		cmocka_unit_test(migrate__mremap_dontunmap_and_partial_munmap__every_byte_kept),
 		cmocka_unit_test(migrate__three_steps__copied_by_the_caller),
+		cmocka_unit_test(migrate_finalize__beside_a_drop__reads_zeros),
 		cmocka_unit_test(recover__data_over_poison__heals_just_these_pages),
 	};
 	int skip = ferryt_needs_uffd();
