@@ -681,7 +681,7 @@ enum ferry_range_option {
  * zeroed but for the members set before register (those marked in).
  */
 struct ferry_range {
-	uintptr_t start, end;          /* set by register */
+	uintptr_t start, end;          /* set by register; in for ferry_vma_fault */
 	uint64_t *pfns;                /* in: (end - start) >> page_shift entries */
 	const uint64_t *flags;         /* in: FERRY_PFN_FLAG_MAX bits of the device's own format; NULL: ferry_default_pfn_flags */
 	const uint64_t *values;        /* in: FERRY_PFN_VALUE_MAX values; ERROR may equal SPECIAL, NONE neither; NULL: default */
@@ -690,7 +690,7 @@ struct ferry_range {
 	uint8_t page_shift;            /* set by register: 12 .. 21 */
 	uint8_t pfn_shift;             /* in: entry = pfn << pfn_shift | flags; 0: 12 */
 	unsigned options;              /* in: enum ferry_range_option */
-	struct ferry_mirror *mirror;   /* set by register */
+	struct ferry_mirror *mirror;   /* set by register; in for ferry_vma_fault */
 	uint64_t private_[8];
 };
 extern const uint64_t ferry_default_pfn_flags[FERRY_PFN_FLAG_MAX];
@@ -737,6 +737,20 @@ long ferry_range_fault(struct ferry_range *range, bool block);
  */
 long ferry_range_rma_map(struct ferry_range *range, uintptr_t *addrs, bool block);
 long ferry_range_rma_unmap(struct ferry_range *range, uintptr_t *addrs, bool dirty);
+
+/*
+ * v5.2's helpers for drivers of the API before it: hmm_vma_fault registers the
+ * range (start, end and mirror are the caller's here; pages of 4 KiB), waits
+ * until no change is under way (FERRY_RANGE_DEFAULT_TIMEOUT_MS), and faults
+ * what pfns ask for, page by page (default_flags and pfn_flags_mask are set for
+ * that). 0: the range is registered and filled, until ferry_vma_range_done.
+ * Else it is not registered: -EAGAIN (a change did not end in time), -EBUSY (it
+ * changed meanwhile; !block and it would have to wait; or no entry is valid),
+ * -EINVAL, -EFAULT, -EPERM, -ENOMEM as register and fault.
+ */
+int ferry_vma_fault(struct ferry_range *range, bool block);
+/* hmm_vma_range_done: unregisters; true if the entries were valid until now. */
+bool ferry_vma_range_done(struct ferry_range *range);
 
 /* hmm_device_entry_*: NULL, or -1 (UINT64_MAX), for NONE, ERROR, SPECIAL and entries without VALID. Pure. */
 struct ferry_page *ferry_entry_to_page(const struct ferry_range *range, uint64_t entry); /* NULL for RAM too */

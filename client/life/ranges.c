@@ -83,6 +83,41 @@ long ferry_range_rma_unmap(struct ferry_range *range, uintptr_t *addrs, bool dir
 	return rc ? rc : ferryi_range_rma_unmap(range, addrs, dirty);
 }
 
+int ferry_vma_fault(struct ferry_range *range, bool block)
+{
+	if (!range)
+		return ferryi_control_fail(-EINVAL, "vma_fault: no range");
+	int rc = ferry_range_register(range, range->mirror, range->start, range->end, 12);
+
+	if (rc)
+		return rc;
+	range->default_flags = 0;
+	range->pfn_flags_mask = UINT64_MAX;
+	long n = -EAGAIN;
+
+	if (!ferryi_range_wait(range, FERRY_RANGE_DEFAULT_TIMEOUT_MS)) {
+		ferryi_control_fail(-EAGAIN, "vma_fault: a change of the range did not end within %u ms",
+				    FERRY_RANGE_DEFAULT_TIMEOUT_MS);
+	} else {
+		n = ferryi_range_fault(range, block);
+		if (n == 0)
+			n = ferryi_control_fail(-EBUSY, "vma_fault: no page of the range is valid");
+		else if (n == -EAGAIN)
+			n = -EBUSY;
+	}
+	if (n < 0)
+		ferryi_range_unregister(range);
+	return n < 0 ? (int)n : 0;
+}
+
+bool ferry_vma_range_done(struct ferry_range *range)
+{
+	bool valid = ferry_range_valid(range);
+
+	ferry_range_unregister(range);
+	return valid;
+}
+
 int ferry_entry_info(struct ferry_range *range, uintptr_t va, struct ferry_entry_info *info)
 {
 	int rc = check(range, "entry_info");

@@ -514,6 +514,107 @@ static void hmm_range_dma_map__pinned_dirty_unmapped__or_rolled_back(void **stat
 	RUN(body_rma);
 }
 
+/* ---- v5.2's helpers ---- */
+
+/* A range that the caller of hmm_vma_fault has filled in: every page is asked for. */
+static struct ferry_range asking(const void *p, size_t len)
+{
+	struct ferry_range range = { .pfns = pfns, .mirror = &mirror, .start = (uintptr_t)p, .end = (uintptr_t)p + len };
+
+	for (size_t i = 0; i < PAGES; i++)
+		pfns[i] = ferry_default_pfn_flags[FERRY_PFN_VALID];
+	return range;
+}
+
+static void body_vma_fault(void)
+{
+	struct ferry *ferry = open_ferry();
+	struct ferry_mirror slow = { .ops = &stay_ops };
+	uint8_t *p = ferryt_mmap(ferry, 2 * LEN);
+	struct ferry_range range = asking(p, LEN);
+	pthread_t thread;
+
+	ferryt_fill_away(ferry, p, PAGES, 7);
+	pfns[1] = 0; /* not asked for; valid all the same, as it is there */
+	range.default_flags = ferry_default_pfn_flags[FERRY_PFN_WRITE]; /* does not count: the old API has pfns alone */
+	CHECK_INT(ferry_vma_fault(&range, true), 0);
+	for (size_t i = 0; i < PAGES; i++)
+		CHECK(is_device(pfns[i]));
+	CHECK(ferry_range_valid(&range)); /* registered */
+	CHECK_FAILS(ferry_vma_fault(&range, true), -EINVAL, "already");
+	CHECK(ferry_vma_range_done(&range));
+
+	/* each failure leaves it unregistered, so that the same struct serves for the next try */
+	range = asking(p + LEN, LEN);
+	CHECK_FAILS(ferry_vma_fault(&range, false), -EBUSY, "wait");
+	CHECK_INT(ferry_range_snapshot(&range), -EINVAL);
+	memset(pfns, 0, sizeof(pfns));
+	CHECK_FAILS(ferry_vma_fault(&range, true), -EBUSY, "no page"); /* nothing asked for, nothing there */
+	CHECK_INT(ferry_range_snapshot(&range), -EINVAL);
+	range.end = range.start;
+	CHECK_FAILS(ferry_vma_fault(&range, true), -EINVAL, "whole device pages");
+	CHECK_FAILS(ferry_vma_fault(NULL, true), -EINVAL, "no range");
+	range = asking(p, LEN);
+	range.mirror = NULL;
+	CHECK_FAILS(ferry_vma_fault(&range, true), -EINVAL, "mirror");
+	CHECK_INT(mprotect(p, LEN, PROT_READ), 0);
+	range = asking(p, LEN);
+	pfns[0] |= ferry_default_pfn_flags[FERRY_PFN_WRITE];
+	CHECK_FAILS(ferry_vma_fault(&range, true), -EPERM, "not writable");
+	CHECK_INT(mprotect(p, LEN, PROT_READ | PROT_WRITE), 0);
+
+	/* a change that does not end */
+	atomic_store(&hold, true);
+	atomic_store(&inside, false);
+	CHECK_INT(ferry_mirror_register(&slow, ferry), 0);
+	CHECK_INT(pthread_create(&thread, NULL, touch, p), 0);
+	while (!atomic_load(&inside))
+		;
+	range = asking(p, LEN);
+	CHECK_FAILS(ferry_vma_fault(&range, true), -EAGAIN, "did not end");
+	CHECK_INT(ferry_range_snapshot(&range), -EINVAL);
+	atomic_store(&hold, false);
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	CHECK_INT(ferry_mirror_unregister(&slow), 0);
+	CHECK_INT(ferry_vma_fault(&range, true), 0);
+	ferry_vma_range_done(&range);
+	CHECK_INT(munmap(p, FERRYT_PAGE), 0);
+	range = asking(p, LEN);
+	CHECK_FAILS(ferry_vma_fault(&range, true), -EFAULT, "not mapped");
+	close_ferry(ferry);
+}
+
+static void hmm_vma_fault__registered_and_filled__or_dropped_with_its_code(void **state)
+{
+	(void)state;
+	RUN(body_vma_fault);
+}
+
+static void body_range_done(void)
+{
+	struct ferry *ferry = open_ferry();
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+	struct ferry_range range = asking(p, LEN);
+
+	ferryt_fill(p, PAGES, 8);
+	CHECK_INT(ferry_vma_fault(&range, true), 0);
+	CHECK(ferry_vma_range_done(&range)); /* nothing has changed */
+	CHECK(!ferry_vma_range_done(&range)); /* it is not registered any more */
+	range = asking(p, LEN);
+	CHECK_INT(ferry_vma_fault(&range, true), 0);
+	CHECK_INT(ferry_advise(ferry, p, FERRYT_PAGE, FERRY_ADVICE_COLD), 0);
+	CHECK(!ferry_vma_range_done(&range));
+	CHECK_INT(ferry_range_snapshot(&range), -EINVAL); /* unregistered all the same */
+	ferryt_verify(p, 0, PAGES, 8);
+	close_ferry(ferry);
+}
+
+static void hmm_vma_range_done__changed_or_not__unregistered(void **state)
+{
+	(void)state;
+	RUN(body_range_done);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -527,6 +628,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(hmm_range_wait_until_valid__change_under_way__times_out_and_ends),
 		cmocka_unit_test(mmu_interval_read_retry__beside_migration__entries_match_places),
 		cmocka_unit_test(hmm_range_dma_map__pinned_dirty_unmapped__or_rolled_back),
+		cmocka_unit_test(hmm_vma_fault__registered_and_filled__or_dropped_with_its_code),
+		cmocka_unit_test(hmm_vma_range_done__changed_or_not__unregistered),
 	};
 	int skip = ferryt_needs_uffd();
 
