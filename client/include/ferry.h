@@ -184,6 +184,17 @@ int ferry_adopt(struct ferry *ferry, void *addr, size_t len, unsigned flags);
  */
 int ferry_unadopt(struct ferry *ferry, void *addr, size_t len);
 
+/*
+ * mprotect(2) that the mirrors are told of (FERRY_UPDATE_PROTECT) before it, of
+ * managed memory and of any other; ranges that overlap are not valid meanwhile,
+ * and changed afterwards. Pages that a device holds exclusively come home
+ * first. A plain mprotect is in order too, but nobody is told: a device's access
+ * looks up the rights each time, a range's entries show them as they were.
+ * Returns as mprotect: -EINVAL (unaligned addr, bad prot), -ENOMEM (part of it
+ * is not mapped; what lies before may have changed), -EACCES.
+ */
+int ferry_mprotect(struct ferry *ferry, void *addr, size_t len, int prot);
+
 enum ferry_advice {
 	FERRY_ADVICE_NORMAL,     /* read-ahead by what is seen */
 	FERRY_ADVICE_SEQUENTIAL, /* largest read-ahead at once; pages behind leave first */
@@ -497,7 +508,7 @@ enum ferry_update_event {
 	FERRY_UPDATE_REMAP,     /* mremap moved it: the old addresses */
 	FERRY_UPDATE_MIGRATE,   /* the page moves between RAM and a pool */
 	FERRY_UPDATE_EXCLUSIVE, /* a device takes it for itself, or the CPU takes it back */
-	FERRY_UPDATE_PROTECT,   /* not sent yet: no event exists for mprotect; rights are looked up at each device access */
+	FERRY_UPDATE_PROTECT,   /* ferry_mprotect; none for a plain mprotect, of which the kernel tells nobody */
 	FERRY_UPDATE_FORK,      /* the process forks: pages in RAM will be shared with the child, copy on write */
 	FERRY_UPDATE_POISON,    /* its data is lost */
 };

@@ -51,6 +51,18 @@ int ferry_munmap(struct ferry *ferry, void *addr, size_t len)
 	return rc ? rc : ferryi_pager_unmap(ferry->pager, (uintptr_t)addr, end_of(addr, pages));
 }
 
+int ferry_mprotect(struct ferry *ferry, void *addr, size_t len, int prot)
+{
+	size_t pages = ferryi_align_up(len, FERRYI_PAGE_SIZE); /* as mprotect(2) takes any length */
+	int rc = ferryi_ferry_check(ferry, "mprotect");
+
+	if (!rc && !ferryi_is_aligned((uintptr_t)addr, FERRYI_PAGE_SIZE))
+		rc = ferryi_control_fail(-EINVAL, "mprotect: address %p must be a multiple of 4096", addr);
+	if (!rc && (pages < len || end_of(addr, pages) < (uintptr_t)addr))
+		rc = ferryi_control_fail(-ENOMEM, "mprotect: length %zu at %p wraps round", len, addr);
+	return rc || !len ? rc : ferryi_pager_protect(ferry->pager, (uintptr_t)addr, end_of(addr, pages), prot);
+}
+
 int ferry_adopt(struct ferry *ferry, void *addr, size_t len, unsigned flags)
 {
 	int rc = check_range(ferry, "adopt", addr, len);

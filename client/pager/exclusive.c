@@ -246,9 +246,11 @@ int ferryi_exclusive_acquire(struct ferryi_pager *pager, uintptr_t start, uintpt
 
 /* ---- the holder ---- */
 
+/* holder NULL: anybody's. */
 static bool is_holders(struct ferryi_pager *pager, uint64_t word, const void *holder)
 {
-	return ferryi_page_state(word) == FERRYI_PAGE_EXCLUSIVE && atomic_load(&slot_of(pager, ferryi_page_arg(word))->holder) == holder;
+	return ferryi_page_state(word) == FERRYI_PAGE_EXCLUSIVE &&
+	       (!holder || atomic_load(&slot_of(pager, ferryi_page_arg(word))->holder) == holder);
 }
 
 /* EXCLUSIVE -> ISOLATING, if it is the holder's: 0, -EAGAIN, -ENOENT. */

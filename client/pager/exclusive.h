@@ -59,7 +59,7 @@ int ferryi_exclusive_acquire(struct ferryi_pager *pager, uintptr_t start, uintpt
 			     const void *owner);
 /* Pages of the range that are still the holder's. Any thread; blocks while events are read. */
 size_t ferryi_exclusive_count(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, const void *holder);
-/* Brings home what is still the holder's, in the range or anywhere. Mirrors are told, with this owner. As acquire. */
+/* Brings home what is still the holder's (NULL: anybody's), in the range or anywhere. Mirrors are told, with this owner. As acquire. */
 void ferryi_exclusive_release(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, const void *holder,
 			      const void *owner);
 void ferryi_exclusive_release_all(struct ferryi_pager *pager, const void *holder, const void *owner);

@@ -67,6 +67,7 @@ long ferryi_pager_poison_pool(struct ferryi_pager *pager, struct ferry_pool *poo
 /* As the public calls of the same names; ranges are validated by the caller to be page aligned and not empty. */
 int ferryi_pager_map(struct ferryi_pager *pager, void *hint, size_t len, int prot, unsigned flags, void **out);
 int ferryi_pager_unmap(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
+int ferryi_pager_protect(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, int prot);
 int ferryi_pager_adopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, unsigned flags);
 int ferryi_pager_unadopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t end);
 int ferryi_pager_advise(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, enum ferry_advice advice);

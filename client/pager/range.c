@@ -8,6 +8,7 @@
 
 #include "clock.h"
 #include "error.h"
+#include "exclusive.h"
 #include "log.h"
 #include "maps.h"
 #include "service.h"
@@ -183,6 +184,22 @@ int ferryi_pager_unmap(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 	if (ferryi_service_any_pinned(pager, start, end))
 		return ferryi_control_fail(-EBUSY, "munmap: pages are pinned; unpin them first");
 	unmap_range(pager, start, end);
+	return 0;
+}
+
+int ferryi_pager_protect(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, int prot)
+{
+	struct ferryi_notice notice;
+
+	if (atomic_load(&pager->exclusive->nr_used))
+		ferryi_exclusive_release(pager, start, end, NULL, NULL);
+	ferryi_notify_begin(pager->attr.notifier, &notice, start, end - start, FERRY_UPDATE_PROTECT, NULL);
+	int rc = mprotect((void *)start, end - start, prot) ? -errno : 0;
+
+	ferryi_notify_end(&notice);
+	if (rc)
+		return ferryi_control_fail(rc, "mprotect: %#lx-%#lx: %s", (unsigned long)start, (unsigned long)end,
+					   ferryi_strerror(rc));
 	return 0;
 }
 

@@ -1,5 +1,5 @@
 # The device's side of the public API, by part and fabric row.
-foreach(part mirror migrate range exclusive view view_end)
+foreach(part mirror migrate range exclusive protect view view_end)
 	set(kit)
 	if(part MATCHES "^view")
 		set(kit view_kit.c)
@@ -42,7 +42,7 @@ endforeach()
 if(FERRY_SANITIZE)
 	return()
 endif()
-foreach(part mirror migrate range exclusive view)
+foreach(part mirror migrate range exclusive protect view)
 	add_test(NAME scenario_mirror_${part}_nobody COMMAND scenario_mirror_${part} local)
 	set_tests_properties(scenario_mirror_${part}_nobody PROPERTIES LABELS "scenario;needs-uffd"
 		SKIP_RETURN_CODE 77 TIMEOUT 900 ENVIRONMENT FERRYT_AS_NOBODY=1)

@@ -235,6 +235,33 @@ static void make_device_exclusive__pin_mprotect_mremap_drop_close__content_right
 	RUN(body_taken);
 }
 
+static void body_protect(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+	struct device *d = device_new(ferry), *e = device_new(ferry);
+
+	ferryt_fill(p, PAGES, 14);
+	CHECK_INT(ferry_exclusive_acquire(&d->mirror, p, 8 * FERRYT_PAGE), 0);
+	CHECK_INT(ferry_exclusive_acquire(&e->mirror, p + 8 * FERRYT_PAGE, 8 * FERRYT_PAGE), 0);
+	CHECK_INT(ferry_mprotect(ferry, p + 4 * FERRYT_PAGE, 8 * FERRYT_PAGE, PROT_READ), 0);
+	CHECK_INT(ferryt_present(p + 4 * FERRYT_PAGE, 8), 8); /* home, whoever held them */
+	CHECK_INT(ferry_exclusive_query(&d->mirror, p, LEN), 4);
+	CHECK_INT(ferry_exclusive_query(&e->mirror, p, LEN), 4);
+	CHECK_FAILS(ferry_exclusive_acquire(&d->mirror, p + 4 * FERRYT_PAGE, FERRYT_PAGE), -EPERM, "writable");
+	ferryt_verify(p, 0, PAGES, 14);
+	device_end(d);
+	device_end(e);
+	CHECK_INT(ferry_mprotect(ferry, p, LEN, PROT_READ | PROT_WRITE), 0);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void make_device_exclusive__ferry_mprotect__revoked(void **state)
+{
+	(void)state;
+	RUN(body_protect);
+}
+
 /* Slots and charge of what was dropped come back. */
 static void body_cycles(void)
 {
@@ -471,6 +498,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(make_device_exclusive__held_until_a_cpu_touches__told_before),
 		cmocka_unit_test(make_device_exclusive__bad_or_busy__own_code_and_nothing_held),
 		cmocka_unit_test(make_device_exclusive__pin_mprotect_mremap_drop_close__content_right),
+		cmocka_unit_test(make_device_exclusive__ferry_mprotect__revoked),
 		cmocka_unit_test(make_device_exclusive__dropped_again_and_again__nothing_leaks),
 		cmocka_unit_test(make_device_exclusive__fork__taken_back_and_the_child_has_its_own),
 		cmocka_unit_test(make_device_exclusive__twenty_forks_meanwhile__every_child_has_all),
