@@ -516,7 +516,7 @@ enum ferry_update_event {
 struct ferry_update {
 	uintptr_t start, end; /* page aligned */
 	enum ferry_update_event event;
-	bool blockable;       /* false: invalidate may not sleep; always true so far */
+	bool blockable;       /* false: invalidate may not sleep, and may refuse. MIGRATE near a memory cgroup's limit only */
 	/* MIGRATE, EXCLUSIVE: the owner whose call does it, NULL the pager's own, or a CPU's; a device may skip its own */
 	const void *owner;
 };
@@ -531,7 +531,9 @@ struct ferry_mirror_ops {
 	/*
 	 * The device must not use [start, end) any more when this returns. Called in library threads, on the fault
 	 * path: must not touch managed memory, allocate, call this library, nor wait for a thread that may.
-	 * Returns 0, or -EAGAIN (only if !blockable): asked again later.
+	 * Returns 0, or -EAGAIN (only if !blockable): nothing changes, and it is asked again later; where that
+	 * keeps every page for 100 ms, it is told with blockable for a second. Any other answer is taken for 0,
+	 * with one line in the log.
 	 */
 	int (*invalidate)(struct ferry_mirror *mirror, const struct ferry_update *update);
 };

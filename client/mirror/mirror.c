@@ -19,9 +19,21 @@ static _Thread_local bool in_callback;
 
 /* ---- the notifier: fault path ---- */
 
-static void tell(struct ferryi_mirrors *mirrors, const struct ferry_update *update)
+/* A driver's error: it counts as 0, as to the kernel, which says so once too. */
+static void complain(struct ferryi_mirrors *mirrors, const struct ferry_update *update, int rc)
 {
-	for (unsigned i = 0; i < FERRY_MAX_MIRRORS; i++) {
+	if (!atomic_exchange(&mirrors->has_complained, true))
+		ferryi_warn("mirror: invalidate of %#lx-%#lx returned %d (%s) %s: taken for 0", (unsigned long)update->start,
+			    (unsigned long)update->end, rc, ferryi_strerror(rc),
+			    rc == -EAGAIN ? "where it may sleep" : "instead of 0 or -EAGAIN");
+}
+
+/* 0, or -EAGAIN: a mirror has refused; those after it have not been asked. */
+static int tell(struct ferryi_mirrors *mirrors, const struct ferry_update *update)
+{
+	int refused = 0;
+
+	for (unsigned i = 0; i < FERRY_MAX_MIRRORS && !refused; i++) {
 		ferryi_mutex_lock(&mirrors->lock);
 		struct ferry_mirror *mirror = mirrors->leaving[i] ? NULL : mirrors->mirror[i];
 
@@ -33,28 +45,19 @@ static void tell(struct ferryi_mirrors *mirrors, const struct ferry_update *upda
 		bool outer = in_callback;
 
 		in_callback = true;
-		mirror->ops->invalidate(mirror, update);
+		int rc = mirror->ops->invalidate(mirror, update);
+
 		in_callback = outer;
+		if (rc == -EAGAIN && !update->blockable)
+			refused = rc;
+		else if (rc)
+			complain(mirrors, update, rc);
 		ferryi_mutex_lock(&mirrors->lock);
 		if (--mirrors->running[i] == 0)
 			pthread_cond_broadcast(&mirrors->changed);
 		ferryi_mutex_unlock(&mirrors->lock);
 	}
-}
-
-static void begin(struct ferryi_notifier *notifier, struct ferryi_notice *notice)
-{
-	struct ferryi_mirrors *mirrors = (struct ferryi_mirrors *)notifier;
-
-	ferryi_mutex_lock(&mirrors->lock);
-	notice->prev = NULL;
-	notice->next = mirrors->under_way;
-	if (notice->next)
-		notice->next->prev = notice;
-	mirrors->under_way = notice;
-	ferryi_ranges_changed_locked(mirrors, &notice->update);
-	ferryi_mutex_unlock(&mirrors->lock);
-	tell(mirrors, &notice->update);
+	return refused;
 }
 
 static void end(struct ferryi_notifier *notifier, struct ferryi_notice *notice)
@@ -70,6 +73,25 @@ static void end(struct ferryi_notifier *notifier, struct ferryi_notice *notice)
 		notice->next->prev = notice->prev;
 	pthread_cond_broadcast(&mirrors->changed);
 	ferryi_mutex_unlock(&mirrors->lock);
+}
+
+static int begin(struct ferryi_notifier *notifier, struct ferryi_notice *notice)
+{
+	struct ferryi_mirrors *mirrors = (struct ferryi_mirrors *)notifier;
+
+	ferryi_mutex_lock(&mirrors->lock);
+	notice->prev = NULL;
+	notice->next = mirrors->under_way;
+	if (notice->next)
+		notice->next->prev = notice;
+	mirrors->under_way = notice;
+	ferryi_ranges_changed_locked(mirrors, &notice->update);
+	ferryi_mutex_unlock(&mirrors->lock);
+	int rc = tell(mirrors, &notice->update);
+
+	if (rc)
+		end(notifier, notice);
+	return rc;
 }
 
 /* ---- life ---- */

@@ -17,10 +17,13 @@
  *                                          its own lock; read_retry(seq): true, for
  *                                            changes != seq: do it again
  *
- * The count of changes is a range's own: those that overlap it.
+ * The count of changes is a range's own: those that overlap it. A change that a
+ * mirror has refused (it may not sleep, and would have to) counts too.
  */
 #ifndef FERRYI_MIRROR_H
 #define FERRYI_MIRROR_H
+
+#include <stdatomic.h>
 
 #include "ferry.h"
 #include "lock.h"
@@ -33,6 +36,8 @@ struct ferryi_mirrors {
 	struct ferry *ferry;
 	struct ferryi_pager *pager;
 	int maps_fd; /* /proc/self/maps, for vma.h */
+	/* atomic */
+	_Atomic bool has_complained; /* of a mirror's answer */
 	/* protected by lock */
 	struct ferryi_mutex lock;
 	pthread_cond_t changed; /* a change has ended, or a callback has returned */

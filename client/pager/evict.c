@@ -325,8 +325,13 @@ static unsigned move_some_locked(struct ferryi_evictor *ev, struct ferryi_evict_
 	}
 	struct ferryi_notice notice;
 
-	ferryi_notify_begin(ev->pager->attr.notifier, &notice, page->va, (size_t)nr * FERRYI_PAGE_SIZE,
-			    FERRY_UPDATE_MIGRATE, ev->owner);
+	if (ferryi_notify_ask(ev->pager->attr.notifier, &notice, page->va, (size_t)nr * FERRYI_PAGE_SIZE,
+			      FERRY_UPDATE_MIGRATE, ev->owner, !ev->is_urgent)) {
+		ev->was_refused = true;
+		for (unsigned i = 0; i < nr; i++)
+			keep_page(&page[i]);
+		return nr;
+	}
 	long rc = ferryi_uffd_move(ev->pager->uffd, slot, (void *)page->va, (size_t)nr * FERRYI_PAGE_SIZE);
 
 	if (rc > 0)

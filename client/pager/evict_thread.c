@@ -22,6 +22,8 @@
 
 #define STUCK_MS      5    /* nothing could leave: look again */
 #define CHECK_MS      1000 /* asleep: links may want tending */
+#define PATIENCE_MS   100  /* with mirrors that let go of nothing, at a memory cgroup's limit */
+#define TELL_MS       1000 /* after that */
 #define MEMCG_MS      20   /* asleep, with a memory cgroup's limit: it may come near without a fault */
 
 /* At a memory cgroup's limit pages leave down to the smallest budget; past that, one for one that comes by the reserve. */
@@ -38,11 +40,39 @@ static bool is_pressed(struct ferryi_pager *pager)
 	       (charged && ferryi_memcg_is_tight(&pager->memcg) && ferryi_reserve_is_low(pager));
 }
 
-static bool has_work(struct ferryi_pager *pager)
+/* *pressed: for the sake of a memory cgroup, too. */
+static bool has_work(struct ferryi_pager *pager, bool *pressed)
 {
 	uint64_t high = atomic_load_explicit(&pager->budget.high, memory_order_relaxed);
 
-	return !atomic_load(&pager->evict_paused) && (ferryi_budget_free(&pager->budget) < high || is_pressed(pager));
+	*pressed = is_pressed(pager);
+	return !atomic_load(&pager->evict_paused) && (ferryi_budget_free(&pager->budget) < high || *pressed);
+}
+
+/*
+ * Near a cgroup's limit another page will do, if a mirror would have to sleep to let go of this one. But faults may
+ * wait for it: where all have been refused for PATIENCE_MS, mirrors are told, not asked, for TELL_MS.
+ */
+static bool may_be_refused(struct ferryi_evict_thread *t, bool pressed)
+{
+	uint64_t since = ferryi_now_ns() - t->refused_ns;
+
+	if (since >= (PATIENCE_MS + TELL_MS) * FERRYI_NS_PER_MS)
+		t->refused_ns = 0;
+	return pressed && (!t->refused_ns || since < PATIENCE_MS * FERRYI_NS_PER_MS);
+}
+
+static unsigned evict_some(struct ferryi_evict_thread *t, bool pressed)
+{
+	t->evictor.is_urgent = may_be_refused(t, pressed);
+	t->evictor.was_refused = false;
+	unsigned moved = ferryi_evict_some(&t->evictor);
+
+	if (t->evictor.is_urgent && moved)
+		t->refused_ns = 0;
+	else if (t->evictor.was_refused && !t->refused_ns)
+		t->refused_ns = ferryi_now_ns();
+	return moved;
 }
 
 static int idle_ms(struct ferryi_pager *pager)
@@ -65,8 +95,10 @@ static void sleep_until_needed(struct ferryi_evict_thread *t, int timeout_ms)
 
 static int evict_round(struct ferryi_evict_thread *t)
 {
-	while (has_work(t->pager) && !atomic_load_explicit(&t->pager->stopping, memory_order_relaxed)) {
-		if (!ferryi_evict_some(&t->evictor)) {
+	bool pressed;
+
+	while (has_work(t->pager, &pressed) && !atomic_load_explicit(&t->pager->stopping, memory_order_relaxed)) {
+		if (!evict_some(t, pressed)) {
 			ferryi_evict_drain(&t->evictor);
 			if (t->evictor.error == -ENOMEM) /* a late-bound block: the keeper leases more */
 				ferryi_keeper_kick(t->pager->keeper);
@@ -85,11 +117,9 @@ void *ferryi_evict_thread_main(void *arg)
 	pthread_setname_np(pthread_self(), "ferry-evict");
 	atomic_store(&t->tid, (int)syscall(SYS_gettid));
 	while (!atomic_load(&t->pager->stopping)) {
-		int timeout_ms = idle_ms(t->pager);
-
 		atomic_store(&t->busy, true);
-		if (has_work(t->pager))
-			timeout_ms = evict_round(t);
+		int timeout_ms = evict_round(t);
+
 		ferryi_evict_poll(&t->evictor);
 		atomic_store(&t->busy, false);
 		sleep_until_needed(t, timeout_ms);

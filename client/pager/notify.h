@@ -19,6 +19,10 @@
  * library's own calls before, and else when its event is read: the kernel has
  * changed the address space by then, and no earlier moment is to be had.
  *
+ * Near a memory cgroup's limit eviction asks, as the kernel's OOM reaper does
+ * (mmu_notifier_invalidate_range_start_nonblock): a mirror that would have to
+ * sleep may refuse, and nothing changes. All else is told, and goes ahead.
+ *
  * Context: any thread of the pager, also with the events lock and the area
  * table's read lock held. The fault path; see fetch.h for what it may call.
  */
@@ -42,22 +46,32 @@ struct ferryi_notice {
 
 struct ferryi_notifier {
 	_Atomic unsigned users; /* mirrors; 0: begin and end are not called */
-	void (*begin)(struct ferryi_notifier *notifier, struct ferryi_notice *notice);
+	/* 0; -EAGAIN, if !blockable: a mirror has refused, and there is no end to it. */
+	int (*begin)(struct ferryi_notifier *notifier, struct ferryi_notice *notice);
 	void (*end)(struct ferryi_notifier *notifier, struct ferryi_notice *notice);
 };
 
-/* notifier NULL: none. owner: whose call it is, NULL the pager's own doing. */
-static inline void ferryi_notify_begin(struct ferryi_notifier *notifier, struct ferryi_notice *notice, uintptr_t start,
-				       size_t len, enum ferry_update_event event, const void *owner)
+/* notifier NULL: none. owner: whose call it is, NULL the pager's own doing. -EAGAIN, if !blockable: refused. */
+static inline int ferryi_notify_ask(struct ferryi_notifier *notifier, struct ferryi_notice *notice, uintptr_t start,
+				    size_t len, enum ferry_update_event event, const void *owner, bool blockable)
 {
 	notice->notifier = NULL;
 	if (!notifier || !atomic_load(&notifier->users))
-		return;
-	notice->notifier = notifier;
+		return 0;
 	notice->update = (struct ferry_update){
-		.start = start, .end = start + len, .event = event, .blockable = true, .owner = owner
+		.start = start, .end = start + len, .event = event, .blockable = blockable, .owner = owner
 	};
-	notifier->begin(notifier, notice);
+	int rc = notifier->begin(notifier, notice);
+
+	if (!rc)
+		notice->notifier = notifier;
+	return rc;
+}
+
+static inline void ferryi_notify_begin(struct ferryi_notifier *notifier, struct ferryi_notice *notice, uintptr_t start,
+				       size_t len, enum ferry_update_event event, const void *owner)
+{
+	ferryi_notify_ask(notifier, notice, start, len, event, owner, true);
 }
 
 static inline void ferryi_notify_end(struct ferryi_notice *notice)

@@ -39,6 +39,7 @@ struct ferryi_evict_thread {
 	_Atomic bool asleep; /* partner: ferryi_pager_need_memory */
 	_Atomic bool busy;   /* partner: fork.c */
 	_Atomic int tid;     /* its faults do not wait for room */
+	uint64_t refused_ns; /* owned by the thread: since then mirrors have kept all that was asked for; 0: they have not */
 	struct ferryi_evictor evictor;
 };
 

@@ -192,6 +192,60 @@ static void wait_events(struct watcher *w, enum ferry_update_event event)
 	}
 }
 
+static _Atomic int answer;
+
+static int answers(struct ferry_mirror *mirror, const struct ferry_update *update)
+{
+	(void)mirror;
+	CHECK(update->blockable); /* no memory cgroup is near its limit */
+	return atomic_load(&answer);
+}
+
+static const struct ferry_mirror_ops answer_ops = { .invalidate = answers };
+
+static void check_answer(int rc, uint64_t seed)
+{
+	FILE *log = tmpfile();
+	char line[512];
+	int fd = dup(STDERR_FILENO);
+	unsigned nr = 0;
+
+	CHECK(log && fd >= 0);
+	fflush(stderr);
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_mirror mirror = { .ops = &answer_ops };
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+
+	atomic_store(&answer, rc);
+	CHECK_INT(ferry_mirror_register(&mirror, ferry), 0);
+	CHECK(dup2(fileno(log), STDERR_FILENO) >= 0);
+	ferryt_fill_away(ferry, p, PAGES, seed);
+	ferryt_verify(p, 0, PAGES, seed);
+	CHECK(dup2(fd, STDERR_FILENO) >= 0);
+	rewind(log);
+	while (fgets(line, sizeof(line), log))
+		nr += strstr(line, "taken for 0") != NULL;
+	CHECK_INT(nr, rc != 0);
+	CHECK_INT(ferry_mirror_unregister(&mirror), 0);
+	CHECK_INT(ferry_close(ferry), 0);
+	close(fd);
+	fclose(log);
+}
+
+static void body_wrong_answer(void)
+{
+	check_answer(0, 21);
+	check_answer(-EIO, 22);
+	check_answer(-EAGAIN, 23); /* only where it may not sleep */
+	check_answer(1, 24);
+}
+
+static void invalidate__wrong_answer__taken_for_0_and_logged_once(void **state)
+{
+	(void)state;
+	RUN(body_wrong_answer);
+}
+
 static void body_application(void)
 {
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
@@ -645,6 +699,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(mirror__invalidate__comes_before_the_new_page),
 		cmocka_unit_test(mirror__invalidate__comes_before_the_page_leaves),
 		cmocka_unit_test(mirror__application_changes__are_told),
+		cmocka_unit_test(invalidate__wrong_answer__taken_for_0_and_logged_once),
 		cmocka_unit_test(mirror__register_unregister__every_error_and_release),
 		cmocka_unit_test(mirror__exit__released_once_and_not_by_a_child),
 		cmocka_unit_test(mirror__unregister__waits_for_a_running_callback),

@@ -1,7 +1,8 @@
 /*
  * At the limit of a memory cgroup, which the test makes and joins: pages give
- * way to the application's own memory, and come in without a new frame. And
- * what a fault that finds no memory ends with (FERRY_OOM). argv[1]: the row.
+ * way to the application's own memory, as far as mirrors let them, and come in
+ * without a new frame. And what a fault that finds no memory ends with
+ * (FERRY_OOM). argv[1]: the row.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -10,6 +11,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -198,6 +200,113 @@ static void memcg_limit__no_room_at_all__pages_come_by_the_reserve(void **state)
 	RUN(reserve_body);
 }
 
+/* ---- mirrors that are asked, near the limit ---- */
+
+#define KEPT_PAGES 16u
+
+static struct asked {
+	struct ferry_mirror mirror; /* must be first */
+	uintptr_t start, end;       /* what it does not let go of, as long as it is asked */
+	_Atomic bool refuses;
+	_Atomic unsigned nr_refused, nr_told; /* nr_told: MIGRATE, with blockable */
+} asked;
+
+static int on_ask(struct ferry_mirror *mirror, const struct ferry_update *update)
+{
+	struct asked *a = (struct asked *)mirror;
+
+	if (update->blockable) {
+		atomic_fetch_add(&a->nr_told, update->event == FERRY_UPDATE_MIGRATE);
+		return 0;
+	}
+	if (!atomic_load(&a->refuses) || update->end <= a->start || update->start >= a->end)
+		return 0;
+	atomic_fetch_add(&a->nr_refused, 1);
+	return -EAGAIN;
+}
+
+static const struct ferry_mirror_ops ask_ops = { .invalidate = on_ask };
+
+/* All in RAM, far below the budget; the mirror keeps the first `kept` pages. */
+static uint8_t *fill_with_mirror(struct ferry *ferry, size_t kept, uint64_t seed)
+{
+	uint8_t *p = ferryt_mmap(ferry, FEW_PAGES * FERRYT_PAGE);
+
+	ferryt_fill(p, FEW_PAGES, seed);
+	CHECK_INT(ferryt_present(p, FEW_PAGES), FEW_PAGES);
+	asked.mirror.ops = &ask_ops;
+	asked.start = (uintptr_t)p;
+	asked.end = asked.start + kept * FERRYT_PAGE;
+	atomic_store(&asked.refuses, true);
+	CHECK_INT(ferry_mirror_register(&asked.mirror, ferry), 0);
+	return p;
+}
+
+/* The limit comes near until pages have given way as far as they do. */
+static void press(struct ferry *ferry)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(WAIT_MS);
+
+	while (ferryt_stats(ferry).resident_bytes > FERRY_BUDGET_MIN) {
+		CHECK(ferryi_now_ns() < deadline_ns);
+		set_limit(usage() + 12 * FERRYT_MIB);
+		poll(NULL, 0, 1);
+	}
+}
+
+static void refused_body(void)
+{
+	struct ferry *ferry = open_in_cgroup();
+	uint8_t *p = fill_with_mirror(ferry, KEPT_PAGES, 6);
+	uint64_t deadline_ns = ferryi_deadline_ms(WAIT_MS);
+
+	press(ferry);
+	CHECK(atomic_load(&asked.nr_refused) > 0);
+	CHECK_INT(atomic_load(&asked.nr_told), 0); /* others went: nothing had to be forced */
+	CHECK_INT(ferryt_present(p, KEPT_PAGES), KEPT_PAGES);
+	atomic_store(&asked.refuses, false);
+	while (ferryt_present(p, KEPT_PAGES)) {
+		CHECK(ferryi_now_ns() < deadline_ns);
+		ferryt_verify(p + KEPT_PAGES * FERRYT_PAGE, KEPT_PAGES, FEW_PAGES - KEPT_PAGES, 6);
+		press(ferry);
+	}
+	ferryt_verify(p, 0, FEW_PAGES, 6);
+	CHECK_INT(ferryt_stats(ferry).faults_poisoned, 0);
+	CHECK_INT(ferry_mirror_unregister(&asked.mirror), 0);
+}
+
+static void invalidate__not_blockable_refused__page_stays_and_leaves_later(void **state)
+{
+	(void)state;
+	if (no_cgroup)
+		skip();
+	RUN(refused_body);
+}
+
+static void all_refused_body(void)
+{
+	struct ferry *ferry = open_in_cgroup();
+	uint8_t *p = fill_with_mirror(ferry, FEW_PAGES, 7);
+
+	press(ferry);
+	CHECK(atomic_load(&asked.nr_refused) > 0);
+	CHECK(atomic_load(&asked.nr_told) > 0);
+	set_limit(usage() + FERRYT_MIB); /* now faults wait for pages to leave */
+	ferryt_verify(p, 0, FEW_PAGES, 7);
+	ferryt_fill(p, FEW_PAGES, 8);
+	ferryt_verify(p, 0, FEW_PAGES, 8);
+	CHECK_INT(ferryt_stats(ferry).faults_poisoned, 0);
+	CHECK_INT(ferry_mirror_unregister(&asked.mirror), 0);
+}
+
+static void invalidate__not_blockable_all_refused__told_with_blockable(void **state)
+{
+	(void)state;
+	if (no_cgroup)
+		skip();
+	RUN(all_refused_body);
+}
+
 /* ---- FERRY_OOM ---- */
 
 #define LOCKED_PAGES (2 * FERRYT_BUDGET / FERRYT_PAGE)
@@ -323,6 +432,8 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		CGROUP_TEST(memcg_limit__application_grows__pages_give_way),
 		CGROUP_TEST(memcg_limit__no_room_at_all__pages_come_by_the_reserve),
+		CGROUP_TEST(invalidate__not_blockable_refused__page_stays_and_leaves_later),
+		CGROUP_TEST(invalidate__not_blockable_all_refused__told_with_blockable),
 		ROW_TEST(oom__poison_wait_abort__as_chosen),
 	};
 	int no_uffd = ferryt_needs_uffd();
