@@ -166,14 +166,21 @@ void *ferry_mmap(struct ferry *ferry, void *hint, size_t len, int prot, unsigned
 int ferry_munmap(struct ferry *ferry, void *addr, size_t len);
 
 /*
- * Manages existing private anonymous memory (malloc, mmap, another thread's
- * stack), in place; its content stays. Pages inside [addr, addr + len) only:
- * give it whole pages (-EINVAL otherwise). Resident pages count against the
- * budget from now on, so some may leave at once.
+ * Manages existing private memory (malloc, mmap, another thread's stack, a
+ * program's variables), in place; its content stays. Pages inside
+ * [addr, addr + len) only: give it whole pages (-EINVAL otherwise). Resident
+ * pages count against the budget from now on, so some may leave at once.
+ * Private mappings of files are made anonymous first: all of the range is read
+ * in, 1 MiB at a time, and the file's later changes do not show. No other
+ * thread may write to such memory during the call: the write could be lost. It
+ * stays anonymous, with its content, if the call fails in the middle. Not the
+ * variables of libraries that this one uses: its own threads must not wait for
+ * a page.
  * Returns -EINVAL (unaligned; overlaps a managed range), -EFAULT (part of it
- * is not mapped), -EOPNOTSUPP (a file mapping, shared, or huge page memory),
- * -EBUSY (belongs to another userfaultfd: CRIU, QEMU, a libfabric monitor),
- * -EACCES (not readable and writable), -ENOMEM (pools full).
+ * is not mapped, or beyond its file's end), -EOPNOTSUPP (shared, huge page,
+ * locked or sealed memory, executable mapping of a file), -EBUSY (belongs to
+ * another userfaultfd: CRIU, QEMU, a libfabric monitor), -EACCES (not readable
+ * and writable), -ENOMEM (pools full; address space or a resource limit).
  */
 int ferry_adopt(struct ferry *ferry, void *addr, size_t len, unsigned flags);
 
@@ -805,12 +812,12 @@ struct ferry_migrate_stats {
 
 /*
  * Moves what is in RAM in [addr, addr + len) to the pool, whatever the clock
- * says; adopts memory of the range that is not managed yet. A 2 MiB block whose
+ * says; adopts memory of the range that is not managed yet (ferry_adopt). A 2 MiB block whose
  * pages live in another pool is moved as a whole: those come home first, if
  * their owner is the pool's. Pinned pages and pages that lose a race are
  * skipped and counted, never an error. flags 0: SELECT_SYSTEM. stats may be NULL.
  * -EINVAL (unaligned; not mapped or not readable; unknown flag), -EOPNOTSUPP
- * (shared, file, hugetlb or special memory), -ENOMEM (pool full), -ESHUTDOWN
+ * (shared, hugetlb or special memory, a file's text), -ENOMEM (pool full), -ESHUTDOWN
  * (pool killed), -ENOTCONN, -EIO (pool lost).
  */
 int ferry_migrate_to_device(struct ferry_pool *pool, void *addr, size_t len, unsigned flags,

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "anon.h"
 #include "clock.h"
 #include "error.h"
 #include "exclusive.h"
@@ -218,15 +219,17 @@ static int charge_waiting(struct ferryi_pager *pager, uint64_t deadline_ns)
 	return 0;
 }
 
-/* Pages that are in RAM (or in swap) are RESIDENT from now on, and charged one by one as room is made. */
-static int count_resident(struct ferryi_pager *pager, struct ferryi_object *object, uintptr_t start, int pagemap)
+/* Pages of [start, end) that are in RAM (or in swap) are RESIDENT from now on, and charged one by one as room is made. */
+static int count_resident(struct ferryi_pager *pager, const struct ferryi_area *area, uintptr_t start, uintptr_t end, int pagemap)
 {
+	struct ferryi_object *object = area->object;
+	size_t last = (end - area->start) >> FERRYI_PAGE_SHIFT;
 	uint64_t entry[PAGEMAP_BATCH];
 	int rc = 0;
 
-	for (size_t i = 0; i < object->nr_pages && !rc; i += PAGEMAP_BATCH) {
-		size_t n = object->nr_pages - i < PAGEMAP_BATCH ? object->nr_pages - i : PAGEMAP_BATCH;
-		off_t off = (off_t)((start >> FERRYI_PAGE_SHIFT) + i) * 8;
+	for (size_t i = (start - area->start) >> FERRYI_PAGE_SHIFT; i < last && !rc; i += PAGEMAP_BATCH) {
+		size_t n = last - i < PAGEMAP_BATCH ? last - i : PAGEMAP_BATCH;
+		off_t off = (off_t)((area->start >> FERRYI_PAGE_SHIFT) + i) * 8;
 
 		if (pread(pagemap, entry, n * 8, off) != (ssize_t)(n * 8))
 			return ferryi_control_fail(-EIO, "adopt: cannot read /proc/self/pagemap");
@@ -249,25 +252,94 @@ static int count_resident(struct ferryi_pager *pager, struct ferryi_object *obje
 	return rc;
 }
 
-int ferryi_pager_adopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, unsigned flags)
+/* Why [start, end) cannot be adopted, before anything has changed. */
+static int check_adoptable(uintptr_t start, uintptr_t end, bool *any_file)
 {
-	struct ferryi_object *object;
+	struct ferryi_mapping mapping;
 	uintptr_t at = start;
-	int rc = ferryi_maps_check(start, end, &at);
+	int rc = ferryi_maps_check(start, end, any_file, &at);
 
+	for (uintptr_t va = start; *any_file && !rc && va < end; va = mapping.end) {
+		rc = ferryi_maps_find(va, &mapping);
+		if (!rc && mapping.is_file)
+			rc = ferryi_anon_check(va, ferryi_min_u64(end, mapping.end), &at);
+	}
 	switch (rc) {
 	case 0:
-		break;
+		return 0;
 	case -EFAULT:
-		return ferryi_control_fail(rc, "adopt: %#lx is not mapped", (unsigned long)at);
+		return ferryi_control_fail(rc, "adopt: %#lx is not mapped, or beyond the end of the file that is mapped there",
+					   (unsigned long)at);
 	case -EOPNOTSUPP:
-		return ferryi_control_fail(rc, "adopt: %#lx is a file, shared or special mapping; only private anonymous "
-					       "memory can be managed", (unsigned long)at);
+		return ferryi_control_fail(rc, "adopt: %#lx is shared, an executable file's, locked or special; only "
+					       "private memory can be managed", (unsigned long)at);
 	case -EACCES:
 		return ferryi_control_fail(rc, "adopt: %#lx is not readable and writable", (unsigned long)at);
 	default:
 		return ferryi_control_fail(rc, "adopt: cannot read /proc/self/maps: %s", ferryi_strerror(rc));
 	}
+}
+
+/* Arms anonymous memory [*done, end) of the area; *done moves on when that has been. */
+static int arm(struct ferryi_pager *pager, const struct ferryi_area *area, uintptr_t *done, uintptr_t end, int pagemap)
+{
+	uintptr_t start = *done;
+	int rc = ferryi_uffd_register(pager->uffd, (void *)start, end - start, true);
+
+	if (rc)
+		return ferryi_control_fail(rc == -EBUSY ? rc : -EOPNOTSUPP,
+					   rc == -EBUSY ? "adopt: the range belongs to another userfaultfd (%s)" :
+							  "adopt: userfaultfd cannot take the range (%s)",
+					   ferryi_strerror(rc));
+	madvise((void *)start, end - start, MADV_DONTFORK);
+	*done = end;
+	return count_resident(pager, area, start, end, pagemap);
+}
+
+/* The same for a file's memory, piece by piece, so that no more of it than a piece is outside the budget. */
+static int arm_file(struct ferryi_pager *pager, const struct ferryi_area *area, uintptr_t *done, uintptr_t end, int pagemap)
+{
+	struct ferryi_anon anon;
+	long n = ferryi_anon_begin(&anon, pager->arena, pagemap, *done, end);
+	int rc = (int)n;
+
+	if (rc)
+		return ferryi_control_fail(rc, "adopt: no address space left to copy a file's pages");
+	while (!rc && *done < end) {
+		n = ferryi_anon_next(&anon, *done);
+		if (n < 0)
+			rc = ferryi_control_fail((int)n, "adopt: %#lx, a file's, cannot be made anonymous (%s)",
+						 (unsigned long)*done, ferryi_strerror((int)n));
+		else
+			rc = arm(pager, area, done, *done + (size_t)n, pagemap);
+	}
+	ferryi_anon_end(&anon);
+	return rc;
+}
+
+static int arm_each(struct ferryi_pager *pager, const struct ferryi_area *area, uintptr_t *done, int pagemap)
+{
+	struct ferryi_mapping mapping;
+	int rc = 0;
+
+	while (!rc && *done < area->end) {
+		rc = ferryi_maps_find(*done, &mapping);
+		if (rc)
+			return ferryi_control_fail(rc, "adopt: %#lx was unmapped meanwhile", (unsigned long)*done);
+		rc = (mapping.is_file ? arm_file : arm)(pager, area, done, ferryi_min_u64(area->end, mapping.end), pagemap);
+	}
+	return rc;
+}
+
+int ferryi_pager_adopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, unsigned flags)
+{
+	struct ferryi_object *object;
+	uintptr_t done = start;
+	bool any_file;
+	int rc = check_adoptable(start, end, &any_file);
+
+	if (rc)
+		return rc;
 	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 
 	if (pagemap < 0)
@@ -284,20 +356,13 @@ int ferryi_pager_adopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 		ferryi_object_destroy(&pager->areas, &object);
 		goto out_pagemap;
 	}
-	rc = ferryi_uffd_register(pager->uffd, (void *)start, end - start, true);
-	if (rc) {
-		cut_range(pager, start, end);
+	rc = any_file ? arm_each(pager, &area, &done, pagemap) : arm(pager, &area, &done, end, pagemap);
+	if (rc) { /* the application's again, as plain memory; what was not armed is cut off without an event */
+		if (done > start)
+			ferryi_pager_unadopt(pager, start, done);
+		cut_range(pager, done, end);
 		reap(pager);
-		rc = ferryi_control_fail(rc == -EBUSY ? rc : -EOPNOTSUPP,
-					 rc == -EBUSY ? "adopt: the range belongs to another userfaultfd (%s)" :
-							"adopt: userfaultfd cannot take the range (%s)",
-					 ferryi_strerror(rc));
-		goto out_pagemap;
 	}
-	madvise((void *)start, end - start, MADV_DONTFORK);
-	rc = count_resident(pager, object, start, pagemap);
-	if (rc)
-		ferryi_pager_unadopt(pager, start, end);
 out_pagemap:
 	close(pagemap);
 	return rc;

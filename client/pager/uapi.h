@@ -55,6 +55,9 @@ struct ferryi_pm_scan_arg {
 	__u64 category_inverted, category_mask, category_anyof_mask, return_mask;
 };
 #define FERRYI_PAGEMAP_SCAN    _IOWR('f', 16, struct ferryi_pm_scan_arg)
+#define FERRYI_PM_SCAN_WP_MATCHING   (1ULL << 0)
+#define FERRYI_PM_SCAN_CHECK_WPASYNC (1ULL << 1)
+#define FERRYI_PAGE_IS_WRITTEN (1ULL << 1)
 #define FERRYI_PAGE_IS_PRESENT (1ULL << 3)
 #define FERRYI_PAGE_IS_SWAPPED (1ULL << 4)
 #define FERRYI_PAGE_IS_PFNZERO (1ULL << 5)

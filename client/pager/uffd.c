@@ -83,6 +83,13 @@ int ferryi_uffd_unregister(int fd, void *addr, size_t len)
 	return ioctl(fd, UFFDIO_UNREGISTER, &range) ? -errno : 0;
 }
 
+int ferryi_uffd_track(int fd, void *addr, size_t len)
+{
+	struct uffdio_register reg = { .range = { (uintptr_t)addr, len }, .mode = UFFDIO_REGISTER_MODE_WP };
+
+	return ioctl(fd, UFFDIO_REGISTER, &reg) ? -errno : ferryi_uffd_mark(fd, addr, len, true);
+}
+
 long ferryi_uffd_copy(int fd, void *dst, const void *src, size_t len)
 {
 	struct uffdio_copy copy = { .dst = (uintptr_t)dst, .src = (uintptr_t)src, .len = len };

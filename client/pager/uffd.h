@@ -23,6 +23,11 @@ int ferryi_uffd_probe(uint64_t *features);
 /* Arms [addr, addr + len) for missing pages and markers. -EINVAL not anonymous..., -EBUSY another userfaultfd's, -ENOMEM. */
 int ferryi_uffd_register(int fd, void *addr, size_t len, bool markers);
 int ferryi_uffd_unregister(int fd, void *addr, size_t len);
+/*
+ * Memory of any kind, for a userfaultfd opened with WP_ASYNC: PAGEMAP_SCAN tells which pages are written from now on.
+ * -EBUSY: another userfaultfd's.
+ */
+int ferryi_uffd_track(int fd, void *addr, size_t len);
 
 /*
  * Fills holes (marked ones too) and wakes. Returns bytes copied if any, else

@@ -253,7 +253,7 @@ static void body_errors(void)
 	CHECK_FAILS(ferry_migrate_to_device(pool, p, LEN, 0, &small), -EINVAL, "size");
 	CHECK_FAILS(ferry_migrate_to_device(NULL, p, LEN, 0, NULL), -EINVAL, "no such pool");
 	CHECK_FAILS(ferry_migrate_to_device(pool, gone, LEN, 0, NULL), -EINVAL, "not mapped");
-	CHECK_FAILS(ferry_migrate_to_device(pool, shared, LEN, 0, NULL), -EOPNOTSUPP, "private anonymous");
+	CHECK_FAILS(ferry_migrate_to_device(pool, shared, LEN, 0, NULL), -EOPNOTSUPP, "private memory");
 	CHECK_FAILS(ferry_migrate_to_ram(ferry, gone, LEN, NULL, 0, NULL), -EINVAL, "not all managed");
 	CHECK_INT(ferry_close(ferry), 0);
 }

@@ -319,7 +319,7 @@ static void body_adopt(void)
 	CHECK_INT(ferry_unadopt(ferry, p, LEN / 2), 0);
 	ferryt_verify(p, 0, LEN / FERRYT_PAGE, 5);
 
-	CHECK_FAILS(ferry_adopt(ferry, map(PROT_READ | PROT_WRITE, MAP_PRIVATE, fd), LEN, 0), -EOPNOTSUPP,
+	CHECK_FAILS(ferry_adopt(ferry, map(PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE, fd), LEN, 0), -EOPNOTSUPP,
 		    "file");
 	CHECK_FAILS(ferry_adopt(ferry, map(PROT_READ | PROT_WRITE, MAP_SHARED, fd), LEN, 0), -EOPNOTSUPP,
 		    "file");
