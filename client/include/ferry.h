@@ -51,6 +51,7 @@ extern "C" {
 #define FERRY_PAGE_SIZE     4096u
 #define FERRY_SUBSECTION    (2u << 20)   /* bytes: unit of lease and of pool alignment */
 #define FERRY_SECTION       (128u << 20) /* bytes: unit of the section table */
+#define FERRY_COMPAT_ALIGN  FERRY_SUBSECTION /* memremap_compat_align() */
 
 struct ferry;      /* one per process: the mirrored address space */
 struct ferry_pool; /* leased window of a server's memory: struct dev_pagemap */
@@ -472,6 +473,11 @@ struct ferry_pool_info {
 };
 int ferry_pool_info(struct ferry_pool *pool, struct ferry_pool_info *info);
 
+/* pgmap_pfn_valid(): pfn is a page of this pool, leased, past its altmap. Does not block. */
+bool ferry_pool_pfn_valid(struct ferry_pool *pool, uint64_t pfn);
+/* pgmap_has_memory_failure(): it was attached with ops.memory_failure. Does not block. */
+bool ferry_pool_has_memory_failure(const struct ferry_pool *pool);
+
 /* A pool of the process by index, 0 first, with a reference; NULL past the end. */
 struct ferry_pool *ferry_pool_at(struct ferry *ferry, unsigned index);
 
@@ -480,6 +486,12 @@ struct ferry_page *ferry_pfn_to_page(struct ferry *ferry, uint64_t pfn);
 uint64_t ferry_page_to_pfn(struct ferry *ferry, const struct ferry_page *page);
 bool ferry_pfn_valid(struct ferry *ferry, uint64_t pfn);
 
+/*
+ * What kind of memory the page is: is_zone_device_page() is any but 0,
+ * is_device_private_page() is FERRY_MEM_PRIVATE, and so on. 0: NULL (as
+ * ferry_entry_to_page gives for RAM), or the page's pool is detached. Does not block.
+ */
+enum ferry_mem_type ferry_page_type(struct ferry *ferry, const struct ferry_page *page);
 /* One number a device page, the driver's own; 0 until set. The page is valid. Do not block. */
 void ferry_page_set_drvdata(struct ferry_page *page, uint64_t data);
 uint64_t ferry_page_get_drvdata(const struct ferry_page *page);
@@ -524,7 +536,7 @@ struct ferry_update {
 	uintptr_t start, end; /* page aligned */
 	enum ferry_update_event event;
 	bool blockable;       /* false: invalidate may not sleep, and may refuse. MIGRATE near a memory cgroup's limit only */
-	/* MIGRATE, EXCLUSIVE: the owner whose call does it, NULL the pager's own, or a CPU's; a device may skip its own */
+	/* MIGRATE to a device, EXCLUSIVE: the owner whose call does it, NULL the pager's own, or a CPU's; a device may skip its own */
 	const void *owner;
 };
 

@@ -361,6 +361,36 @@ bool ferry_pfn_valid(struct ferry *ferry, uint64_t pfn)
 	return ferry_pfn_to_page(ferry, pfn) != NULL;
 }
 
+bool ferry_pool_pfn_valid(struct ferry_pool *pool, uint64_t pfn)
+{
+	struct ferry *ferry = ferryi_the_ferry();
+	const struct ferryi_subsection *sub;
+
+	if (!pool || ferryi_ferry_check(ferry, "pool_pfn_valid"))
+		return false;
+	sub = ferryi_subsection_of(ferry->model, pfn);
+	return sub && ferryi_subsection_pool(sub) == pool;
+}
+
+bool ferry_pool_has_memory_failure(const struct ferry_pool *pool)
+{
+	const struct ferry_pool_ops *ops = pool ? ferryi_pool_ops(pool) : NULL;
+
+	return ops && ops->memory_failure;
+}
+
+enum ferry_mem_type ferry_page_type(struct ferry *ferry, const struct ferry_page *page)
+{
+	const enum ferry_mem_type none = (enum ferry_mem_type)0;
+
+	if (!page || ferryi_ferry_check(ferry, "page_type"))
+		return none;
+	const struct ferryi_subsection *sub = ferryi_subsection_of(ferry->model, ferryi_page_to_pfn(ferry->model, page));
+	const struct ferry_pool *pool = sub ? ferryi_subsection_pool(sub) : NULL;
+
+	return pool ? (enum ferry_mem_type)ferryi_pool_type(pool) : none;
+}
+
 void ferry_page_set_drvdata(struct ferry_page *page, uint64_t data)
 {
 	atomic_store(&page->drvdata, data);

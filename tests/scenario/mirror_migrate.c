@@ -180,6 +180,51 @@ static void migrate__owner_filters__both_ways(void **state)
 	RUN(body_owners);
 }
 
+/* The owners that a mirror was told with. */
+static _Atomic unsigned told_a, told_b, told_nobody;
+
+static int note_owner(struct ferry_mirror *mirror, const struct ferry_update *update)
+{
+	(void)mirror;
+	if (update->event == FERRY_UPDATE_MIGRATE)
+		atomic_fetch_add(update->owner == owner_a ? &told_a : update->owner == owner_b ? &told_b : &told_nobody, 1);
+	return 0;
+}
+
+static void body_told_owner(void)
+{
+	static const struct ferry_mirror_ops ops = { .invalidate = note_owner };
+	struct ferry *ferry = ferryt_open(4 * FERRYT_BUDGET);
+	struct ferry_pool *a = attach(ferry, owner_a), *b = attach(ferry, owner_b);
+	struct ferry_mirror mirror = { .ops = &ops, .owner = owner_a };
+	uint8_t *p = ferry_mmap(ferry, NULL, LEN, PROT_READ | PROT_WRITE, FERRY_MAP_NORESERVE);
+	uint8_t *q = ferry_mmap(ferry, NULL, LEN, PROT_READ | PROT_WRITE, FERRY_MAP_NORESERVE);
+
+	CHECK(p != MAP_FAILED && q != MAP_FAILED);
+	ferryt_fill(p, PAGES, 21);
+	ferryt_fill(q, PAGES, 22);
+	CHECK_INT(ferry_mirror_register(&mirror, ferry), 0);
+	CHECK_INT(ferry_migrate_to_device(a, p, LEN, 0, NULL), 0);
+	CHECK(atomic_load(&told_a) > 0 && !atomic_load(&told_b) && !atomic_load(&told_nobody));
+	unsigned before = atomic_load(&told_a);
+
+	CHECK_INT(ferry_migrate_to_device(b, q, LEN, 0, NULL), 0);
+	CHECK(atomic_load(&told_b) > 0 && !atomic_load(&told_nobody));
+	CHECK_INT(atomic_load(&told_a), before);
+	ferryt_verify(p, 0, PAGES, 21); /* a CPU's touch */
+	CHECK(atomic_load(&told_nobody) > 0);
+	CHECK_INT(atomic_load(&told_a), before);
+	ferryt_verify(q, 0, PAGES, 22);
+	CHECK_INT(ferry_mirror_unregister(&mirror), 0);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void migrate__own_and_others__mirror_is_told_the_owner(void **state)
+{
+	(void)state;
+	RUN(body_told_owner);
+}
+
 static void *keep_stack(void *arg)
 {
 	_Atomic int *step = arg;
@@ -513,6 +558,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(migrate__there_and_back__counts_and_no_traffic_for_zeros),
 		cmocka_unit_test(migrate__pinned_or_read_only_pages__skipped_and_counted),
 		cmocka_unit_test(migrate__owner_filters__both_ways),
+		cmocka_unit_test(migrate__own_and_others__mirror_is_told_the_owner),
 		cmocka_unit_test(migrate__memory_of_any_kind__adopted_on_the_way),
 		cmocka_unit_test(migrate__bad_ranges__documented_errors),
 		cmocka_unit_test(migrate__beside_a_writing_thread__no_write_is_lost),

@@ -101,6 +101,61 @@ static void get_dev_pagemap__hint_kill_put__references_are_exact(void **state)
 	RUN(references_body);
 }
 
+/* ---- the helpers of memremap.h ---- */
+
+static int no_replica(struct ferry_pool *pool, uint64_t pfn, void *replica)
+{
+	(void)pool;
+	(void)pfn;
+	(void)replica;
+	return -EOPNOTSUPP;
+}
+
+static void pgmap_body(void)
+{
+	static const struct ferry_pool_ops none = { 0 }, failure = { .memory_failure = no_replica };
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_altmap altmap = { .reserve = 3, .free = 400 };
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .pool = "test",
+					.len_bytes = 3 * FERRY_SUBSECTION, .ops = &failure, .altmap = &altmap }; /* one set aside */
+	const uint64_t per_sub = FERRY_COMPAT_ALIGN / FERRYT_PAGE;
+	struct ferry_pool *a = first_pool(ferry), *b, *c;
+
+	CHECK_INT(ferry_pool_attach(ferry, &attr, &b), 0);
+	attr.altmap = NULL;
+	attr.ops = &none;
+	CHECK_INT(ferry_pool_attach(ferry, &attr, &c), 0);
+	uint64_t first = info_of(b).pfn_first, begin = first + ferry_altmap_offset(&altmap) + altmap.align;
+
+	/* From behind the altmap to the end of what is leased, whoever else's PFNs are valid. */
+	CHECK(begin % per_sub == 0);
+	CHECK(!ferry_pool_pfn_valid(b, first) && !ferry_pool_pfn_valid(b, begin - 1));
+	for (uint64_t pfn = begin; pfn < begin + 2 * per_sub; pfn++)
+		CHECK(ferry_pool_pfn_valid(b, pfn) && !ferry_pool_pfn_valid(a, pfn) && !ferry_pool_pfn_valid(c, pfn));
+	CHECK(!ferry_pool_pfn_valid(b, begin + 2 * per_sub));
+	CHECK(ferry_pool_pfn_valid(c, info_of(c).pfn_first) && !ferry_pool_pfn_valid(b, info_of(c).pfn_first));
+	CHECK(!ferry_pool_pfn_valid(NULL, begin) && !ferry_pool_pfn_valid(b, 0) && !ferry_pool_pfn_valid(b, UINT64_MAX));
+
+	CHECK(ferry_pool_has_memory_failure(b));
+	CHECK(!ferry_pool_has_memory_failure(a) && !ferry_pool_has_memory_failure(c) && !ferry_pool_has_memory_failure(NULL));
+
+	struct ferry_page *page = ferry_pfn_to_page(ferry, begin);
+
+	CHECK_INT(ferry_page_type(ferry, page), FERRY_MEM_PRIVATE);
+	CHECK_INT(ferry_page_type(ferry, NULL), 0); /* of an entry that is in RAM */
+	CHECK_INT(ferry_pool_detach(b), 0);
+	CHECK_INT(ferry_page_type(ferry, page), 0);
+	CHECK(!ferry_pool_pfn_valid(c, begin));
+	CHECK_INT(ferry_pool_detach(c), 0);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void pgmap_pfn_valid_has_memory_failure__own_and_others__as_attached(void **state)
+{
+	(void)state;
+	RUN(pgmap_body);
+}
+
 static void arguments_body(void)
 {
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
@@ -536,6 +591,7 @@ int main(int argc, char **argv)
 	char *row = argc > 1 ? argv[1] : "local";
 	const struct CMUnitTest tests[] = {
 		ROW_TEST(get_dev_pagemap__hint_kill_put__references_are_exact),
+		ROW_TEST(pgmap_pfn_valid_has_memory_failure__own_and_others__as_attached),
 		ROW_TEST(pool_end__not_killed_or_bad__einval),
 		ROW_TEST(page__drvdata_and_server__kept_and_named),
 		ROW_TEST(hmm_device_new_put__64_of_them__then_none_until_one_is_put),
