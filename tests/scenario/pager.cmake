@@ -1,6 +1,6 @@
 # The public API, through libferry.so and a real ferryd: memory, errors, the kernel's own accesses, fork.
 set(pager_kit pager_kit.c control_child.c)
-foreach(part memory ranges errors private kernel fork fork_copy fork_ends memcg)
+foreach(part memory ranges errors private kernel fork fork_copy fork_ends crash memcg)
 	ferry_test(scenario_pager_${part}_local LABELS scenario needs-uffd TIMEOUT 900
 		SOURCES pager_${part}.c ${pager_kit}
 		LINK ferry ferry_control ferry_proto ferry_pager_uapi
