@@ -15,6 +15,9 @@
  *   Lifetime    a range must not be unmapped or given up while another call
  *               works on it, as memory must not be freed while it is read.
  *   Signals     only ferry_fault_query is async-signal-safe.
+ *   Descriptors the library's are not to be closed by others (closefrom(3),
+ *               while it is open): the process aborts then, when a page is
+ *               wanted, rather than read zeros.
  *   Allocation  faults, eviction and device accesses allocate nothing, and the
  *               library's tables lie in address space reserved at open. What
  *               asks a server, or connects again, uses malloc.

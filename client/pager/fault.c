@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -82,6 +83,14 @@ static void on_change_locked(struct ferryi_pager *pager, const struct uffd_msg *
 	ferryi_notify_end(&notice);
 }
 
+/* Nothing can be had back any more, nor any fault answered: nobody is to go on with that. */
+_Noreturn static void lost_descriptor(const struct ferryi_pager *pager)
+{
+	ferryi_error("descriptor %d, the userfaultfd, was closed by the application: it cannot go on without its away pages",
+		     pager->uffd);
+	abort();
+}
+
 /*
  * Changes are applied before anybody can read a later event, so that a fault
  * which follows a MADV_DONTNEED is never served with the data it dropped.
@@ -94,6 +103,8 @@ static unsigned read_events(struct ferryi_handler *h)
 	if (!ferryi_mutex_trylock(&pager->events_lock))
 		return 0;
 	ssize_t len = read(pager->uffd, msgs, sizeof(msgs));
+	if (len < 0 && errno == EBADF)
+		lost_descriptor(pager);
 	unsigned n = len > 0 ? (unsigned)((size_t)len / sizeof(msgs[0])) : 0;
 
 	for (unsigned i = 0; i < n; i++) {

@@ -138,8 +138,10 @@ static int start(struct ferryi_pager *pager)
 {
 	uint32_t service_slot = pager->nr_evict_threads * FERRYI_EVICT_SLOTS;
 	uint32_t migrator_slot = service_slot + FERRYI_EVICT_SLOTS;
-	int rc = ferryi_keeper_start(pager->arena, keep, pager, &pager->counters, &pager->keeper);
+	int rc = ferryi_guard_start(&pager->guard, pager->uffd);
 
+	if (!rc)
+		rc = ferryi_keeper_start(pager->arena, keep, pager, &pager->counters, &pager->keeper);
 	if (!rc)
 		rc = ferryi_fetcher_init(pager->service_fetcher, pager, -1);
 	if (!rc)
@@ -194,6 +196,7 @@ static void destroy(struct ferryi_pager *pager)
 		if (pager->evict_threads[i].wake_fd >= 0)
 			close(pager->evict_threads[i].wake_fd);
 	}
+	ferryi_guard_stop(&pager->guard);
 	if (pager->uffd >= 0)
 		close(pager->uffd);
 	if (pager->pagemap_fd >= 0)

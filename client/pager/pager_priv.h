@@ -13,6 +13,7 @@
 #include "counters.h"
 #include "evict.h"
 #include "fetch.h"
+#include "guard.h"
 #include "link.h"
 #include "memcg.h"
 #include "pager.h"
@@ -71,6 +72,7 @@ struct ferryi_pager {
 	uint8_t *staging;
 	size_t staging_bytes;
 	unsigned nr_handlers, nr_evict_threads;
+	struct ferryi_guard guard; /* its own */
 	struct ferryi_handler *handlers;
 	struct ferryi_evict_thread *evict_threads;
 

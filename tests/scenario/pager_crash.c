@@ -119,12 +119,21 @@ static void by_exec(void)
 	execv("/bin/true", args);
 }
 
+/* All descriptors are gone, the userfaultfd's too: the next fault must not be answered with zeros, nor wait for ever. */
+static void by_closing_all(void)
+{
+	closefrom(STDERR_FILENO + 1);
+	for (;;)
+		pause();
+}
+
 static const struct {
 	void (*end)(void);
 	int status;
 } ends[] = {
 	{by_signal, 128 + SIGSEGV}, {abort, 128 + SIGABRT}, {by_kill, 128 + SIGKILL},
 	{by_exit, 3},		    {by_exit_at_once, 4},   {by_exec, 0},
+	{by_closing_all, 128 + SIGABRT},
 };
 
 static void look_again(void)
