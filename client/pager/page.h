@@ -167,7 +167,8 @@ static inline uint64_t ferryi_page_not_zapping(uint64_t word)
 /* The drop is so young that the kernel may not have come to it. Ticks wrap after 8 s: then it is young once more. */
 static inline bool ferryi_page_is_young_zap(uint64_t word, uint64_t now_ns)
 {
-	uint64_t age = (ferryi_page_tick(now_ns) - word) & FERRYI_PAGE_TICK_MASK;
+	/* Ticks alone: other bits below them would borrow one, and a drop of this very tick would be an old one. */
+	uint64_t age = (ferryi_page_tick(now_ns) - (word & FERRYI_PAGE_TICK_MASK)) & FERRYI_PAGE_TICK_MASK;
 
 	return (word & FERRYI_PAGE_ZAPPING) && age >> FERRYI_PAGE_TICK_SHIFT < FERRYI_ZAP_TICKS;
 }
