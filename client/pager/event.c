@@ -18,7 +18,9 @@
  * the area table has in use is late: it waits until the event is applied that
  * makes its place free, and so do faults there. That event is on its way for
  * certain as long as the kernel answers EAGAIN (mmap_changing, raised together
- * with the change). The same holds for the second event of an mremap itself:
+ * with the change). A MADV_DONTNEED there meanwhile is of the pages that were
+ * moved, which the table still has at their old address. The same holds for the
+ * second event of an mremap itself:
  *
  *   mremap(A -> B)
  *   event REMAP(A -> B) is queued and read
@@ -100,6 +102,24 @@ static void drop_page(struct ferryi_pager *pager, const struct ferryi_page_ref *
 	}
 }
 
+/* The late move that brings the memory at va there, or NULL. */
+static const struct ferryi_move *late_move_to(const struct ferryi_pager *pager, uintptr_t va)
+{
+	for (unsigned i = 0; i < pager->nr_late_moves; i++) {
+		if (va >= pager->late_moves[i].to && va - pager->late_moves[i].to < pager->late_moves[i].len)
+			return &pager->late_moves[i];
+	}
+	return NULL;
+}
+
+/* Where the area table has the memory at va. */
+static uintptr_t table_va(const struct ferryi_pager *pager, uintptr_t va)
+{
+	const struct ferryi_move *move = late_move_to(pager, va);
+
+	return move ? va - move->to + move->from : va;
+}
+
 void ferryi_event_remove_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
 	uint64_t now = ferryi_now_ns();
@@ -108,9 +128,11 @@ void ferryi_event_remove_locked(struct ferryi_pager *pager, uintptr_t start, uin
 	ferryi_assert_held(&pager->events_lock);
 	ferryi_areas_read_lock(&pager->areas);
 	for (uintptr_t va = start; va < end; va += FERRYI_PAGE_SIZE) {
-		if (!ferryi_areas_find_locked(&pager->areas, va, &ref))
+		if (!ferryi_areas_find_locked(&pager->areas, table_va(pager, va), &ref))
 			continue;
-		for (; ref.area_pages_left && va < end; ref.area_pages_left--, ref.index++, va += FERRYI_PAGE_SIZE)
+		size_t n = pager->nr_late_moves ? 1 : ref.area_pages_left;
+
+		for (; n && va < end; n--, ref.index++, va += FERRYI_PAGE_SIZE)
 			drop_page(pager, &ref, now);
 		va -= FERRYI_PAGE_SIZE;
 	}
@@ -236,9 +258,5 @@ void ferryi_event_late_locked(struct ferryi_pager *pager)
 
 bool ferryi_event_is_late_locked(const struct ferryi_pager *pager, uintptr_t va)
 {
-	for (unsigned i = 0; i < pager->nr_late_moves; i++) {
-		if (va >= pager->late_moves[i].to && va - pager->late_moves[i].to < pager->late_moves[i].len)
-			return true;
-	}
-	return false;
+	return late_move_to(pager, va);
 }
