@@ -327,6 +327,16 @@ void ferryi_lines_broken(struct ferryi_lines *lines, unsigned pool_index)
 		hand_over(lines, link, FERRYI_LINK_BROKEN);
 }
 
+/*
+ * A pool's index is used again, so what is closed must be what was to be closed:
+ *
+ *   owner                                  detach, then attach of another pool
+ *   ------------------------------------   --------------------------------------
+ *   close_wanted? yes                      (the old link is closed)
+ *                                          close_wanted = false; WANTED ... READY
+ *   takes the channel from the mail
+ *   close_wanted? no: it stays
+ */
 void ferryi_lines_tend(struct ferryi_lines *lines)
 {
 	for (unsigned p = 0; p < FERRYI_MAX_POOLS_ATTACHED; p++) {
@@ -336,7 +346,7 @@ void ferryi_lines_tend(struct ferryi_lines *lines)
 			continue;
 		if (!link->channel)
 			ferryi_lines_channel(lines, p); /* one may have come by mail */
-		if (link->channel && !ferryi_channel_outstanding(link->channel))
+		if (link->channel && atomic_load(&link->close_wanted) && !ferryi_channel_outstanding(link->channel))
 			hand_over(lines, link, FERRYI_LINK_CLOSING);
 	}
 }
