@@ -9,6 +9,7 @@
  *
  *   seg->lock   readers use the segment where it is; a writer changes the mapping as a whole
  *   page lock   who reads or writes a page's content, and its word of the model; taken under seg->lock
+ *   steps_lock  taken under seg->lock; an operation that holds more than one segment tries, and goes without
  */
 #include <errno.h>
 #include <pthread.h>
@@ -37,13 +38,15 @@
 #define BUDGET        (8 * FERRYT_MIB)
 #define MAY_PROTECT   1u   /* segments that may be read-only: such pages cannot leave, so they must fit the budget */
 #define SPAN_PAGES    32u /* of an operation on a part of a segment, at most */
+#define FORK_MS       120000
 
 struct segment {
 	pthread_rwlock_t lock;
 	uint8_t *addr;
 	bool read_only;
 	pthread_mutex_t page_lock[SEGMENT_PAGES];
-	uint64_t model[SEGMENT_PAGES]; /* what ferryt_fill_page was given as seed; 0: a page of zeros */
+	uint64_t model[SEGMENT_PAGES]; /* what ferryt_fill_page was given as seed (new_version); 0: a page of zeros */
+	pthread_mutex_t steps_lock;    /* a migration in three steps goes on here: such pages no child of fork has */
 };
 
 struct worker {
@@ -73,6 +76,12 @@ static uint8_t *page_of(struct segment *seg, size_t i)
 	return seg->addr + i * FERRYT_PAGE;
 }
 
+/* Of data that was never written before; it tells the segment, so that no page is taken for another's. */
+static uint64_t new_version(const struct segment *seg)
+{
+	return (atomic_fetch_add(&next_version, 1) + 1) * SEGMENTS + (uint64_t)(seg - segments);
+}
+
 /* ---- content; the page's lock, or the segment's write lock, is held ---- */
 
 static void verify_page(struct segment *seg, size_t i)
@@ -85,7 +94,7 @@ static void verify_page(struct segment *seg, size_t i)
 
 static void write_page(struct segment *seg, size_t i)
 {
-	seg->model[i] = atomic_fetch_add(&next_version, 1) + 1;
+	seg->model[i] = new_version(seg);
 	ferryt_fill_page(page_of(seg, i), seg->model[i], i);
 }
 
@@ -265,7 +274,7 @@ static void op_device(struct worker *w)
 		else
 			ferryt_verify_zero(page, 1);
 		if (!s.seg->read_only && next_random(w) % 2) {
-			s.seg->model[i] = atomic_fetch_add(&next_version, 1) + 1;
+			s.seg->model[i] = new_version(s.seg);
 			ferryt_fill_page(page, s.seg->model[i], i);
 			CHECK_INT(ferry_mirror_write(&mirror, va, page, sizeof(page), NULL), 0);
 		}
@@ -303,7 +312,7 @@ static void op_exclusive(struct worker *w)
 	CHECK(rc == 0 || rc == -EBUSY || rc == -ENOMEM || (rc == -EPERM && s.seg->read_only));
 	for (size_t i = s.first; i < s.first + s.nr; i++) {
 		pthread_mutex_lock(&s.seg->page_lock[i]);
-		struct change c = { .index = i, .old = s.seg->model[i], .new = atomic_fetch_add(&next_version, 1) + 1 };
+		struct change c = { .index = i, .old = s.seg->model[i], .new = new_version(s.seg) };
 
 		rc = ferry_exclusive_update(&mirror, page_of(s.seg, i), FERRYT_PAGE, change_page, &c);
 		CHECK(rc == 0 || rc == -ENOENT);
@@ -321,7 +330,8 @@ static pthread_rwlock_t pool_lock = PTHREAD_RWLOCK_INITIALIZER; /* second_pool: 
 
 static void attach_second(void)
 {
-	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .pool = "test" };
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE,
+					.pool = strcmp(ferryt_row(), "embedded") ? "test" : "embedded" };
 
 	CHECK_INT(ferry_pool_attach(ferry, &attr, &second_pool), 0);
 }
@@ -370,6 +380,7 @@ static void op_steps(struct worker *w)
 	struct ferry_migrate m = { .size = sizeof(m), .src = src, .dst = dst, .data = data };
 
 	pthread_rwlock_rdlock(&s.seg->lock);
+	pthread_mutex_lock(&s.seg->steps_lock);
 	pthread_rwlock_rdlock(&pool_lock);
 	m.pool = second_pool;
 	m.start = (uintptr_t)page_of(s.seg, s.first);
@@ -386,9 +397,139 @@ static void op_steps(struct worker *w)
 		CHECK_INT(ferry_migrate_finalize(&m), 0);
 	}
 	pthread_rwlock_unlock(&pool_lock);
+	pthread_mutex_unlock(&s.seg->steps_lock);
 	pthread_rwlock_unlock(&s.seg->lock);
 }
 
+/* ---- fork ---- */
+
+/*
+ * What a child may look at. Its forker's own segment stands still: there the
+ * model is exact. Others whose mapping stays (a read lock) are written to
+ * meanwhile, page by page at some moment of the fork: each page is a version
+ * not older than the one before the fork, or the beginning of one over another.
+ * The rest may be unmapped, moved or dropped in that moment: not looked at.
+ */
+struct snapshot {
+	struct segment *own;
+	bool is_kept[SEGMENTS];
+	uint64_t before[SEGMENTS][SEGMENT_PAGES]; /* the model, of what is kept */
+};
+
+static void keep_segment(struct snapshot *snap, unsigned s)
+{
+	struct segment *seg = &segments[s];
+
+	snap->is_kept[s] = false;
+	if (seg == snap->own || pthread_rwlock_tryrdlock(&seg->lock))
+		return;
+	if (pthread_mutex_trylock(&seg->steps_lock)) {
+		pthread_rwlock_unlock(&seg->lock);
+		return;
+	}
+	snap->is_kept[s] = true;
+	for (size_t i = 0; i < SEGMENT_PAGES; i++) {
+		pthread_mutex_lock(&seg->page_lock[i]);
+		snap->before[s][i] = seg->model[i];
+		pthread_mutex_unlock(&seg->page_lock[i]);
+	}
+}
+
+static void let_go(struct snapshot *snap)
+{
+	for (unsigned s = 0; s < SEGMENTS; s++) {
+		if (!snap->is_kept[s])
+			continue;
+		pthread_mutex_unlock(&segments[s].steps_lock);
+		pthread_rwlock_unlock(&segments[s].lock);
+	}
+	pthread_rwlock_unlock(&snap->own->lock);
+}
+
+/* Words of page i from k on that are of one version of this segment, or all zero; where the next begins. */
+static size_t same_version(struct segment *seg, size_t i, size_t k, uint64_t *version)
+{
+	const uint64_t *word = (const uint64_t *)page_of(seg, i);
+	uint64_t first = 0, next = 0;
+
+	CHECK(!word[k] || (ferryt_is_word(word[k], i, k, &first) && first % SEGMENTS == (uint64_t)(seg - segments)));
+	*version = first;
+	for (k++; k < FERRYT_PAGE / 8; k++) {
+		if (first ? !ferryt_is_word(word[k], i, k, &next) || next != first : word[k] != 0)
+			break;
+	}
+	return k;
+}
+
+static bool is_older(uint64_t a, uint64_t b)
+{
+	return ((a - b) & FERRYT_SEED_MASK) > FERRYT_SEED_MASK / 2;
+}
+
+static void verify_changing(struct segment *seg, size_t i, uint64_t before)
+{
+	const size_t words = FERRYT_PAGE / 8;
+	uint64_t newer, older;
+	size_t k = same_version(seg, i, 0, &newer);
+
+	CHECK(newer || !before); /* nothing makes it zeros */
+	CHECK(!before || !is_older(newer, before));
+	if (k == words)
+		return;
+	CHECK_INT(same_version(seg, i, k, &older), words);
+	CHECK(older ? is_older(older, newer) && (!before || !is_older(older, before)) : newer && !before);
+}
+
+/* In the child, where the model is a copy, too. Of the segments that were written to, all or a part of each. */
+_Noreturn static void look_and_write(struct worker *w, const struct snapshot *snap)
+{
+	struct segment *own = snap->own;
+	bool all = next_random(w) % 4 == 0;
+
+	verify_segment(own);
+	for (unsigned s = 0; s < SEGMENTS; s++) {
+		struct span part = pick(w);
+
+		if (all)
+			part.first = 0, part.nr = SEGMENT_PAGES;
+		for (size_t i = part.first; i < part.first + part.nr && snap->is_kept[s]; i++)
+			verify_changing(&segments[s], i, snap->before[s][i]);
+	}
+	if (!own->read_only) {
+		size_t dropped = next_random(w) % SEGMENT_PAGES;
+
+		for (size_t i = 0; i < SEGMENT_PAGES; i += 1 + next_random(w) % 4)
+			write_page(own, i);
+		CHECK_INT(madvise(page_of(own, dropped), FERRYT_PAGE, MADV_DONTNEED), 0);
+		own->model[dropped] = 0;
+	}
+	verify_segment(own);
+	_exit(0);
+}
+
+static void op_fork(struct worker *w)
+{
+	struct snapshot snap = { .own = pick(w).seg };
+
+	pthread_rwlock_wrlock(&snap.own->lock);
+	for (unsigned s = 0; s < SEGMENTS; s++)
+		keep_segment(&snap, s);
+	pid_t pid = fork();
+
+	if (pid == 0)
+		look_and_write(w, &snap);
+	CHECK(pid > 0);
+	let_go(&snap); /* the child's memory is its own: here all may change while it looks */
+	CHECK_INT(ferryt_wait_child(pid, FORK_MS), 0);
+}
+
+#ifdef __SANITIZE_THREAD__ /* which supports no fork of a process with threads */
+#define FORK_WEIGHT 0
+#else
+#define FORK_WEIGHT 3
+#endif
+
+/* A new operation is a function, and a row here: its share of all operations is weight / sum of the weights. */
 struct op {
 	const char *name;
 	unsigned weight;
@@ -396,12 +537,27 @@ struct op {
 };
 
 static const struct op ops[] = {
-	{ "touch", 400, op_touch },	  { "write", 400, op_write },	    { "cold", 60, op_cold },
-	{ "willneed", 40, op_willneed },  { "flush", 20, op_flush },	    { "pin", 20, op_pin },
-	{ "dontneed", 20, op_dontneed },  { "munmap", 6, op_munmap },	    { "mremap", 6, op_mremap },
-	{ "mprotect", 6, op_mprotect },	  { "device", 60, op_device },
-	{ "migrate", 30, op_migrate },	  { "steps", 20, op_steps },
-	{ "exclusive", 40, op_exclusive }, { "kill", 2, op_kill },
+	/* by the processor */
+	{ "touch", 400, op_touch },
+	{ "write", 400, op_write },
+	/* of the pager */
+	{ "cold", 60, op_cold },
+	{ "willneed", 40, op_willneed },
+	{ "flush", 20, op_flush },
+	{ "pin", 20, op_pin },
+	/* of the address space */
+	{ "dontneed", 20, op_dontneed },
+	{ "munmap", 6, op_munmap },
+	{ "mremap", 6, op_mremap },
+	{ "mprotect", 6, op_mprotect },
+	{ "fork", FORK_WEIGHT, op_fork },
+	/* by a device */
+	{ "device", 60, op_device },
+	{ "migrate", 30, op_migrate },
+	{ "steps", 20, op_steps },
+	{ "exclusive", 40, op_exclusive },
+	/* of a pool */
+	{ "kill", 2, op_kill },
 };
 #define NR_OPS (sizeof(ops) / sizeof(ops[0]))
 
@@ -443,6 +599,7 @@ static void run_seed(uint64_t seed)
 
 	for (unsigned s = 0; s < SEGMENTS; s++) {
 		pthread_rwlock_init(&segments[s].lock, NULL);
+		pthread_mutex_init(&segments[s].steps_lock, NULL);
 		for (size_t i = 0; i < SEGMENT_PAGES; i++)
 			pthread_mutex_init(&segments[s].page_lock[i], NULL);
 		segments[s].addr = ferryt_mmap(ferry, SEGMENT_BYTES);

@@ -252,14 +252,27 @@ uint8_t *ferryt_mmap(struct ferry *ferry, size_t len)
 	return p;
 }
 
+#define SEED_SHIFT 32
+
 /* splitmix64: any word of any page without the ones before it */
 static uint64_t word_of(uint64_t seed, size_t page, size_t i)
 {
-	uint64_t x = (seed << 40) + (uint64_t)page * (FERRYT_PAGE / 8) + i + 1;
+	uint64_t x = (seed << SEED_SHIFT) + (uint64_t)page * (FERRYT_PAGE / 8) + i + 1;
 
 	x *= 0x9E3779B97F4A7C15ULL;
 	x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
 	return x ^ (x >> 27);
+}
+
+/* word_of, backwards: by the inverses of its factors. */
+bool ferryt_is_word(uint64_t word, size_t i, size_t k, uint64_t *seed)
+{
+	uint64_t x = word ^ (word >> 27) ^ (word >> 54);
+
+	x *= 0x96de1b173f119089ULL;
+	x = (x ^ (x >> 30) ^ (x >> 60)) * 0xf1de83e19937733dULL;
+	*seed = x >> SEED_SHIFT;
+	return word_of(*seed, i, k) == word;
 }
 
 void ferryt_fill_page(void *page, uint64_t seed, size_t i)

@@ -75,6 +75,9 @@ uint8_t *ferryt_mmap(struct ferry *ferry, size_t len);
 /* Page i of p gets the data of (seed, i). */
 void ferryt_fill(void *p, size_t pages, uint64_t seed);
 void ferryt_fill_page(void *page, uint64_t seed, size_t i);
+/* Is this word k of a page of the data of (some seed, i)? *seed: that. Seeds differ in FERRYT_SEED_MASK. */
+bool ferryt_is_word(uint64_t word, size_t i, size_t k, uint64_t *seed);
+#define FERRYT_SEED_MASK 0xffffffffULL
 /* Dies at the first difference. first: number of the first page. */
 void ferryt_verify(const void *p, size_t first, size_t pages, uint64_t seed);
 void ferryt_verify_zero(const void *p, size_t pages);
