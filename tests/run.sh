@@ -102,8 +102,9 @@ tests() {
 	[ "$vm" = yes ] || without="$without|softroce"
 	local args=(-L "$with" -LE "$without")
 	[ -z "$but" ] || args+=(-E "$but")
+	# One more than processors: many tests wait for most of their time, and hmm_stress takes what the others leave.
 	# shellcheck disable=SC2086
-	timeout -k 30 1500 $prefix ctest --test-dir "build/$name" -j "$jobs" "${args[@]}" --no-tests=ignore >"$log" 2>&1 </dev/null
+	timeout -k 30 1500 $prefix ctest --test-dir "build/$name" -j $((jobs + 1)) "${args[@]}" --no-tests=ignore >"$log" 2>&1 </dev/null
 	local status=$?
 	grep -aE '^ *[0-9]+/[0-9]+ Test|tests passed|Total Test time|^\*\*\*|tests FAILED' "$log" || true
 	total=$(grep -acE '^ *[0-9]+/[0-9]+ Test +#[0-9]+:' "$log")
@@ -176,7 +177,7 @@ export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1:die_after_fork=0
 # The rdm row and the embedded server repeat what tcp and local have shown, slowly: release alone runs them.
 [ $run_asan = no ] || tests asan . 'bench|checks' 'contract_rdm|_embedded$'
 # ThreadSanitizer sees no locks inside libfabric, which is not built with it, nor inside libgomp (the examples), and
-# supports no threads in the child of a fork.
+# supports no threads in the child of a fork (hmm_stress leaves its forks out by itself).
 [ $run_tsan = no ] || tests tsan 'unit|contract|scenario' 'bench' 'contract_(tcp|rdm|verbs)|install_|tool_command|_embedded$|server_options|pager_fork_(local|tcp|embedded)'
 [ $run_fuzz = no ] || tests fuzz '^fuzz$' bench
 [ $run_release = no ] || tests release . bench

@@ -17,5 +17,7 @@ cat /tmp/bench.json
 for kind in raw fault seq random evict; do
 	grep -qE "\"bench\": ?\"$kind\".*\"fabric\": ?\"verbs\"" /tmp/bench.json || fail "no figures of $kind over verbs"
 done
+ferryd_signal TERM
+ferryd_gone 60
 sed -nE 's/.*"bench": ?"([a-z]*)".*"ratio": ?([0-9.]*).*/ratio to the raw transport: \1 \2/p' /tmp/bench.json
 echo ok
