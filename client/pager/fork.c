@@ -5,8 +5,9 @@
  *
  *   prepare (parent)                       other threads of the parent
  *   ------------------------------------   --------------------------------------
- *   service_lock; eviction rests           faults are answered all along: other
- *   children's lock                          atfork handlers may touch pages away
+ *   service_lock: no call moves pages out  faults are answered all along: other
+ *   eviction threads rest                    atfork handlers may touch pages away
+ *   children's lock
  *   areas copied, pages sampled: no page   pages may come home or be dropped; an
  *     leaves RAM after it was sampled        munmap, mremap, MADV_DONTNEED is noted
  *   MADV_DOFORK                              (events_lock)

@@ -386,8 +386,11 @@ int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate 
 	m->cpages = 0;
 	describe_others(pager, m);
 	pager->migrator->owner = ferryi_pool_owner(m->pool);
+	/* Not in the window of a fork: a page that left RAM after it was sampled would be zeros in the child. */
+	ferryi_mutex_lock(&pager->service_lock);
 	const struct ferryi_evict_batch *batch = ferryi_evict_collect(pager->migrator, m->start, m->end);
 
+	ferryi_mutex_unlock(&pager->service_lock);
 	for (unsigned k = 0; k < batch->nr_pages; k++) {
 		const struct ferryi_evict_page *page = &batch->page[k];
 		struct ferryi_page_ref ref = { .object = page->object, .index = page->index };

@@ -1,6 +1,7 @@
 /* fork with pages away: parent and child each see their own, right data (FERRY_FORK=copy, the default). */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,6 +11,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -485,6 +487,72 @@ static void fork_copy__four_children__each_sees_its_time(void **state)
 	RUN(body_siblings);
 }
 
+/* ---- beside a migration in three steps ---- */
+
+#define STEP_PAGES 100u
+
+static struct ferry_pool *first_pool;
+static _Atomic bool enough;
+
+/* Takes pages out of RAM and gives them back, again and again. */
+static void *migrate(void *arg)
+{
+	uint64_t src[STEP_PAGES], dst[STEP_PAGES];
+	const void *data[STEP_PAGES];
+
+	while (!atomic_load(&enough)) {
+		struct ferry_migrate m = { .size = sizeof(m), .pool = first_pool, .start = (uintptr_t)arg, .src = src,
+					   .dst = dst, .data = data };
+
+		m.end = m.start + STEP_PAGES * FERRYT_PAGE;
+		CHECK_INT(ferry_migrate_setup(&m), 0);
+		CHECK_INT(ferry_migrate_finalize(&m), 0);
+	}
+	return NULL;
+}
+
+/* What was in the device's hands at the fork raises SIGBUS in the child; all else has its data. */
+static void body_beside_steps(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	uint8_t *p = ferryt_mmap(ferry, STEP_PAGES * FERRYT_PAGE), *away = ferryt_mmap(ferry, FERRYT_PAGE);
+	pthread_t thread;
+
+	first_pool = ferry_pool_at(ferry, 0);
+	ferryt_fill(p, STEP_PAGES, 12);
+	ferryt_fill_away(ferry, away, 1, 13);
+	CHECK_INT(pthread_create(&thread, NULL, migrate, p), 0);
+	for (unsigned i = 0; i < 40; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			for (size_t k = 0; k < STEP_PAGES; k++) {
+				uint8_t byte;
+				int sig = ferryt_touch(p + k * FERRYT_PAGE, &byte);
+
+				CHECK(sig == 0 || sig == SIGBUS);
+				if (!sig)
+					ferryt_verify(p + k * FERRYT_PAGE, k, 1, 12);
+			}
+			ferryt_verify(away, 0, 1, 13);
+			_exit(0);
+		}
+		CHECK(pid > 0);
+		end_well(pid);
+	}
+	atomic_store(&enough, true);
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	ferryt_verify(p, 0, STEP_PAGES, 12);
+	ferry_pool_put(first_pool);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void fork_copy__beside_a_migration_in_three_steps__no_page_is_zeros(void **state)
+{
+	(void)state;
+	RUN(body_beside_steps);
+}
+
 /* ---- without rights ---- */
 
 static const char *row;
@@ -560,6 +628,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(fork_copy__four_threads_on_both_sides__each_its_own),
 		cmocka_unit_test(fork_copy__applications_handlers__find_their_memory),
 		cmocka_unit_test(fork_copy__four_children__each_sees_its_time),
+		cmocka_unit_test(fork_copy__beside_a_migration_in_three_steps__no_page_is_zeros),
 		cmocka_unit_test(fork_copy__as_nobody__the_same),
 	};
 	int rc = ferryt_needs_uffd();
