@@ -32,12 +32,12 @@ target_link_libraries(scenario_hmm_stress PRIVATE ferry_flags ferry ferry_contro
 	PkgConfig::CMOCKA Threads::Threads)
 target_compile_definitions(scenario_hmm_stress PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
 add_dependencies(scenario_hmm_stress ferryd)
-# Seconds, then seeds. With the VM's (tests/softroce) ten minutes in all; beside the other tests, of which many wait, so
-# it gives way to them.
+# Seconds, then seeds. With the VM's (tests/softroce) ten minutes in all. From the beginning on one of them runs beside
+# the other tests, of which many wait, and gives way to them.
 function(ferry_hmm_stress name row)
 	add_test(NAME scenario_hmm_stress_${name} COMMAND nice -n 10 $<TARGET_FILE:scenario_hmm_stress> ${row} ${ARGN})
 	set_tests_properties(scenario_hmm_stress_${name} PROPERTIES LABELS "scenario;needs-uffd"
-		SKIP_RETURN_CODE 77 TIMEOUT 900 COST 100)
+		SKIP_RETURN_CODE 77 TIMEOUT 900 COST 1000 RESOURCE_LOCK hmm_stress)
 endfunction()
 if(FERRY_SANITIZE)
 	ferry_hmm_stress(local local 70 11 12 13)
