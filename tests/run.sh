@@ -102,9 +102,10 @@ tests() {
 	[ "$vm" = yes ] || without="$without|softroce"
 	local args=(-L "$with" -LE "$without")
 	[ -z "$but" ] || args+=(-E "$but")
-	# One more than processors: many tests wait for most of their time, and hmm_stress takes what the others leave.
+	# Two more than processors: many tests wait for most of their time, hmm_stress takes what the others leave, and a VM
+	# often has one thread.
 	# shellcheck disable=SC2086
-	timeout -k 30 1500 $prefix ctest --test-dir "build/$name" -j $((jobs + 1)) "${args[@]}" --no-tests=ignore >"$log" 2>&1 </dev/null
+	timeout -k 30 1500 $prefix ctest --test-dir "build/$name" -j $((jobs + 2)) "${args[@]}" --no-tests=ignore >"$log" 2>&1 </dev/null
 	local status=$?
 	grep -aE '^ *[0-9]+/[0-9]+ Test|tests passed|Total Test time|^\*\*\*|tests FAILED' "$log" || true
 	total=$(grep -acE '^ *[0-9]+/[0-9]+ Test +#[0-9]+:' "$log")
