@@ -337,6 +337,8 @@ static int check_lease_reply(const Farferry__Envelope *e, struct why *why)
 		return rc;
 	if (!m->fabric_addr[0])
 		return invalid(why, "fabric_addr is empty");
+	if (m->keep_ms && !m->name[0])
+		return invalid(why, "keep_ms of a lease without a name");
 	if (m->kept_extents > m->n_extents)
 		return invalid(why, "kept_extents %u of %zu extents", m->kept_extents, m->n_extents);
 	for (size_t i = 0; i < m->n_extents; i++) {

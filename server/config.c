@@ -122,6 +122,18 @@ static const struct ferryi_param table[] = {
 	 .deflt = "10s",
 	 .metavar = "TIME",
 	 .text = "Silence after which a session is revoked; at least twice --keepalive."},
+	{.name = "keep",
+	 .type = FERRYI_PARAM_MS,
+	 .offset = AT(limits.keep_ms),
+	 .min = 1,
+	 .max = 86400000,
+	 .deflt = "10s",
+	 .metavar = "TIME",
+	 .text = "How long the memory of a lease with a name waits, once its client is gone without giving "
+		 "it "
+		 "back, for a client that takes it over; then it is zeroed and free. Pools of type fs_dax "
+		 "keep "
+		 "theirs for good."},
 	{.name = "handshake-timeout",
 	 .type = FERRYI_PARAM_MS,
 	 .offset = AT(limits.handshake_ms),

@@ -134,6 +134,8 @@ int ferryi_lease_forget(struct ferryi_lease **lease);
 /* "": it ends with the session. */
 const char *ferryi_lease_name(const struct ferryi_lease *lease);
 /* So many of the first extents hold what was left there under that name. */
+/* What has a name waits so long for an attach by it, once the session has ended; 0: for good, or it has none. */
+uint32_t ferryi_lease_keep_ms(const struct ferryi_lease *lease);
 unsigned ferryi_lease_kept_extents(const struct ferryi_lease *lease);
 
 /*

@@ -267,6 +267,7 @@ static int check_type(struct ferryi_lease *lease, const Farferry__LeaseReply *re
 	snprintf(lease->pool_type, sizeof(lease->pool_type), "%s", type);
 	snprintf(lease->name, sizeof(lease->name), "%s", reply->name);
 	lease->nkept = reply->kept_extents;
+	lease->keep_ms = reply->keep_ms;
 	if (strcmp(want->name != NULL ? want->name : "", lease->name) != 0)
 		return ferryi_control_fail(-EOPNOTSUPP,
 					   "ferryd at %s knows no leases with a name: upgrade it",
@@ -527,6 +528,11 @@ const char *ferryi_lease_name(const struct ferryi_lease *lease)
 unsigned ferryi_lease_kept_extents(const struct ferryi_lease *lease)
 {
 	return lease->nkept;
+}
+
+uint32_t ferryi_lease_keep_ms(const struct ferryi_lease *lease)
+{
+	return lease->keep_ms;
 }
 
 const char *ferryi_lease_pool_type(const struct ferryi_lease *lease)

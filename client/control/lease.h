@@ -29,6 +29,7 @@ struct ferryi_lease {
 	char pool_type[16];
 	char name[FERRYI_MAX_NAME + 1];
 	unsigned nkept; /* extents that came with the name */
+	uint32_t keep_ms;
 	/* atomic: published (release) after the extents below it were written */
 	_Atomic unsigned count;
 	/* atomic: as the server's last reply says */

@@ -213,6 +213,18 @@ static int extend(struct ferryi_grants *grants, struct lease *lease, uint64_t si
 
 /* ---- leases with a name ---- */
 
+/* A hold that came to nothing: the memory stays the name's, unless keys that it has had meanwhile cost its
+ * content. */
+static void unhold(struct lease *lease, const char *name, struct ferryi_pool_extent *list, uint64_t until_ns)
+{
+	if (!ferryi_pool_gives_fd(lease->pool)) {
+		ferryi_pool_keep(lease->pool, name, list, until_ns);
+		return;
+	}
+	ferryi_pool_forget(lease->pool, name);
+	ferryi_pool_give_back(lease->pool, list);
+}
+
 /* What the name has becomes the lease's. */
 static int hold(struct ferryi_grants *grants, struct lease *lease, const char *name, struct refusal *why)
 {
@@ -240,7 +252,7 @@ static int hold(struct ferryi_grants *grants, struct lease *lease, const char *n
 	else
 		rc = add_extents(grants, lease, &list, count, why);
 	if (rc) {
-		ferryi_pool_keep(lease->pool, name, list);
+		unhold(lease, name, list, ferryi_grants_keep_until(grants));
 		return rc;
 	}
 	snprintf(lease->name, sizeof(lease->name), "%s", name);
@@ -354,6 +366,8 @@ static int reply_lease(struct ferryi_grants *grants, const struct lease *lease, 
 	message.pool_size_bytes = ferryi_pool_size(lease->pool);
 	message.kept_extents = (uint32_t)nold;
 	message.name = (char *)lease->name;
+	if (lease->name[0] && !ferryi_pool_keeps_for_good(lease->pool))
+		message.keep_ms = (uint32_t)grants->hub->limits.keep_ms;
 	message.pool_type = (char *)ferryi_pool_type_name(ferryi_pool_spec(lease->pool)->type);
 	envelope.request_id = request_id;
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_LEASE_REPLY;
@@ -402,6 +416,7 @@ static void lease_destroy(struct ferryi_grants *grants, struct lease *lease)
 {
 	struct tenancy *tenancy = tenancy_of(grants, lease->fabric);
 
+	ferryi_grants_save_kept(grants, lease);
 	/* One closing of the tenant is cheaper than revoking key by key, and as safe. */
 	if (tenancy->nleases == 1 && tenancy->tenant) {
 		ferryi_tenant_close(&tenancy->tenant);
@@ -409,7 +424,8 @@ static void lease_destroy(struct ferryi_grants *grants, struct lease *lease)
 	}
 	release_from(grants, lease, lease->nkept);
 	if (lease->name[0])
-		ferryi_pool_keep(lease->pool, lease->name, cut_from(grants, lease, 0));
+		ferryi_pool_keep(lease->pool, lease->name, cut_from(grants, lease, 0),
+				 ferryi_grants_keep_until(grants));
 	tenancy_put(grants, lease->fabric);
 	ferryi_uncount(&grants->hub->status.g_leases, 1);
 	grants->nleases--;
@@ -478,10 +494,6 @@ static int find_parts(struct ferryi_grants *grants, const Farferry__AttachReques
 			      "backing=memfd, or use another fabric (ferry://...?fabric=tcp)",
 			      ferryi_pool_spec(lease->pool)->name, ferryi_pool_backing_name(lease->pool),
 			      lease->fabric->row->name);
-	if (request->name[0] && !ferryi_pool_keeps(lease->pool))
-		return refuse(why, FARFERRY__CODE__CODE_INVALID,
-			      "pool %s keeps no leases: a name is for pools of type fs_dax",
-			      ferryi_pool_spec(lease->pool)->name);
 	return 0;
 }
 
@@ -710,6 +722,8 @@ void ferryi_grants_close(struct ferryi_grants **grantsp)
 	if (!grants)
 		return;
 	*grantsp = NULL;
+	for (struct lease *lease = grants->leases; lease; lease = lease->next)
+		ferryi_grants_save_kept(grants, lease);
 	/* Connections first, all at once: revoking key by key would close them one after another. */
 	ferryi_grants_views_close(grants);
 	for (unsigned i = 0; i < grants->hub->nfabrics; i++) {

@@ -50,6 +50,15 @@ struct refusal {
 	char text[512];
 };
 
+/* grants_kept.c: until when a name's memory waits for its client, unless it does for good. */
+uint64_t ferryi_grants_keep_until(const struct ferryi_grants *grants);
+/*
+ * The first extents of a lease with a name get over the loss of their keys; if
+ * one does not, none is kept. Nor when the server is about to end, but for good.
+ * Before any of its keys is revoked.
+ */
+void ferryi_grants_save_kept(struct ferryi_grants *grants, struct lease *lease);
+
 /* grants_view.c: nobody reads the extent by a view any more. Before its memory goes. */
 void ferryi_grants_views_revoke(struct ferryi_grants *grants, uint64_t extent_id);
 /* The same for all of them, and no view has a tenant any more. */

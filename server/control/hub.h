@@ -32,6 +32,7 @@ struct ferryi_hub_limits {
 	uint64_t handshake_ms;	  /* from accept to authentication */
 	uint64_t keepalive_ms;	  /* what clients are told to keep */
 	uint64_t timeout_ms;	  /* silence that ends a session */
+	uint64_t keep_ms;	  /* a lease with a name, in memory, waits so long for its client */
 };
 
 struct ferryi_hub_fabric {

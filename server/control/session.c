@@ -404,11 +404,14 @@ static void add_pool_stats(const struct ferryi_hub *hub, struct stats_list *list
 		sum.size_bytes += usage.size_bytes;
 		sum.free_bytes += usage.free_bytes;
 		sum.scrub_bytes += usage.scrub_bytes;
+		sum.kept_bytes += usage.kept_bytes;
 		sum.scrubbed_bytes_total += usage.scrubbed_bytes_total;
 		sum.scrub_ns_total += usage.scrub_ns_total;
 	}
 	add_stat(list, "g_pool_bytes", sum.size_bytes, true, "bytes of all pools");
 	add_stat(list, "g_free_bytes", sum.free_bytes, true, "bytes that can be lent now");
+	add_stat(list, "g_kept_bytes", sum.kept_bytes, true,
+		 "bytes of leases with a name that nobody has now");
 	add_stat(list, "g_scrub_bytes", sum.scrub_bytes, true, "bytes given back and not zeroed yet");
 	add_stat(list, "c_scrubbed_bytes_total", sum.scrubbed_bytes_total, false, "bytes zeroed after use");
 	add_stat(list, "c_scrub_ns_total", sum.scrub_ns_total, false, "time spent on zeroing them");

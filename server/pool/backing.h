@@ -37,6 +37,13 @@ struct ferryi_backing {
 	 * which may leave it by a jump where failed memory is touched: no lock is held there.
 	 */
 	int (*scrub)(void *handle, struct ferryi_pool_extent *extent);
+	/*
+	 * As ferryi_pool_save: fills extent->saved, and takes the content away from memory; then, once no key
+	 * names memory, it is what saved was. NULL, both: a revoked key is enough. save may fail, with the
+	 * content lost.
+	 */
+	int (*save)(void *handle, struct ferryi_pool_extent *extent);
+	void (*use_saved)(void *handle, struct ferryi_pool_extent *extent);
 	/* Which byte of the pool is at that address, lent or not; false: none. NULL: what is not lent has no
 	 * address. */
 	bool (*find)(void *handle, uintptr_t addr, uint64_t *pool_off);

@@ -208,6 +208,39 @@ static int reserve_of(struct memfds *memfds, const struct ferryi_pool_extent *ex
 	return fd;
 }
 
+static void unmap(struct ferryi_memory *memory)
+{
+	if (memory->base)
+		munmap(memory->base, memory->len_bytes);
+	if (memory->fd >= 0)
+		close(memory->fd);
+	memory->base = NULL;
+	memory->fd = -1;
+}
+
+/* A memfd of that length, mapped, on the pool's node; without any page. */
+static int new_memfd(const struct memfds *memfds, size_t len_bytes, struct ferryi_memory *memory)
+{
+	int rc;
+
+	*memory = (struct ferryi_memory){.len_bytes = len_bytes, .fd = -1};
+	rc = ferryi_local_memfd("ferryd-extent", len_bytes, &memory->fd);
+	if (rc)
+		return rc;
+	memory->base = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory->fd, 0);
+	if (memory->base == MAP_FAILED) {
+		rc = -errno;
+		memory->base = NULL;
+	} else {
+		madvise(memory->base, len_bytes, MADV_DONTDUMP);
+		madvise(memory->base, len_bytes, MADV_DONTFORK);
+		rc = ferryi_backing_bind(memory->base, len_bytes, memfds->numa_node);
+	}
+	if (rc)
+		unmap(memory);
+	return rc;
+}
+
 static int memfds_grant(void *handle, struct ferryi_pool_extent *extent)
 {
 	struct memfds *memfds = handle;
@@ -215,44 +248,83 @@ static int memfds_grant(void *handle, struct ferryi_pool_extent *extent)
 	uint64_t off = 0;
 	int rc, reserve = -1;
 
-	rc = ferryi_local_memfd("ferryd-extent", len_bytes, &extent->memory.fd);
-	if (rc)
+	rc = new_memfd(memfds, len_bytes, &extent->memory);
+	if (rc || !memfds->reserve)
 		return rc;
-	extent->memory.fd_off = 0;
-	extent->memory.base = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, extent->memory.fd, 0);
-	if (extent->memory.base == MAP_FAILED) {
-		rc = -errno;
-		goto err_close;
-	}
-	madvise(extent->memory.base, len_bytes, MADV_DONTDUMP);
-	madvise(extent->memory.base, len_bytes, MADV_DONTFORK);
-	rc = ferryi_backing_bind(extent->memory.base, len_bytes, memfds->numa_node);
+	reserve = reserve_of(memfds, extent, &off);
+	rc = allocate(reserve, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len_bytes);
 	if (rc)
 		goto err_unmap;
-	if (memfds->reserve) {
-		reserve = reserve_of(memfds, extent, &off);
-		rc = allocate(reserve, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len_bytes);
-		if (rc)
-			goto err_unmap;
-		rc = allocate(extent->memory.fd, 0, 0, len_bytes);
-		if (rc)
-			goto err_refill;
-	}
-	return 0;
-
-err_refill:
+	rc = allocate(extent->memory.fd, 0, 0, len_bytes);
+	if (!rc)
+		return 0;
 	ferryi_warn("pool %s: an extent of %zu bytes cannot be allocated: %s", memfds->name, len_bytes,
 		    ferryi_strerror(rc));
 	if (ftruncate(extent->memory.fd, 0) || allocate(reserve, 0, off, len_bytes))
 		ferryi_error("pool %s: %zu bytes of the reservation are lost until they are lent again",
 			     memfds->name, len_bytes);
 err_unmap:
-	munmap(extent->memory.base, len_bytes);
-err_close:
-	close(extent->memory.fd);
-	extent->memory.fd = -1;
-	extent->memory.base = NULL;
+	unmap(&extent->memory);
 	return rc;
+}
+
+/* Not by the mapping: who has the file may shorten it. 0, -EIO (it is shorter). */
+static int read_all(int fd, uint8_t *to, size_t len_bytes, uint64_t off)
+{
+	while (len_bytes) {
+		ssize_t n = pread(fd, to, len_bytes, (off_t)off);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		to += n;
+		len_bytes -= (size_t)n;
+		off += (uint64_t)n;
+	}
+	return 0;
+}
+
+/* A part that was never written has no pages, and is to have none. */
+static bool has_data(int fd, uint64_t off, size_t len_bytes)
+{
+	off_t at = lseek(fd, (off_t)off, SEEK_DATA);
+
+	return at < 0 ? errno != ENXIO : (uint64_t)at < off + len_bytes;
+}
+
+/* To a memfd that no client has seen, from the end on: what has been copied is cut off, so both never have
+ * all. */
+static int memfds_save(void *handle, struct ferryi_pool_extent *extent)
+{
+	struct memfds *memfds = handle;
+	const struct ferryi_memory *from = &extent->memory;
+	struct ferryi_memory to;
+	size_t off = from->len_bytes;
+	int rc = new_memfd(memfds, from->len_bytes, &to);
+
+	while (!rc && off) {
+		off -= FERRYI_SUBSECTION_SIZE;
+		if (memfds->reserve)
+			rc = allocate(to.fd, 0, off, FERRYI_SUBSECTION_SIZE);
+		if (!rc && has_data(from->fd, off, FERRYI_SUBSECTION_SIZE))
+			rc = read_all(from->fd, (uint8_t *)to.base + off, FERRYI_SUBSECTION_SIZE, off);
+		if (!rc && ftruncate(from->fd, (off_t)off))
+			rc = -errno;
+	}
+	if (rc)
+		unmap(&to);
+	else
+		extent->saved = to;
+	return rc;
+}
+
+static void memfds_use_saved(void *handle, struct ferryi_pool_extent *extent)
+{
+	(void)handle;
+	unmap(&extent->memory);
+	extent->memory = extent->saved;
+	extent->saved = (struct ferryi_memory){0};
 }
 
 static int memfds_scrub(void *handle, struct ferryi_pool_extent *extent)
@@ -261,6 +333,9 @@ static int memfds_scrub(void *handle, struct ferryi_pool_extent *extent)
 	uint64_t off;
 	int reserve;
 
+	if (extent->saved.base)
+		memfds_use_saved(handle,
+				 extent); /* it is not kept after all; the other one was cut to nothing */
 	/* A second call after a failed refill finds these done already. */
 	if (extent->memory.base) {
 		munmap(extent->memory.base, extent->memory.len_bytes);
@@ -288,4 +363,6 @@ const struct ferryi_backing ferryi_backing_memfd = {
 	.resize = memfds_resize,
 	.grant = memfds_grant,
 	.scrub = memfds_scrub,
+	.save = memfds_save,
+	.use_saved = memfds_use_saved,
 };

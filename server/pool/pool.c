@@ -18,6 +18,7 @@
 #include "backing.h"
 #include "book.h"
 #include "clock.h"
+#include "kept.h"
 #include "lock.h"
 #include "log.h"
 #include "mce.h"
@@ -30,7 +31,7 @@ struct ferryi_pool {
 	struct ferryi_pool_spec spec;
 	const struct ferryi_backing *backing;
 	void *handle;
-	struct ferryi_book *book; /* NULL: no leases with a name */
+	struct ferryi_book *book; /* of a file: leases with a name outlive the server; else NULL */
 	pthread_t scrubber;
 
 	struct ferryi_mutex lock; /* FERRYI_RANK_SERVER_POOL */
@@ -39,10 +40,11 @@ struct ferryi_pool {
 	struct ferryi_sections sections;
 	struct ferryi_pool_extent *dirty_head, **dirty_tail; /* to be scrubbed, oldest first */
 	uint64_t leased_bytes, scrub_bytes;
-	uint64_t kept_bytes; /* of leased_bytes: a name's that nobody holds */
+	uint64_t kept_bytes;	 /* of leased_bytes: a name's that nobody holds */
+	struct ferryi_kept kept; /* without a book: the names */
 	uint64_t scrubbed_bytes_total, scrub_ns_total;
 	bool stop;
-	pthread_cond_t work;  /* dirty list grew, or stop */
+	pthread_cond_t work;  /* dirty list or kept grew, or stop */
 	pthread_cond_t clean; /* scrub_bytes shrank */
 };
 
@@ -115,6 +117,45 @@ static void scrub_one(struct ferryi_pool *pool, struct ferryi_pool_extent *exten
 	free(extent);
 }
 
+static uint64_t bytes_of(const struct ferryi_pool_extent *list)
+{
+	uint64_t bytes = 0;
+
+	for (; list; list = list->next)
+		bytes += list->memory.len_bytes;
+	return bytes;
+}
+
+static void give_back_locked(struct ferryi_pool *pool, struct ferryi_pool_extent *list)
+{
+	ferryi_assert_held(&pool->lock);
+	*pool->dirty_tail = list;
+	for (; list; list = list->next) {
+		pool->leased_bytes -= list->memory.len_bytes;
+		pool->scrub_bytes += list->memory.len_bytes;
+		pool->dirty_tail = &list->next;
+	}
+	pthread_cond_signal(&pool->work);
+}
+
+/* Kept memory that nobody has come for is to be scrubbed; when to look again. */
+static uint64_t expire_locked(struct ferryi_pool *pool)
+{
+	struct ferryi_pool_extent *list;
+	uint64_t now_ns = pool->stop ? UINT64_MAX : ferryi_now_ns(), next_ns;
+
+	ferryi_assert_held(&pool->lock);
+	while ((list = ferryi_kept_expire(&pool->kept, now_ns, &next_ns))) {
+		uint64_t bytes = bytes_of(list);
+
+		ferryi_info("pool %s: nobody came for a kept lease of %llu bytes: it is given up",
+			    pool->spec.name, (unsigned long long)bytes);
+		pool->kept_bytes -= bytes;
+		give_back_locked(pool, list);
+	}
+	return next_ns;
+}
+
 static void *scrubber_main(void *arg)
 {
 	struct ferryi_pool *pool = arg;
@@ -122,13 +163,15 @@ static void *scrubber_main(void *arg)
 	pthread_setname_np(pthread_self(), "ferry-scrub");
 	ferryi_mutex_lock(&pool->lock);
 	for (;;) {
+		uint64_t next_ns = expire_locked(pool);
 		struct ferryi_pool_extent *extent = pool->dirty_head;
 
 		if (!extent) {
 			if (pool->stop)
 				break;
 			/* Bounded only because every wait is; nothing is missed. */
-			ferryi_cond_wait_until(&pool->work, &pool->lock, ferryi_deadline_ms(60 * 1000));
+			next_ns = ferryi_min_u64(next_ns, ferryi_deadline_ms(60 * 1000));
+			ferryi_cond_wait_until(&pool->work, &pool->lock, next_ns);
 			continue;
 		}
 		pool->dirty_head = extent->next;
@@ -433,14 +476,7 @@ void ferryi_pool_give_back(struct ferryi_pool *pool, struct ferryi_pool_extent *
 	if (!list)
 		return;
 	ferryi_mutex_lock(&pool->lock);
-	*pool->dirty_tail = list;
-	while (list) {
-		pool->leased_bytes -= list->memory.len_bytes;
-		pool->scrub_bytes += list->memory.len_bytes;
-		pool->dirty_tail = &list->next;
-		list = list->next;
-	}
-	pthread_cond_signal(&pool->work);
+	give_back_locked(pool, list);
 	ferryi_mutex_unlock(&pool->lock);
 }
 
@@ -469,6 +505,10 @@ void ferryi_pool_failed(struct ferryi_pool *pool, uintptr_t addr)
 
 	if (!pool->backing->find || !pool->backing->find(pool->handle, addr, &off))
 		return;
+	ferryi_mutex_lock(&pool->lock);
+	ferryi_kept_failed(&pool->kept, off);
+	pthread_cond_signal(&pool->work);
+	ferryi_mutex_unlock(&pool->lock);
 	extent = take_failed(pool, (size_t)(off >> FERRYI_SUBSECTION_SHIFT));
 	if (!extent)
 		return;
@@ -577,7 +617,7 @@ int ferryi_pool_resize(struct ferryi_pool *pool, uint64_t to_bytes, uint64_t dea
 
 /* ---- leases with a name ---- */
 
-bool ferryi_pool_keeps(const struct ferryi_pool *pool)
+bool ferryi_pool_keeps_for_good(const struct ferryi_pool *pool)
 {
 	return pool->book != NULL;
 }
@@ -590,15 +630,6 @@ static void free_list(struct ferryi_pool_extent *list)
 		list = extent->next;
 		free(extent);
 	}
-}
-
-static uint64_t bytes_of(const struct ferryi_pool_extent *list)
-{
-	uint64_t bytes = 0;
-
-	for (; list; list = list->next)
-		bytes += list->memory.len_bytes;
-	return bytes;
 }
 
 /* Extents of memory that is taken already. 0, -ENOMEM, or what the backing met; *list is NULL then. */
@@ -629,36 +660,51 @@ static int extents_of(struct ferryi_pool *pool, const struct ferryi_span *spans,
 	return rc;
 }
 
-int ferryi_pool_hold(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent **list,
-		     unsigned *count)
+static int hold_in_book(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent **list)
 {
 	struct ferryi_span *spans;
 	size_t n;
 	int rc = ferryi_book_hold(pool->book, name, &spans, &n);
 
-	*list = NULL;
-	*count = 0;
 	if (rc)
 		return rc;
 	rc = extents_of(pool, spans, n, list);
 	free(spans);
-	if (rc) {
+	if (rc)
 		ferryi_book_put(pool->book, name);
+	return rc;
+}
+
+int ferryi_pool_hold(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent **list,
+		     unsigned *count)
+{
+	int rc = 0;
+
+	*list = NULL;
+	*count = 0;
+	if (pool->book)
+		rc = hold_in_book(pool, name, list);
+	if (rc)
 		return rc;
-	}
-	*count = (unsigned)n;
 	ferryi_mutex_lock(&pool->lock);
+	if (!pool->book)
+		rc = ferryi_kept_hold(&pool->kept, name, list);
 	pool->kept_bytes -= bytes_of(*list);
 	ferryi_mutex_unlock(&pool->lock);
-	return 0;
+	for (const struct ferryi_pool_extent *extent = *list; extent; extent = extent->next)
+		++*count;
+	return rc;
 }
 
 int ferryi_pool_record(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *const *extents,
 		       size_t n)
 {
-	struct ferryi_span *spans = calloc(n + 1, sizeof(*spans));
+	struct ferryi_span *spans;
 	int rc;
 
+	if (!pool->book)
+		return 0; /* it is written nowhere: what it has is known when it is kept */
+	spans = calloc(n + 1, sizeof(*spans));
 	if (!spans)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++)
@@ -669,18 +715,36 @@ int ferryi_pool_record(struct ferryi_pool *pool, const char *name, struct ferryi
 	return rc;
 }
 
-void ferryi_pool_keep(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *list)
+int ferryi_pool_save(struct ferryi_pool *pool, struct ferryi_pool_extent *extent)
 {
+	return pool->backing->save ? pool->backing->save(pool->handle, extent) : 0;
+}
+
+void ferryi_pool_keep(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *list,
+		      uint64_t until_ns)
+{
+	for (struct ferryi_pool_extent *extent = list; extent && pool->backing->save; extent = extent->next)
+		pool->backing->use_saved(pool->handle, extent);
 	ferryi_mutex_lock(&pool->lock);
 	pool->kept_bytes += bytes_of(list);
+	if (!pool->book)
+		ferryi_kept_keep(&pool->kept, name, list, until_ns);
+	pthread_cond_signal(&pool->work);
 	ferryi_mutex_unlock(&pool->lock);
-	free_list(list);
-	ferryi_book_put(pool->book, name);
+	if (pool->book) {
+		free_list(list);
+		ferryi_book_put(pool->book, name);
+	}
 }
 
 int ferryi_pool_forget(struct ferryi_pool *pool, const char *name)
 {
-	return ferryi_book_erase(pool->book, name);
+	if (pool->book)
+		return ferryi_book_erase(pool->book, name);
+	ferryi_mutex_lock(&pool->lock);
+	ferryi_kept_forget(&pool->kept, name);
+	ferryi_mutex_unlock(&pool->lock);
+	return 0;
 }
 
 void ferryi_pool_usage(struct ferryi_pool *pool, struct ferryi_pool_usage *out)
@@ -690,6 +754,7 @@ void ferryi_pool_usage(struct ferryi_pool *pool, struct ferryi_pool_usage *out)
 		.size_bytes = pool->size_bytes,
 		.free_bytes = (uint64_t)pool->sections.nfree << FERRYI_SUBSECTION_SHIFT,
 		.leased_bytes = pool->leased_bytes,
+		.kept_bytes = pool->kept_bytes,
 		.scrub_bytes = pool->scrub_bytes,
 		.scrubbed_bytes_total = pool->scrubbed_bytes_total,
 		.scrub_ns_total = pool->scrub_ns_total,

@@ -100,7 +100,8 @@ struct ferryi_pool_extent {
 	struct ferryi_pool_extent *next;
 	uint64_t pool_off; /* bytes from the pool's start */
 	struct ferryi_memory memory;
-	bool failed; /* part of it has; set by who has taken it, before it is given back */
+	struct ferryi_memory saved; /* ferryi_pool_save: where its content is, or all 0 */
+	bool failed;		    /* part of it has; set by who has taken it, before it is given back */
 };
 
 /*
@@ -123,14 +124,15 @@ void ferryi_pool_give_back(struct ferryi_pool *pool, struct ferryi_pool_extent *
 void ferryi_pool_failed(struct ferryi_pool *pool, uintptr_t addr);
 
 /*
- * ---- leases with a name: fs_dax pools ----
+ * ---- leases with a name ----
  *
- * What they hold stays when nobody has it, also over the server's end. A hold
- * is one session's at a time. Memory that a name has is neither free nor given
- * back; it counts as leased.
+ * What they hold stays when nobody has it: of a file (fs_dax) for good, also
+ * over the server's end; of other pools in memory, for a time. A hold is one
+ * session's at a time. Memory that a name has is neither free nor given back; it
+ * counts as leased. A name of which nothing is kept does not exist.
  */
 
-bool ferryi_pool_keeps(const struct ferryi_pool *pool); /* the pool has such leases */
+bool ferryi_pool_keeps_for_good(const struct ferryi_pool *pool);
 /*
  * Takes the name for the caller, with what it has, in order; NULL for a new
  * one. Until _keep or _forget.
@@ -142,18 +144,31 @@ int ferryi_pool_hold(struct ferryi_pool *pool, const char *name, struct ferryi_p
 /*
  * From now on the name has these extents, which the caller has taken, and no
  * other: those that it had before are the caller's to give back. 0 once that is
- * on disk, or negative errno with nothing changed.
+ * on disk (of a file), or negative errno with nothing changed.
  */
 int ferryi_pool_record(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *const *extents,
 		       size_t n);
-/* The caller lets go of the name; list is what it has. ASSUMPTION: no key names this memory any more. */
-void ferryi_pool_keep(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *list);
+/*
+ * Before the keys of an extent that is to be kept are revoked: where that would
+ * destroy the content, or where a client reaches it without a key (a memfd that
+ * it has mapped), the content goes elsewhere. 0, or negative errno: it is gone,
+ * and the extent can only be given back. Blocks; copies.
+ */
+int ferryi_pool_save(struct ferryi_pool *pool, struct ferryi_pool_extent *extent);
+/*
+ * The caller lets go of the name; list is what it has, each extent saved. Unless
+ * it is kept for good, it is given up at until_ns (ferryi_now_ns), by the pool.
+ * ASSUMPTION: no key names this memory any more.
+ */
+void ferryi_pool_keep(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *list,
+		      uint64_t until_ns);
 /* The name is gone, its extents are the caller's to give back. Or negative errno with nothing changed. */
 int ferryi_pool_forget(struct ferryi_pool *pool, const char *name);
 
 struct ferryi_pool_usage {
 	uint64_t size_bytes, free_bytes;
 	uint64_t leased_bytes;	       /* kept ones included */
+	uint64_t kept_bytes;	       /* leases with a name that nobody has now */
 	uint64_t scrub_bytes;	       /* given back, not zeroed yet */
 	uint64_t scrubbed_bytes_total; /* counters since start */
 	uint64_t scrub_ns_total;

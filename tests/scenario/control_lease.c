@@ -238,6 +238,21 @@ static void lease_open__grant_too_small__refused_and_given_back(void **state)
 	lease_teardown(&c);
 }
 
+/* The peer's reply has no name, as that of a server which has not looked at it. */
+static void lease_open__name_at_a_server_of_0_1__not_supported_and_given_back(void **state)
+{
+	struct lease_case c = {.script = {.grant_len = 4 * MIB}};
+	const struct ferryi_lease_want want = {.name = "job-7", .size_bytes = 4 * MIB};
+
+	(void)state;
+	lease_setup(&c, FERRYT_WAIT_MS);
+	assert_int_equal(ferryi_lease_open_as(c.session, &want, &c.lease), -EOPNOTSUPP);
+	assert_non_null(strstr(ferryi_control_last_error(), "knows no leases with a name: upgrade it"));
+	assert_true(ferryt_gate_wait(&c.script.back, 1));
+	assert_null(c.lease);
+	lease_teardown(&c);
+}
+
 static void lease_open__key_of_nothing__refused_and_given_back(void **state)
 {
 	struct lease_case c = {.script = {.grant_len = 4 * MIB, .key_error = 99}};
@@ -348,6 +363,7 @@ int main(void)
 		cmocka_unit_test(lease_open__draining__shut_down),
 		cmocka_unit_test(lease_open__grant_too_small__refused_and_given_back),
 		cmocka_unit_test(lease_open__key_of_nothing__refused_and_given_back),
+		cmocka_unit_test(lease_open__name_at_a_server_of_0_1__not_supported_and_given_back),
 		cmocka_unit_test(lease_grow__key_of_nothing__all_or_nothing),
 		cmocka_unit_test(lease_open__granted_too_late__times_out_and_given_back),
 		cmocka_unit_test(lease_open__misaligned__invalid),

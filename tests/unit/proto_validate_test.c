@@ -231,6 +231,9 @@ static void lease_reply__fields__checked(void **state)
 	ACCEPTED(LEASE_REPLY, ferryt_set_text(&e->lease_reply->name, "db.1"));
 	REFUSED(LEASE_REPLY, "kept_extents 3 of 2", e->lease_reply->kept_extents = 3);
 	ACCEPTED(LEASE_REPLY, e->lease_reply->kept_extents = 2);
+	REFUSED(LEASE_REPLY, "keep_ms of a lease without a name", e->lease_reply->keep_ms = 1);
+	ACCEPTED(LEASE_REPLY,
+		 (ferryt_set_text(&e->lease_reply->name, "db.1"), e->lease_reply->keep_ms = UINT32_MAX));
 	REFUSED(LEASE_REPLY, "pool_type", ferryt_set_text(&e->lease_reply->pool_type, "a/b"));
 	ACCEPTED(LEASE_REPLY, ferryt_set_text(&e->lease_reply->pool_type, "generic"));
 	REFUSED(LEASE_REPLY, "pool_size_bytes", e->lease_reply->pool_size_bytes = 0);
