@@ -30,12 +30,13 @@
 struct ferry_pool;
 struct ferry_pool_ops; /* ferry.h */
 struct ferry_altmap;
+struct ferryi_altmap; /* altmap.h */
 
 /* Descriptor of one device page: struct page. Zeroed when its sub-section is populated. */
 struct ferry_page {
-	uint64_t hash;    /* XXH3 of the page's content in the pool; owned by whoever owns the page word */
+	uint64_t hash;    /* XXH3 of the page's content in the pool; owned by whoever owns the page word: altmap.h */
 	_Atomic uint64_t drvdata; /* the device driver's: set by its threads, read for its callbacks */
-	uint64_t va;      /* process address whose data it holds, or 0 */
+	uint64_t va;      /* process address whose data it holds, or 0; set with the hash */
 	_Atomic uint32_t refs;
 	uint32_t flags;
 };
@@ -94,7 +95,7 @@ struct ferryi_pool_attr {
 
 int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *arena, const struct ferryi_pool_attr *attr,
 		     struct ferry_pool **out);
-/* ASSUMPTION: no sub-section in use, no channel of its peer open. Closes the lease. */
+/* ASSUMPTION: no sub-section in use, no channel of its peer open. Closes the lease; what has a name waits there. */
 void ferryi_pool_close(struct ferry_pool **pool);
 /* The same, and the lease's name is given up: what the server said to that; the pool is closed in any case. */
 int ferryi_pool_forget(struct ferry_pool **pool);
@@ -127,11 +128,16 @@ const void *ferryi_pool_owner(const struct ferry_pool *pool);
 const struct ferry_pool_ops *ferryi_pool_ops(const struct ferry_pool *pool);
 uint64_t ferryi_pool_pfn_first(const struct ferry_pool *pool);
 uint64_t ferryi_pool_pfn_last(const struct ferry_pool *pool);
-/*
- * Its lease has a name: memory of the process goes there when it is told to,
- * not for want of another place; what an earlier process left there is not taken.
- */
+/* Its lease has a name; what an earlier process left there is not taken, until it is released. */
 bool ferryi_pool_is_named(const struct ferry_pool *pool);
+/* Memory of the process goes there by itself, and not only when it is told to: but to a name without descriptors. */
+bool ferryi_pool_is_paged_to(const struct ferry_pool *pool);
+/* Descriptors are kept in its memory; or NULL. Fault path. */
+struct ferryi_altmap *ferryi_pool_altmap(const struct ferry_pool *pool);
+/* Where page `nr` of the window is, valid or set aside; false: not leased. Walks the extents. */
+bool ferryi_pool_place(const struct ferry_pool *pool, uint64_t nr, struct ferryi_remote *remote, uint64_t *off);
+/* A sub-section that was kept is free. */
+void ferryi_pool_release_kept(struct ferry_pool *pool, uint32_t subsection);
 uint64_t ferryi_pool_kept_bytes(const struct ferry_pool *pool); /* ... from the window's start */
 uint64_t ferryi_pool_leased_bytes(struct ferry_pool *pool);
 uint64_t ferryi_pool_used_bytes(struct ferry_pool *pool);

@@ -19,6 +19,7 @@
 
 #include <errno.h>
 
+#include "altmap.h"
 #include "bitmap.h"
 #include "clock.h"
 #include "ferry.h"
@@ -43,6 +44,7 @@ struct ferry_pool {
 	uint64_t nr_reserved; /* sub-sections of the window: the server's pool may grow so far */
 	uint64_t nr_aside;    /* of these, at the start: before the altmap's offset, no page of the pool */
 	uint64_t nr_kept;     /* and these: they hold what was left there under the lease's name */
+	struct ferryi_altmap *descriptors; /* in the pool's memory; or NULL */
 	size_t map_bytes;
 
 	/* serialises growth; held across the control request, so never with lock */
@@ -53,6 +55,7 @@ struct ferry_pool {
 	struct ferryi_mutex lock;
 	uint64_t nr_leased; /* sub-sections populated, from the window's start */
 	uint64_t nr_used;
+	uint64_t nr_released; /* of nr_kept */
 	uint64_t nr_retired; /* never taken (again): failed pages in them, set aside, or without descriptors */
 	struct ferry_altmap *altmap; /* the caller's, or NULL: alloc */
 	uint64_t next;       /* next-fit position */
@@ -86,10 +89,12 @@ static size_t failed_map_bytes(const struct ferry_pool *pool)
 /* ---- the altmap: what it grants for descriptors is accounted as the kernel does ---- */
 
 #define DESCRIPTOR_PFNS (FERRYI_PAGES_PER_SUBSECTION * sizeof(struct ferry_page) / FERRYI_PAGE_SIZE) /* of a sub-section */
+#define RECORD_PFNS	1u /* what describes them */
+_Static_assert(sizeof(struct ferry_page) == FERRYI_DESCRIPTOR_BYTES, "descriptors in the pool take what is accounted");
 
-static bool altmap_is_full_locked(const struct ferry_pool *pool)
+/* ASSUMPTION: the lock is held, or nobody else has the pool yet. */
+static bool altmap_is_full(const struct ferry_pool *pool)
 {
-	ferryi_assert_held(&pool->lock);
 	return pool->altmap && pool->altmap->alloc + DESCRIPTOR_PFNS > pool->altmap->free;
 }
 
@@ -116,12 +121,35 @@ static int altmap_setup(struct ferry_pool *pool)
 	return 0;
 }
 
+/* With a name they are in the pool's memory. The window is known, and what of it was kept. -EINVAL: no page would be left. */
+static int open_descriptors(struct ferry_pool *pool)
+{
+	if (!pool->altmap || !ferryi_pool_is_named(pool))
+		return 0;
+	if (pool->altmap->free < RECORD_PFNS + DESCRIPTOR_PFNS)
+		return -EINVAL;
+	struct ferryi_altmap_attr attr = { .arena = pool->arena,
+					   .model = pool->model,
+					   .pfn_first = pool->pfn_first,
+					   .nr_subsections = pool->nr_reserved,
+					   .nr_aside = pool->nr_aside,
+					   .nr_kept = pool->nr_kept,
+					   .reserve = pool->altmap->reserve,
+					   .free = pool->altmap->free };
+
+	int rc = ferryi_altmap_open(&attr, &pool->descriptors);
+
+	if (!rc)
+		pool->altmap->alloc = RECORD_PFNS;
+	return rc;
+}
+
 /* The next sub-section of the window: a place for pages, or set aside. */
 static int add_subsection_locked(struct ferry_pool *pool, const struct ferryi_subsection *info)
 {
 	uint64_t pfn = pool->pfn_first + pool->nr_leased * FERRYI_PAGES_PER_SUBSECTION;
 
-	if (pool->nr_leased < pool->nr_aside || altmap_is_full_locked(pool)) {
+	if (pool->nr_leased < pool->nr_aside || altmap_is_full(pool)) {
 		pool->nr_retired++; /* no page of the pool */
 	} else {
 		int rc = ferryi_subsection_populate(pool->model, pfn, info);
@@ -148,6 +176,8 @@ static void remove_subsections(struct ferry_pool *pool)
 			pool->altmap->alloc -= DESCRIPTOR_PFNS;
 		ferryi_subsection_depopulate(pool->model, pfn);
 	}
+	if (pool->descriptors)
+		pool->altmap->alloc -= RECORD_PFNS;
 	if (pool->altmap && pool->altmap->alloc)
 		ferryi_error("pool %u: failed to free all reserved pages, %llu are left", pool->index,
 			     (unsigned long long)pool->altmap->alloc);
@@ -232,7 +262,8 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	pool->data = attr->data;
 	pool->ops = attr->ops;
 	pool->altmap = attr->altmap;
-	pool->nr_leased = pool->nr_used = pool->nr_retired = pool->next = 0;
+	pool->nr_leased = pool->nr_used = pool->nr_retired = pool->nr_released = pool->next = 0;
+	pool->descriptors = NULL;
 	pool->ask_ns = 0;
 	atomic_store(&pool->lost, 0);
 	atomic_store(&pool->failed_map, NULL);
@@ -249,6 +280,9 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	pool->nr_kept = 0;
 	for (unsigned i = 0; i < ferryi_lease_kept_extents(pool->lease); i++)
 		pool->nr_kept += ferryi_lease_extent(pool->lease, i)->len_bytes >> FERRYI_SUBSECTION_SHIFT;
+	rc = open_descriptors(pool);
+	if (rc)
+		goto err_window;
 
 	ferryi_mutex_lock(&pool->lock);
 	for (unsigned i = 0; !rc && i < ferryi_lease_extent_count(pool->lease); i++)
@@ -263,6 +297,7 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 
 err_window:
 	remove_subsections(pool);
+	ferryi_altmap_close(&pool->descriptors);
 	if (pool->holds)
 		ferryi_arena_free(arena, (void *)pool->holds, holds_bytes(pool));
 	ferryi_pfn_window_free(model, pool->pfn_first, pool->nr_reserved);
@@ -281,6 +316,7 @@ static int close_pool(struct ferry_pool **pool_p, bool forget)
 	*pool_p = NULL;
 	atomic_store(&pool->refs, 0);
 	remove_subsections(pool);
+	ferryi_altmap_close(&pool->descriptors);
 	ferryi_pfn_window_free(pool->model, pool->pfn_first, pool->nr_reserved);
 	if (forget)
 		rc = ferryi_lease_forget(&pool->lease);
@@ -351,7 +387,7 @@ static int grow(struct ferry_pool *pool, uint64_t want, bool ahead)
 	uint64_t nr_free = pool->nr_leased - pool->nr_used - pool->nr_retired;
 	/* What is set aside comes first: it is leased along. */
 	uint64_t nr_aside = pool->nr_aside > pool->nr_leased ? pool->nr_aside - pool->nr_leased : 0;
-	struct room room = {.all = altmap_is_full_locked(pool) ? 0 : pool->nr_reserved - pool->nr_leased,
+	struct room room = {.all = altmap_is_full(pool) ? 0 : pool->nr_reserved - pool->nr_leased,
 			    .there = atomic_load(&pool->nr_window) - pool->nr_leased};
 
 	ferryi_mutex_unlock(&pool->lock);
@@ -362,8 +398,8 @@ static int grow(struct ferry_pool *pool, uint64_t want, bool ahead)
 		goto out;
 	}
 	uint64_t nr = want - nr_free + nr_aside;
-	/* A name keeps what it has grown by, so no more than it needs. */
-	uint64_t like = ferryi_pool_is_named(pool) ? nr : ferryi_max_u64(nr, GROW_STEP >> FERRYI_SUBSECTION_SHIFT);
+	/* A name keeps what it has grown by, so no more than it needs, where that is little. */
+	uint64_t like = !ferryi_pool_is_paged_to(pool) ? nr : ferryi_max_u64(nr, GROW_STEP >> FERRYI_SUBSECTION_SHIFT);
 
 	rc = lease_more(pool, ahead ? 1 + nr_aside : nr, ferryi_min_u64(like, room.all), &room);
 out:
@@ -491,6 +527,46 @@ bool ferryi_pool_is_named(const struct ferry_pool *pool)
 	return ferryi_lease_name(pool->lease)[0];
 }
 
+bool ferryi_pool_is_paged_to(const struct ferry_pool *pool)
+{
+	return !ferryi_pool_is_named(pool) || pool->descriptors;
+}
+
+struct ferryi_altmap *ferryi_pool_altmap(const struct ferry_pool *pool)
+{
+	return pool->descriptors;
+}
+
+bool ferryi_pool_place(const struct ferry_pool *pool, uint64_t nr, struct ferryi_remote *remote, uint64_t *off)
+{
+	unsigned count = ferryi_lease_extent_count(pool->lease);
+
+	*off = nr << FERRYI_PAGE_SHIFT;
+	for (unsigned i = 0; i < count; i++) {
+		const struct ferryi_extent *extent = ferryi_lease_extent(pool->lease, i);
+
+		if (*off < extent->len_bytes) {
+			*remote = extent->remote;
+			return true;
+		}
+		*off -= extent->len_bytes;
+	}
+	return false;
+}
+
+void ferryi_pool_release_kept(struct ferry_pool *pool, uint32_t subsection)
+{
+	uint64_t nr = subsection - pool->pfn_first / FERRYI_PAGES_PER_SUBSECTION;
+
+	ferryi_mutex_lock(&pool->lock);
+	if (!ferryi_pool_subsection_failed(pool, (uint64_t)subsection * FERRYI_PAGES_PER_SUBSECTION)) {
+		ferryi_bitmap_clear(pool->used_map, nr);
+		pool->nr_retired--;
+		pool->nr_released++;
+	}
+	ferryi_mutex_unlock(&pool->lock);
+}
+
 uint64_t ferryi_pool_kept_bytes(const struct ferry_pool *pool)
 {
 	return pool->nr_kept << FERRYI_SUBSECTION_SHIFT;
@@ -518,7 +594,10 @@ uint64_t ferryi_pool_room_bytes(struct ferry_pool *pool)
 {
 	uint64_t nr = atomic_load(&pool->nr_window);
 
-	return ((nr - ferryi_max_u64(pool->nr_aside, pool->nr_kept)) << FERRYI_SUBSECTION_SHIFT) - ferryi_pool_used_bytes(pool);
+	ferryi_mutex_lock(&pool->lock);
+	nr -= ferryi_max_u64(pool->nr_aside, pool->nr_kept) + pool->nr_used - pool->nr_released;
+	ferryi_mutex_unlock(&pool->lock);
+	return nr << FERRYI_SUBSECTION_SHIFT;
 }
 
 const struct ferry_pool_ops *ferryi_pool_ops(const struct ferry_pool *pool)

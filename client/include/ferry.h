@@ -227,7 +227,10 @@ int ferry_advise(struct ferry *ferry, void *addr, size_t len, enum ferry_advice 
 int ferry_pin(struct ferry *ferry, void *addr, size_t len);
 int ferry_unpin(struct ferry *ferry, void *addr, size_t len);
 
-/* Every page of the range has a current copy in the pool when this returns; pages stay where they are. -EIO, -EINVAL. */
+/*
+ * Every page of the range has a current copy in the pool when this returns, and its descriptor is there, in a pool that
+ * keeps them ("after a crash"); pages stay where they are. -EIO, -EINVAL.
+ */
 int ferry_flush(struct ferry *ferry, void *addr, size_t len);
 
 /*
@@ -318,7 +321,7 @@ const char *ferry_fault_reason_text(enum ferry_fault_reason reason);
 enum ferry_mem_type {
 	FERRY_MEM_PRIVATE = 1, /* the server's RAM; the CPU reaches it by migration only */
 	FERRY_MEM_COHERENT,    /* not built yet: -ENXIO */
-	FERRY_MEM_FS_DAX,      /* a file of the server's: its leases with a name outlive client and server */
+	FERRY_MEM_FS_DAX,      /* a file of the server's: its leases with a name are kept for good */
 	FERRY_MEM_GENERIC,     /* a character device (/dev/dax) or huge pages of the server's */
 	FERRY_MEM_P2PDMA,      /* memory of a device of the server's: -ENXIO, no server has it so far */
 };
@@ -371,15 +374,17 @@ struct ferry_pool_ops {
 
 /*
  * Page descriptors kept in the device's own memory (struct vmem_altmap): where
- * in a pool's window they are. This library holds its descriptors in RAM; the
- * PFNs are set aside and accounted for them as in the kernel, and are the
- * caller's to use. Changes only with the pool's growth, attach and detach.
+ * in a pool's window they are. With a name (struct ferry_pool_attr) they are
+ * written there, and another process finds the pages again after this one has
+ * crashed: see "after a crash" below. Without one they are in RAM only; the PFNs
+ * are set aside and accounted for as in the kernel, and hold nothing.
+ * Changes only with the pool's growth, attach and detach.
  */
 struct ferry_altmap {
 	uint64_t base_pfn; /* out: the window's first PFN */
 	uint64_t end_pfn;  /* out: and its last */
 	uint64_t reserve;  /* in: PFNs at the window's start that are left untouched */
-	uint64_t free;     /* in: PFNs after these, set aside for descriptors: 4 a sub-section of 2 MiB */
+	uint64_t free;     /* in: PFNs after these, set aside for descriptors: 4 a sub-section of 2 MiB, and with a name 1 more */
 	uint64_t align;    /* out: PFNs of padding, up to the next sub-section: there the pool's pages begin */
 	uint64_t alloc;    /* out: PFNs of free that are consumed; the pool does not grow beyond what free grants */
 };
@@ -399,11 +404,15 @@ struct ferry_pool_attr {
 	const struct ferry_pool_ops *ops; /* may be NULL; must outlive the pool */
 	struct ferry_altmap *altmap; /* the caller's; may be NULL; must outlive the pool. -EINVAL: it leaves no page */
 	/*
-	 * NULL: the server takes the memory back when it is detached, or this process ends. Else (FERRY_MEM_FS_DAX
-	 * only) it keeps it under this name, over the end of both, and an attach by the same name finds it as it was,
-	 * at the same offsets from the window's first PFN (kept_bytes of ferry_pool_info): ferry_device_read gives it,
-	 * no page of the process is put there. A pool with a name gets pages by ferry_migrate_to_device and
-	 * ferry_migrate_setup only. 1 to 63 letters, digits and . _ : ; - (-EINVAL). No altmap with it.
+	 * NULL: the server takes the memory back when it is detached, or this process ends. Else it keeps it under this
+	 * name, and an attach by the same name, by whoever has the server's token, finds it as it was, at the same
+	 * offsets from the window's first PFN (kept_bytes of ferry_pool_info): ferry_device_read gives it, no page of
+	 * the process is put there.
+	 * FERRY_MEM_FS_DAX: for good, also over the server's end, until ferry_pool_forget. Others: when this process ends
+	 * without ferry_pool_detach or ferry_close, for keep_ms of ferry_pool_info from the moment that the server notices
+	 * (at once; a machine that is gone: after its --timeout); then it is zeroed and free, and the name new.
+	 * Without an altmap, such a pool gets pages by ferry_migrate_to_device and ferry_migrate_setup only. With one it is
+	 * paged to as any other, and "after a crash" holds. 1 to 63 letters, digits and . _ : ; - (-EINVAL).
 	 */
 	const char *name;
 };
@@ -416,10 +425,13 @@ struct ferry_pool_attr {
  * type that cannot be had), -ENODEV (the fabric cannot lend it: FS_DAX and
  * GENERIC are not for the same-host row), -ENOMEM, -EACCES, -EHOSTUNREACH, -ETIMEDOUT;
  * with a name: -EBUSY (a process has it; it is free a moment after that has
- * ended), -EINVAL (a pool that keeps none), -EOPNOTSUPP (a server of 0.1).
+ * ended), -EOPNOTSUPP (a server of 0.1); with an altmap, too: -EINVAL (laid out
+ * for another altmap; ops with page_free or migrate_to_ram), -EBADMSG (what is
+ * kept under the name has no descriptors there, or a garbled head record). A
+ * name that was not attached so is kept on.
  */
 int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, struct ferry_pool **out);
-/* -EBUSY while pages of the process live in it, or references are held. The struct is gone on success. */
+/* -EBUSY while pages of the process live in it, or references are held. The struct is gone on success, and what is kept for a time only. */
 int ferry_pool_detach(struct ferry_pool *pool);
 /*
  * The same for a pool that was attached with a name; what it holds is given up
@@ -428,6 +440,64 @@ int ferry_pool_detach(struct ferry_pool *pool);
  * but the server may have kept the name.
  */
 int ferry_pool_forget(struct ferry_pool *pool);
+
+/*
+ * ---- after a crash: pools with a name and an altmap ----
+ *
+ * What comes back is what the pool holds: of each page its content when it was
+ * last evicted, migrated there or flushed; what was written to it in RAM since
+ * is lost. When ferry_flush returns, every page of the range that is not all zero
+ * can be found, where its block of 2 MiB is in such a pool (one that is not gets
+ * its place in whichever pool has room: to be sure, ferry_pool_kill the others).
+ * Without a flush a page is found some round trips after it was evicted; one that
+ * was being written there again just then is lost. drvdata follows within a second
+ * or so. Memory that was dropped or unmapped in the last second may be found.
+ * No page is ever another's, nor torn: content and descriptor carry hashes.
+ *
+ * The attach reads the descriptors; what they tell of, the kept pages, stays
+ * where it is until it is recovered or given up, and is never overwritten. Other
+ * memory of the pool is used as ever. Should this process end before, the next
+ * one finds what is left, and what this one has evicted or flushed itself.
+ */
+struct ferry_kept_page {
+	uintptr_t va; /* of the process that has ended */
+	uint64_t pfn; /* in this pool, now: ferry_device_read gives its content, or what is there if that is lost */
+	uint64_t drvdata;
+};
+/*
+ * Fills pages with up to max of the pages that are kept, from *cursor (0: the
+ * first) on, which moves; in the order of their PFNs. An address may come twice:
+ * recovery knows which is the later. Number of pages, 0: there are no more;
+ * -EINVAL: no name or no altmap.
+ */
+long ferry_pool_kept(struct ferry_pool *pool, struct ferry_kept_page *pages, size_t max, uint64_t *cursor);
+
+enum ferry_recovered {
+	FERRY_RECOVER_MISSING, /* nothing is kept of that page: it was in RAM only, zero, or never touched */
+	FERRY_RECOVERED,
+	FERRY_RECOVER_LOST,    /* its place holds something else than its descriptor says: its process ended in the middle */
+};
+struct ferry_recover_stats {
+	size_t size; /* sizeof(struct ferry_recover_stats); the members are added to */
+	uint64_t recovered, missing, lost; /* pages */
+	uint8_t *which; /* in: NULL, or a byte a page of the range, each set to its enum ferry_recovered */
+};
+/*
+ * The kept pages of [old_va, old_va + len) become the content of the same pages
+ * of [addr, addr + len), which is managed, here or at another address; drvdata
+ * goes to their new places. Pages that are missing or lost stay as they are in
+ * addr; that is no error. Copies, within the budget, and flushes; then the kept
+ * place is free. The new places come first: FERRY_MAP_NORESERVE where the pool
+ * cannot hold both. stats may be NULL.
+ * -EINVAL (unaligned, not managed, no name or no altmap), -ENOENT (the pool holds
+ * no kept page at all), -EFAULT, -EIO (a page of addr cannot be written, or is
+ * lost; the pool does not take it), -ENOMEM, -ENOTCONN, -ETIMEDOUT: what has been
+ * recovered before stays, what was not is still kept.
+ */
+int ferry_pool_recover(struct ferry_pool *pool, uintptr_t old_va, void *addr, size_t len,
+		       struct ferry_recover_stats *stats);
+/* Gives up the kept pages that are left: their number, or -EINVAL. */
+long ferry_pool_drop_kept(struct ferry_pool *pool);
 
 /* ---- a pool's end: percpu_ref_kill, memunmap_pages ---- */
 
@@ -473,6 +543,7 @@ struct ferry_pool_info {
 	char fabric[16];
 	char server[64];
 	uint64_t kept_bytes; /* from pfn_first on: what was there under the name that it was attached with */
+	uint32_t keep_ms;    /* how long the server keeps the name for the next, after this process; 0: for good, or no name */
 };
 int ferry_pool_info(struct ferry_pool *pool, struct ferry_pool_info *info);
 

@@ -113,7 +113,8 @@ static void dismantle(struct ferry *ferry)
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
 		struct ferry_pool *pool = ferryi_take_pool_off(ferry, i);
 
-		ferryi_pool_close(&pool);
+		if (pool)
+			ferryi_end_pool(&pool, false);
 	}
 	for (unsigned i = 0; i < ferry->nr_sessions; i++)
 		ferryi_session_close(&ferry->sessions[i]);

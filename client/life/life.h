@@ -53,6 +53,8 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 		  struct ferry_pool **out);
 /* No loss reaches the pool any more: it can be closed. NULL: there was none. */
 struct ferry_pool *ferryi_take_pool_off(struct ferry *ferry, unsigned index);
+/* A pool that was taken off: closed. What its name has stays where that is for good, unless forget says otherwise. */
+int ferryi_end_pool(struct ferry_pool **pool, bool forget);
 /* Control thread: a session is lost. */
 void ferryi_on_session_state(void *ctx, struct ferryi_session *session, enum ferryi_session_state state);
 

@@ -3,9 +3,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "altmap.h"
 #include "error.h"
 #include "life.h"
 #include "log.h"
+#include "recover.h"
 
 void ferryi_on_session_state(void *ctx, struct ferryi_session *session, enum ferryi_session_state state)
 {
@@ -35,6 +37,19 @@ struct ferry_pool *ferryi_take_pool_off(struct ferry *ferry, unsigned index)
 
 	ferryi_mutex_unlock(&ferry->loss_lock);
 	return pool;
+}
+
+int ferryi_end_pool(struct ferry_pool **pool, bool forget)
+{
+	bool for_a_time = ferryi_pool_is_named(*pool) && ferryi_pool_type(*pool) != FERRY_MEM_FS_DAX;
+
+	if (forget)
+		return ferryi_pool_forget(pool);
+	if (for_a_time) /* nobody is to come for it: free at once */
+		ferryi_pool_forget(pool);
+	else
+		ferryi_pool_close(pool);
+	return 0;
 }
 
 int ferryi_session_for(struct ferry *ferry, const char *url, struct ferryi_session **out)
@@ -91,20 +106,48 @@ static bool is_migrated(unsigned type)
 	return type == FERRY_MEM_PRIVATE || type == FERRY_MEM_FS_DAX || type == FERRY_MEM_GENERIC;
 }
 
+/* After an attach that failed, whose line stays: a name that is new is not to be there, one that has something keeps it. */
+static void undo_lease(struct ferryi_lease **lease)
+{
+	char line[1024];
+
+	snprintf(line, sizeof(line), "%s", ferryi_control_last_error());
+	if (ferryi_lease_name(*lease)[0] && !ferryi_lease_kept_extents(*lease))
+		ferryi_lease_forget(lease);
+	else
+		ferryi_lease_close(lease);
+	ferryi_control_fail(-EIO, "%s", line);
+}
+
 static int open_lease(struct ferryi_session *session, const struct ferry_pool_attr *attr, struct ferryi_lease **out)
 {
+	/* Descriptors at its head are there from the beginning. */
+	uint64_t aside = attr->name ? ferry_altmap_offset(attr->altmap) << FERRYI_PAGE_SHIFT : 0;
 	struct ferryi_lease_want want = { .pool = attr->pool,
 					  .type = attr->type ? type_names[attr->type] : NULL,
 					  .name = attr->name,
-					  .size_bytes = attr->len_bytes };
+					  .size_bytes = ferryi_max_u64(attr->len_bytes,
+								       ferryi_align_up(aside, FERRYI_SUBSECTION_SIZE)) };
 	int rc = ferryi_lease_open_as(session, &want, out);
 
 	if (!rc && !is_migrated(type_of(*out))) {
 		rc = ferryi_control_fail(-ENXIO, "attach: the pool is of type %s, which this library cannot use",
 					 ferryi_lease_pool_type(*out));
-		ferryi_lease_close(out);
+		undo_lease(out);
 	}
 	return rc;
+}
+
+static void undo_pool(struct ferry_pool **pool)
+{
+	char line[1024];
+
+	snprintf(line, sizeof(line), "%s", ferryi_control_last_error());
+	if (ferryi_pool_is_named(*pool) && !ferryi_pool_kept_bytes(*pool))
+		ferryi_pool_forget(pool);
+	else
+		ferryi_pool_close(pool);
+	ferryi_control_fail(-EIO, "%s", line);
 }
 
 int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const struct ferry_pool_attr *attr,
@@ -132,7 +175,7 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 	if (rc) {
 		ferryi_control_fail(rc, rc == -EINVAL ? "attach: the altmap leaves no page of the pool" :
 							"attach: no address space for the pool's tables");
-		ferryi_lease_close(&lease);
+		undo_lease(&lease);
 		return rc;
 	}
 	ferry->busy[index] = true;
@@ -144,7 +187,7 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 	if (rc) {
 		ferryi_take_pool_off(ferry, (unsigned)index);
 		ferry->busy[index] = false;
-		ferryi_pool_close(&pool);
+		undo_pool(&pool);
 		return rc;
 	}
 	*out = pool;
@@ -167,8 +210,9 @@ int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, s
 		return ferryi_control_fail(-EINVAL, "attach: type %d is none; FERRY_MEM_PRIVATE is 1", (int)a.type);
 	if (a.type == FERRY_MEM_COHERENT)
 		return ferryi_control_fail(-ENXIO, "attach: FERRY_MEM_COHERENT is not built yet");
-	if (a.name && a.altmap)
-		return ferryi_control_fail(-EINVAL, "attach: an altmap is not for a pool with a name");
+	if (a.name && a.altmap && a.ops && (a.ops->page_free || a.ops->migrate_to_ram))
+		return ferryi_control_fail(-EINVAL, "attach: a pool whose pages are the driver's (page_free, migrate_to_ram) keeps no "
+						    "descriptors: no altmap with a name for it");
 	if (!ferryi_is_aligned(a.len_bytes, FERRYI_SUBSECTION_SIZE))
 		return ferryi_control_fail(-EINVAL, "attach: %llu bytes is not a multiple of 2 MiB",
 					   (unsigned long long)a.len_bytes);
@@ -206,10 +250,7 @@ static int detach(struct ferry_pool *pool, bool forget)
 		if (!rc) {
 			ferryi_take_pool_off(ferry, index);
 			ferry->busy[index] = false;
-			if (forget)
-				rc = ferryi_pool_forget(&pool);
-			else
-				ferryi_pool_close(&pool);
+			rc = ferryi_end_pool(&pool, forget);
 		}
 	}
 	ferryi_mutex_unlock(&ferry->lock);
@@ -224,6 +265,56 @@ int ferry_pool_detach(struct ferry_pool *pool)
 int ferry_pool_forget(struct ferry_pool *pool)
 {
 	return detach(pool, true);
+}
+
+/* ---- what an earlier process has left ---- */
+
+static int check_kept(const struct ferry_pool *pool, const char *call)
+{
+	if (!pool || !ferryi_the_ferry())
+		return ferryi_control_fail(-EINVAL, "%s: no such pool", call);
+	if (!ferryi_pool_altmap(pool))
+		return ferryi_control_fail(-EINVAL, "%s: the pool was attached without a name or without an altmap", call);
+	return 0;
+}
+
+long ferry_pool_kept(struct ferry_pool *pool, struct ferry_kept_page *pages, size_t max, uint64_t *cursor)
+{
+	int rc = check_kept(pool, "pool_kept");
+
+	if (!rc && (!pages || !max || !cursor))
+		rc = ferryi_control_fail(-EINVAL, "pool_kept: room for pages, and a cursor, are wanted");
+	return rc ? rc : ferryi_pager_kept(ferryi_the_ferry()->pager, pool, pages, max, cursor);
+}
+
+int ferry_pool_recover(struct ferry_pool *pool, uintptr_t old_va, void *addr, size_t len,
+		       struct ferry_recover_stats *stats)
+{
+	const size_t sums = offsetof(struct ferry_recover_stats, which);
+	struct ferry_recover_stats all = { .size = sizeof(all) };
+	int rc = check_kept(pool, "pool_recover");
+
+	if (rc)
+		return rc;
+	if (!len || !ferryi_is_aligned((uintptr_t)addr | old_va | len, FERRYI_PAGE_SIZE) || (uintptr_t)addr > UINTPTR_MAX - len ||
+	    old_va > UINTPTR_MAX - len)
+		return ferryi_control_fail(-EINVAL, "pool_recover: addresses and length are multiples of %zu, the length not 0",
+					   FERRYI_PAGE_SIZE);
+	if (stats && (stats->size < sums || stats->size > sizeof(all)))
+		return ferryi_control_fail(-EINVAL, "pool_recover: set size to sizeof(struct ferry_recover_stats)");
+	if (stats)
+		memcpy(&all, stats, stats->size);
+	rc = ferryi_pager_recover_kept(ferryi_the_ferry()->pager, pool, old_va, (uintptr_t)addr, len >> FERRYI_PAGE_SHIFT, &all);
+	if (stats)
+		memcpy(stats, &all, stats->size);
+	return rc;
+}
+
+long ferry_pool_drop_kept(struct ferry_pool *pool)
+{
+	int rc = check_kept(pool, "pool_drop_kept");
+
+	return rc ? rc : ferryi_pager_drop_kept(ferryi_the_ferry()->pager, pool);
 }
 
 /* ---- a pool's end ---- */
@@ -339,6 +430,7 @@ int ferry_pool_info(struct ferry_pool *pool, struct ferry_pool_info *info)
 	all.leased_bytes = ferryi_pool_leased_bytes(pool);
 	all.used_bytes = ferryi_pool_used_bytes(pool);
 	all.kept_bytes = ferryi_pool_kept_bytes(pool);
+	all.keep_ms = ferryi_lease_keep_ms(lease);
 	all.type = (enum ferry_mem_type)ferryi_pool_type(pool);
 	snprintf(all.fabric, sizeof(all.fabric), "%s", ferryi_lease_row(lease)->name);
 	snprintf(all.server, sizeof(all.server), "%s", ferryi_session_name(ferryi_lease_session(lease)));
@@ -393,7 +485,11 @@ enum ferry_mem_type ferry_page_type(struct ferry *ferry, const struct ferry_page
 
 void ferry_page_set_drvdata(struct ferry_page *page, uint64_t data)
 {
+	struct ferry *ferry = ferryi_the_ferry();
+
 	atomic_store(&page->drvdata, data);
+	if (ferry)
+		ferryi_page_changed(ferry->model, page);
 }
 
 uint64_t ferry_page_get_drvdata(const struct ferry_page *page)

@@ -58,7 +58,6 @@ static int access_ram(struct ferryi_pager *pager, struct ferryi_access *a, uint6
 static int write_pool(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, struct ferryi_access *a, uint8_t *bounce,
 		      bool *torn)
 {
-	struct ferry_page *desc = ferryi_pfn_to_page(pager->model, ferryi_object_pfn(ref->object, ref->index));
 	int rc = 0;
 
 	if (a->len < FERRYI_PAGE_SIZE)
@@ -69,7 +68,8 @@ static int write_pool(struct ferryi_pager *pager, const struct ferryi_page_ref *
 	rc = ferryi_service_io(pager, ref, FERRYI_OP_WRITE, bounce);
 	*torn = rc && rc != -ENOLINK;
 	if (!rc)
-		desc->hash = XXH3_64bits(bounce, FERRYI_PAGE_SIZE);
+		ferryi_page_describe(pager->model, ferryi_object_pfn(ref->object, ref->index), ref->va,
+				     XXH3_64bits(bounce, FERRYI_PAGE_SIZE));
 	return rc;
 }
 
@@ -94,6 +94,7 @@ static int access_pool(struct ferryi_pager *pager, const struct ferryi_page_ref 
 	if (torn) { /* nobody is to see the mixture */
 		ferryi_notify_begin(pager->attr.notifier, &notice, ref->va, FERRYI_PAGE_SIZE, FERRY_UPDATE_POISON, a->owner);
 		ferryi_page_freed(pager, ferryi_object_pfn(ref->object, ref->index));
+		ferryi_page_void(pager->model, ferryi_object_pfn(ref->object, ref->index));
 		ferryi_page_release(word, ferryi_page_poisoned(FERRY_FAULT_IO, rc));
 		ferryi_notify_end(&notice);
 	} else {

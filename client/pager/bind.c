@@ -44,7 +44,7 @@ static size_t block_of(size_t page)
 	return page / FERRYI_PAGES_PER_BLOCK;
 }
 
-/* Takes nr sub-sections from the first pool that can give them (one with a name only gives when it is named); its error, or the last pool's. */
+/* Takes nr sub-sections from the first pool that can give them (is_paged_to); its error, or the last pool's. */
 static int take_somewhere(struct ferryi_pager *pager, unsigned nr, bool may_grow, uint32_t *subsections)
 {
 	int rc = -ENXIO;
@@ -55,7 +55,7 @@ static int take_somewhere(struct ferryi_pager *pager, unsigned nr, bool may_grow
 		if (!pool)
 			continue;
 		bool is_well = !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool) &&
-			       !ferryi_pool_is_named(pool);
+			       ferryi_pool_is_paged_to(pool);
 
 		if (is_well)
 			rc = ferryi_pool_take(pool, nr, may_grow, subsections);
@@ -71,8 +71,13 @@ static void give(struct ferryi_pager *pager, uint32_t subsection)
 	const struct ferryi_subsection *sub =
 		ferryi_subsection_of(pager->model, (uint64_t)subsection * FERRYI_PAGES_PER_SUBSECTION);
 
-	if (sub)
+	if (sub) {
+		struct ferryi_altmap *altmap = ferryi_pool_altmap(sub->pool);
+
+		if (altmap) /* before another block's pages come there, or this one's elsewhere */
+			ferryi_altmap_void(altmap, subsection);
 		ferryi_pool_give(sub->pool, subsection);
+	}
 }
 
 /* Several threads may bind one block at a time: the first wins, the others give theirs back. */
@@ -104,7 +109,7 @@ void ferryi_bind_reserve_ahead(struct ferryi_pager *pager)
 		if (!pool)
 			continue;
 		bool reserved = !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool) &&
-				!ferryi_pool_is_named(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0;
+				ferryi_pool_is_paged_to(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0;
 
 		ferryi_pager_pool_end(pager, i);
 		if (reserved)

@@ -60,6 +60,7 @@ void ferryi_page_stays_away(struct ferryi_pager *pager, struct ferryi_object *ob
 
 		if (dropped && !freed) {
 			ferryi_page_freed(pager, ferryi_object_pfn(object, index));
+			ferryi_page_void(pager->model, ferryi_object_pfn(object, index));
 			freed = true;
 		}
 		if (ferryi_page_cas(word, &old, dropped ? (uint64_t)FERRYI_PAGE_ABSENT : FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED)) {

@@ -81,6 +81,7 @@ static void drop_page(struct ferryi_pager *pager, const struct ferryi_page_ref *
 			if (ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING))) {
 				ferryi_uncount(&pager->counters.g_away_pages, 1);
 				ferryi_page_freed(pager, ferryi_object_pfn(ref->object, ref->index));
+				ferryi_page_void(pager->model, ferryi_object_pfn(ref->object, ref->index));
 				ferryi_page_release(word, FERRYI_PAGE_ABSENT);
 				return;
 			}

@@ -39,7 +39,8 @@ void ferryi_evictor_init_unwired(struct ferryi_evictor *ev, struct ferryi_pager 
 int ferryi_evictor_init(struct ferryi_evictor *ev, struct ferryi_pager *pager, uint8_t *staging, uint32_t first_slot,
 			int wake_fd)
 {
-	uint8_t *bounce = ferryi_arena_alloc(pager->arena, FERRYI_EVICT_BUF_BYTES);
+	const size_t len = FERRYI_EVICT_BUF_BYTES + FERRYI_DESC_BUF_BYTES;
+	uint8_t *bounce = ferryi_arena_alloc(pager->arena, len);
 
 	if (!bounce)
 		return -ENOMEM;
@@ -47,7 +48,8 @@ int ferryi_evictor_init(struct ferryi_evictor *ev, struct ferryi_pager *pager, u
 	assign_slots(ev, staging, first_slot);
 	for (unsigned i = 0; i < FERRYI_EVICT_BATCHES; i++)
 		ev->batch[i].bounce = bounce + (size_t)i * FERRYI_EVICT_BATCH * FERRYI_PAGE_SIZE;
-	return ferryi_lines_init(&ev->lines, pager->keeper, bounce, FERRYI_EVICT_BUF_BYTES, FERRYI_EVICT_SLOTS, wake_fd);
+	ev->descriptors.buf = bounce + FERRYI_EVICT_BUF_BYTES;
+	return ferryi_lines_init(&ev->lines, pager->keeper, bounce, len, FERRYI_EVICT_SLOTS, wake_fd);
 }
 
 static ferryi_page_word *word_of(const struct ferryi_evict_page *page)
@@ -230,8 +232,10 @@ static void pick_range_locked(struct ferryi_evictor *ev, struct ferryi_evict_bat
 
 /* ---- moving ---- */
 
+/* Dropped: its word is ours, as that of all that is ended here. */
 static void forget_page(struct ferryi_evictor *ev, struct ferryi_evict_page *page)
 {
+	ferryi_page_void(ev->pager->model, ferryi_object_pfn(page->object, page->index));
 	atomic_store_explicit(word_of(page), FERRYI_PAGE_ABSENT, memory_order_release);
 	ferryi_budget_uncharge(&ev->pager->budget, 1);
 }
@@ -473,6 +477,7 @@ static bool end_page(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch
 		} else if (ferryi_page_state(old) != FERRYI_PAGE_STAGED) {
 			break;
 		} else if (old & FERRYI_PAGE_DROPPED) {
+			ferryi_page_void(ev->pager->model, ferryi_object_pfn(page->object, page->index));
 			if (ferryi_page_cas(word_of(page), &old, FERRYI_PAGE_ABSENT))
 				return false;
 		} else if (ferryi_page_state(to) != FERRYI_PAGE_AWAY) {
@@ -569,10 +574,7 @@ static void complete_write(struct ferryi_evictor *ev, struct ferryi_evict_write 
 			put_back(ev, batch, i);
 			continue;
 		}
-		struct ferry_page *desc = ferryi_pfn_to_page(ev->pager->model, ferryi_object_pfn(page->object, page->index));
-
-		desc->hash = page->hash;
-		desc->va = page->va;
+		ferryi_page_describe(ev->pager->model, ferryi_object_pfn(page->object, page->index), page->va, page->hash);
 		if (end_page(ev, batch, i, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED))
 			written++;
 	}
@@ -601,14 +603,18 @@ static bool end_if_clean(struct ferryi_evictor *ev, struct ferryi_evict_batch *b
 	const uint8_t *data = batch->staging + (size_t)i * FERRYI_PAGE_SIZE;
 	uint64_t to;
 
+	uint64_t pfn = ferryi_object_pfn(page->object, page->index);
 	page->hash = XXH3_64bits(data, FERRYI_PAGE_SIZE);
 	if (page->flags & FERRYI_PAGE_COPIED) {
-		struct ferry_page *desc = ferryi_pfn_to_page(ev->pager->model, ferryi_object_pfn(page->object, page->index));
+		struct ferry_page *desc = ferryi_pfn_to_page(ev->pager->model, pfn);
 
 		if (desc->hash != page->hash)
 			return false;
+		if (desc->va != page->va) /* an mremap */
+			ferryi_page_describe(ev->pager->model, pfn, page->va, page->hash);
 		to = FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED;
 	} else if (page->hash == ev->pager->zero_hash && is_zero(data)) {
+		ferryi_page_describe(ev->pager->model, pfn, page->va | FERRYI_DESCRIPTOR_ZERO, page->hash);
 		to = FERRYI_PAGE_ABSENT;
 	} else {
 		return false;
@@ -656,6 +662,7 @@ static unsigned run_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *
 {
 	unsigned moved = batch->nr_staged;
 
+	ferryi_descriptors_wait(ev); /* the channel takes two batches' writes, and no more */
 	batch->nr_outstanding = 1; /* ours: the batch must not end before every write has begun */
 	for (unsigned i = 0, n; i < batch->nr_pages; i += n) {
 		n = 1;
@@ -736,12 +743,11 @@ bool ferryi_evict_commit(struct ferryi_evictor *ev, unsigned k)
 {
 	struct ferryi_evict_batch *batch = &ev->batch[0];
 	struct ferryi_evict_page *page = &batch->page[k];
-	struct ferry_page *desc = ferryi_pfn_to_page(ev->pager->model, ferryi_object_pfn(page->object, page->index));
 
-	if (!page->staged || !desc)
+	if (!page->staged || !ferryi_pfn_to_page(ev->pager->model, ferryi_object_pfn(page->object, page->index)))
 		return false;
-	desc->hash = XXH3_64bits(batch->staging + (size_t)k * FERRYI_PAGE_SIZE, FERRYI_PAGE_SIZE);
-	desc->va = page->va;
+	ferryi_page_describe(ev->pager->model, ferryi_object_pfn(page->object, page->index), page->va,
+			     XXH3_64bits(batch->staging + (size_t)k * FERRYI_PAGE_SIZE, FERRYI_PAGE_SIZE));
 	if (!end_page(ev, batch, k, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED))
 		return false;
 	ferryi_count(&ev->pager->counters.c_pages_evicted, 1);
@@ -771,8 +777,10 @@ unsigned ferryi_evict_poll(struct ferryi_evictor *ev)
 			continue;
 		int n = ferryi_channel_poll(channel, ops, POLL_BATCH);
 
-		for (int i = 0; i < n; i++)
-			complete_write(ev, (struct ferryi_evict_write *)ops[i]);
+		for (int i = 0; i < n; i++) {
+			if (!ferryi_descriptors_complete(ev, ops[i]))
+				complete_write(ev, (struct ferryi_evict_write *)ops[i]);
+		}
 		if (n > 0)
 			done += (unsigned)n;
 		else if (n < 0)
@@ -788,13 +796,5 @@ bool ferryi_evict_is_idle(const struct ferryi_evictor *ev)
 		if (ev->batch[i].in_use)
 			return false;
 	}
-	return true;
-}
-
-void ferryi_evict_drain(struct ferryi_evictor *ev)
-{
-	while (!ferryi_evict_is_idle(ev)) {
-		if (!ferryi_evict_poll(ev))
-			ferryi_cpu_relax();
-	}
+	return !ev->descriptors.altmap;
 }

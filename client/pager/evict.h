@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "area.h"
+#include "descriptor.h"
 #include "link.h"
 
 struct ferryi_pager;
@@ -74,6 +75,7 @@ struct ferryi_evictor {
 	const void *owner; /* whose migration this is, for the notifier; NULL: the pager's own */
 	int error;      /* why pages could not leave last: negative errno */
 	struct ferryi_evict_batch batch[FERRYI_EVICT_BATCHES];
+	struct ferryi_desc_round descriptors;
 };
 
 /* staging: FERRYI_EVICT_SLOTS armed, empty pages; first_slot: their number in the pager's staging area. */
@@ -103,7 +105,7 @@ unsigned ferryi_evict_some(struct ferryi_evictor *evictor);
 unsigned ferryi_evict_range(struct ferryi_evictor *evictor, uintptr_t *start, uintptr_t end);
 /* Ends writes that have completed; how many batches ended. */
 unsigned ferryi_evict_poll(struct ferryi_evictor *evictor);
-/* Waits for every batch; bounded by the writes' deadlines. */
+/* Waits for every batch, and has what they have changed of descriptors in pools written; bounded by the writes' deadlines. */
 void ferryi_evict_drain(struct ferryi_evictor *evictor);
 bool ferryi_evict_is_idle(const struct ferryi_evictor *evictor);
 

@@ -105,6 +105,7 @@ static int evict_round(struct ferryi_evict_thread *t)
 			return STUCK_MS;
 		}
 		ferryi_evict_poll(&t->evictor);
+		ferryi_descriptors_write_some(&t->evictor);
 	}
 	ferryi_evict_drain(&t->evictor);
 	return idle_ms(t->pager);

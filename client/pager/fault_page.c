@@ -224,6 +224,7 @@ static enum outcome fault_resident(struct ferryi_fetcher *f, struct ferryi_fault
 	ferryi_notify_end(&notice);
 	if (rc > 0) {
 		keep = ferryi_page_not_zapping(keep & ~FERRYI_PAGE_COPIED) | FERRYI_PAGE_DIRTY;
+		ferryi_page_void(f->pager->model, ferryi_object_pfn(ref->object, ref->index));
 		ferryi_count(&f->pager->counters.c_faults_zero, 1);
 		ferryi_fault_count(f, fault, false);
 	}

@@ -4,7 +4,7 @@
  * many reads under way. Everything here is the fault path; it may call:
  *
  *   page words (atomics), area look-up under the read lock, budget counters,
- *   memory-model look-up by PFN, ferryi_lines_channel/_broken,
+ *   memory-model look-up by PFN, page descriptors (altmap.h), ferryi_lines_channel/_broken,
  *   ferryi_channel_submit/_poll, ioctls on the userfaultfd, write(2) to an
  *   eventfd, pread(2) of a cgroup's figures (memcg.h), the frames of the reserve,
  *   the clock, ferryi_log on failures, the notifier (notify.h),

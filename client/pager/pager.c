@@ -298,6 +298,7 @@ int ferryi_pager_release(struct ferryi_pager *pager)
 	if (rc)
 		return ferryi_control_fail(rc, "close: a page cannot be had back (its server is gone, or it is poisoned); "
 					       "everything stays as it was");
+	ferryi_descriptors_flush(pager); /* names that are kept for good: that nothing is there any more */
 	return 0;
 }
 
@@ -422,6 +423,11 @@ int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool)
 					   ferryi_session_name(ferryi_lease_session(ferryi_pool_lease(pool))),
 					   ferryi_strerror(rc));
 	}
+	rc = ferryi_descriptors_load(pager, pool);
+	if (rc) {
+		close_lines(pager, index);
+		return rc;
+	}
 	atomic_store(&pager->pools[index], pool);
 	return 0;
 }
@@ -430,6 +436,8 @@ int ferryi_pager_remove_pool(struct ferryi_pager *pager, struct ferry_pool *pool
 {
 	unsigned index = ferryi_pool_index(pool);
 
+	if (ferryi_pool_altmap(pool))
+		ferryi_descriptors_flush(pager); /* where it is kept: that nothing is there any more */
 	atomic_store(&pager->pools[index], NULL); /* no block is bound to it from now on */
 	if (!wait_for_users(pager, index)) {
 		atomic_store(&pager->pools[index], pool);

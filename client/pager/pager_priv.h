@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 
+#include "altmap.h"
 #include "area.h"
 #include "budget.h"
 #include "child.h"

@@ -34,7 +34,7 @@ static int no_room(struct ferryi_pager *pager, uint64_t bytes, int rc)
 
 		if (!pool)
 			continue;
-		if (!ferryi_pool_lost(pool) && !ferryi_pool_is_named(pool))
+		if (!ferryi_pool_lost(pool) && ferryi_pool_is_paged_to(pool))
 			room += ferryi_pool_room_bytes(pool);
 		ferryi_pager_pool_end(pager, i);
 	}

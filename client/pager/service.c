@@ -273,10 +273,10 @@ static void note_writing(const struct ferryi_page_ref *ref)
 /* The pool has this content of the page now; what was written to it since shows in its hash. */
 static void note_copied(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint64_t hash)
 {
-	struct ferry_page *desc = ferryi_pfn_to_page(pager->model, ferryi_object_pfn(ref->object, ref->index));
 	uint64_t old = ferryi_page_load(ferryi_ref_word(ref));
 
-	desc->hash = hash; /* the page is pinned by us: nobody else reads or writes this */
+	/* The page is pinned by us: nobody else changes this. */
+	ferryi_page_describe(pager->model, ferryi_object_pfn(ref->object, ref->index), ref->va, hash);
 	while (!ferryi_page_cas(ferryi_ref_word(ref), &old, (old | FERRYI_PAGE_COPIED) & ~FERRYI_PAGE_DIRTY))
 		;
 }
@@ -301,25 +301,29 @@ static int io_once(struct ferryi_pager *pager, const struct ferry_pool *pool, st
 	return n < 0 ? n : op->status;
 }
 
+int ferryi_service_op(struct ferryi_pager *pager, const struct ferry_pool *pool, struct ferryi_op *op)
+{
+	int last = -ENOLINK, rc;
+
+	op->deadline_ns = deadline_of(pager);
+	/* A connection may end under it though the server is well: over tcp when another pool of its is detached. */
+	do {
+		rc = ferryi_pool_lost(pool) ? -ENOLINK : io_once(pager, pool, op);
+		last = rc == -ENOLINK ? last : rc;
+	} while ((rc == -ECANCELED || rc == -ENOTCONN) && ferryi_now_ns() < op->deadline_ns);
+	return rc ? last : 0;
+}
+
 int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_op_kind kind, uint8_t *bounce, size_t len)
 {
-	struct ferryi_op op = { .kind = kind,
-				.local = bounce,
-				.len_bytes = len,
-				.deadline_ns = deadline_of(pager) };
+	struct ferryi_op op = { .kind = kind, .local = bounce, .len_bytes = len };
 	const struct ferry_pool *pool = ferryi_locate(pager, pfn, &op.remote, &op.remote_off);
-	int last = -ENOLINK, rc;
 
 	if (!pool)
 		return -EINVAL;
 	if (kind == FERRYI_OP_WRITE && !ferryi_pool_lost(pool))
 		ferryi_children_save_pfn(pager, pfn);
-	/* A connection may end under it though the server is well: over tcp when another pool of its is detached. */
-	do {
-		rc = ferryi_pool_lost(pool) ? -ENOLINK : io_once(pager, pool, &op);
-		last = rc == -ENOLINK ? last : rc;
-	} while ((rc == -ECANCELED || rc == -ENOTCONN) && ferryi_now_ns() < op.deadline_ns);
-	return rc ? last : 0;
+	return ferryi_service_op(pager, pool, &op);
 }
 
 int ferryi_service_io(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, enum ferryi_op_kind kind,
@@ -368,7 +372,7 @@ static int flush_page(struct ferryi_pager *pager, uintptr_t va)
 		uint64_t hash = XXH3_64bits(bounce, FERRYI_PAGE_SIZE);
 		struct ferry_page *desc = ferryi_pfn_to_page(pager->model, ferryi_object_pfn(ref.object, ref.index));
 
-		if (!desc || !(word & FERRYI_PAGE_COPIED) || desc->hash != hash) {
+		if (!desc || !(word & FERRYI_PAGE_COPIED) || desc->hash != hash || desc->va != va) {
 			note_writing(&ref);
 			rc = ferryi_service_io(pager, &ref, FERRYI_OP_WRITE, bounce);
 			if (!rc) {
@@ -420,6 +424,8 @@ int ferryi_pager_flush(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 			poll(NULL, 0, PAUSE_MS); /* on its way in or out: that ends by itself */
 		}
 	}
+	if (!rc)
+		rc = ferryi_descriptors_flush(pager);
 	if (rc)
 		return ferryi_control_fail(-EIO, "flush: the pool did not take a page (%s)", ferryi_strerror(rc));
 	return 0;

@@ -27,6 +27,7 @@ void ferryi_service_fault_locked(struct ferryi_pager *pager, const struct ferryi
  * it was (its server is gone, or no channel came in time); else as the transport.
  * ASSUMPTION: service lock held, page word ours or pinned.
  */
+int ferryi_service_op(struct ferryi_pager *pager, const struct ferry_pool *pool, struct ferryi_op *op);
 int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_op_kind kind, uint8_t *bounce, size_t len);
 int ferryi_service_io(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, enum ferryi_op_kind kind,
 		      uint8_t *bounce);

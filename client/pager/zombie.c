@@ -52,6 +52,7 @@ static bool bury_page(struct ferryi_pager *pager, struct ferryi_object *object, 
 			return false; /* its holder is at it */
 		ferryi_exclusive_drop(pager, ferryi_page_arg(old));
 	}
+	ferryi_page_void(pager->model, ferryi_object_pfn(object, index));
 	atomic_store(word, FERRYI_PAGE_ABSENT);
 	return true;
 }

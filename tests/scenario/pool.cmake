@@ -6,6 +6,12 @@ target_link_libraries(scenario_pool_life PRIVATE ferry)
 add_executable(scenario_pool_types pool_types.c pager_kit.c control_child.c)
 target_link_libraries(scenario_pool_types PRIVATE ferry)
 
+# Page descriptors in the pool: found again after a crash.
+foreach(part altmap kept)
+	add_executable(scenario_pool_${part} pool_${part}.c altmap_kit.c pager_kit.c control_child.c)
+	target_link_libraries(scenario_pool_${part} PRIVATE ferry)
+endforeach()
+
 # A server's pool grows and shrinks under its clients.
 add_executable(scenario_pool_resize pool_resize.c pager_kit.c control_child.c)
 target_link_libraries(scenario_pool_resize PRIVATE ferry)
@@ -20,7 +26,7 @@ target_include_directories(scenario_pool_callback PRIVATE ${PROJECT_SOURCE_DIR}/
 target_compile_definitions(scenario_pool_callback PRIVATE FERRYI_VERSION="${PROJECT_VERSION}")
 target_link_libraries(scenario_pool_callback PRIVATE ${life_links})
 
-foreach(part life callback types resize)
+foreach(part life callback types altmap kept resize)
 	target_link_libraries(scenario_pool_${part} PRIVATE ferry_flags ferry_control ferry_proto ferry_pager_uapi
 		PkgConfig::CMOCKA Threads::Threads)
 	target_compile_definitions(scenario_pool_${part} PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
