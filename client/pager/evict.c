@@ -9,6 +9,7 @@
 
 #include "callback.h"
 #include "clock.h"
+#include "evict_priv.h"
 #include "fetch_priv.h"
 #include "log.h"
 #include "pager_priv.h"
@@ -64,8 +65,7 @@ static void resident_sub(struct ferryi_object *object, size_t index)
 
 /* ---- picking ---- */
 
-/* The page stays where it is (pinned, shared, not writable): give it back, with a second chance. */
-static void keep_page(struct ferryi_evict_page *page)
+void ferryi_evict_keep(struct ferryi_evict_page *page)
 {
 	uint64_t back = page->flags | FERRYI_PAGE_REFERENCED, old = ferryi_page_load(word_of(page));
 
@@ -133,9 +133,8 @@ static bool place_failed(struct ferryi_evictor *ev, const struct ferryi_object *
 	return sub && ferryi_pool_any_failed(sub->pool) && ferryi_pool_page_failed(sub->pool, pfn);
 }
 
-/* Takes the page if it is resident, unpinned and (clock) not referenced since the hand passed last. */
-static bool isolate(struct ferryi_evict_batch *batch, struct ferryi_object *object, size_t index,
-		    uintptr_t va, bool second_chance)
+bool ferryi_evict_isolate(struct ferryi_evict_page *page, struct ferryi_object *object, size_t index, uintptr_t va,
+			  bool second_chance)
 {
 	uint64_t old = ferryi_page_load(&object->words[index]);
 
@@ -149,8 +148,7 @@ static bool isolate(struct ferryi_evict_batch *batch, struct ferryi_object *obje
 			     ferryi_page_with(ferryi_page_not_zapping(old & ~FERRYI_PAGE_REFERENCED), FERRYI_PAGE_ISOLATING)))
 		return false;
 	resident_sub(object, index);
-	batch->page[batch->nr_pages++] =
-		(struct ferryi_evict_page){ .object = object, .index = index, .va = va, .flags = old };
+	*page = (struct ferryi_evict_page){ .object = object, .index = index, .va = va, .flags = old };
 	return true;
 }
 
@@ -177,11 +175,12 @@ static uintptr_t pick_area(struct ferryi_evictor *ev, struct ferryi_evict_batch 
 		(*blocks_left)--;
 		for (; va < stop && batch->nr_pages < FERRYI_EVICT_BATCH; va += FERRYI_PAGE_SIZE, index++) {
 			if (!place_failed(ev, area->object, index))
-				isolate(batch, area->object, index, va, clock);
+				batch->nr_pages += ferryi_evict_isolate(&batch->page[batch->nr_pages], area->object, index,
+									va, clock);
 		}
 		if (batch->nr_pages > before && !ferryi_block_is_still(block, bound)) {
 			while (batch->nr_pages > before) /* it is being taken off its sub-section: not now */
-				keep_page(&batch->page[--batch->nr_pages]);
+				ferryi_evict_keep(&batch->page[--batch->nr_pages]);
 		}
 	}
 	return va;
@@ -257,7 +256,7 @@ static int look_at_drop(struct ferryi_evictor *ev, struct ferryi_evict_page *pag
 		return 1;
 	}
 	if (ferryi_page_is_young_zap(page->flags, ferryi_now_ns())) {
-		keep_page(page);
+		ferryi_evict_keep(page);
 		return 0;
 	}
 	page->flags = ferryi_page_not_zapping(page->flags);
@@ -291,7 +290,7 @@ static void hold_shared(struct ferryi_evict_batch *batch, unsigned i)
 
 	page->shared = true;
 	page->flags |= slot | FERRYI_PAGE_WRITEBACK;
-	keep_page(page);
+	ferryi_evict_keep(page);
 }
 
 /*
@@ -317,7 +316,7 @@ static unsigned move_some_locked(struct ferryi_evictor *ev, struct ferryi_evict_
 	ferryi_assert_held(&ev->pager->events_lock);
 	if (!ferryi_areas_find_locked(&ev->pager->areas, page->va, &ref) || ref.object != page->object ||
 	    ref.index != page->index) {
-		keep_page(page);
+		ferryi_evict_keep(page);
 		return 1;
 	}
 	if (look_at_drop(ev, page) >= 0)
@@ -333,7 +332,7 @@ static unsigned move_some_locked(struct ferryi_evictor *ev, struct ferryi_evict_
 			      FERRY_UPDATE_MIGRATE, ev->owner, !ev->is_urgent)) {
 		ev->was_refused = true;
 		for (unsigned i = 0; i < nr; i++)
-			keep_page(&page[i]);
+			ferryi_evict_keep(&page[i]);
 		return nr;
 	}
 	long rc = ferryi_uffd_move(ev->pager->uffd, slot, (void *)page->va, (size_t)nr * FERRYI_PAGE_SIZE);
@@ -355,7 +354,7 @@ static unsigned move_some_locked(struct ferryi_evictor *ev, struct ferryi_evict_
 		hold_shared(batch, first);
 	} else {
 		page->shared = false;
-		keep_page(page);
+		ferryi_evict_keep(page);
 		ev->error = (int)rc;
 	}
 	return 1;
@@ -458,15 +457,8 @@ static void move_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *bat
 
 /* ---- ending ---- */
 
-/*
- * Ends slot i of the batch: from STAGED to `to` (RESCUING for one who goes on
- * with the page), and true; or ABSENT when the application dropped it, or
- * nothing when it was rescued, and false.
- */
-static bool end_page(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned i, uint64_t to)
+bool ferryi_evict_end(struct ferryi_evictor *ev, struct ferryi_evict_page *page, uint32_t slot, uint64_t to)
 {
-	struct ferryi_evict_page *page = &batch->page[i];
-	uint32_t slot = batch->first_slot + i;
 	uint64_t old = ferryi_page_load(word_of(page));
 
 	page->staged = false;
@@ -538,20 +530,17 @@ static long put_in_place_locked(struct ferryi_evictor *ev, struct ferryi_evict_p
 	return 0;
 }
 
-/* The pool did not take it: the page goes back to the application, dirty. */
-static void put_back(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned i)
+void ferryi_evict_put_page_back(struct ferryi_evictor *ev, struct ferryi_evict_page *page, uint32_t slot)
 {
-	struct ferryi_evict_page *page = &batch->page[i];
-	uint64_t slot = (uint64_t)(batch->first_slot + i) << FERRYI_PAGE_ARG_SHIFT;
 	long rc;
 
-	if (!end_page(ev, batch, i, slot | FERRYI_PAGE_RESCUING))
+	if (!ferryi_evict_end(ev, page, slot, (uint64_t)slot << FERRYI_PAGE_ARG_SHIFT | FERRYI_PAGE_RESCUING))
 		return;
 	ferryi_budget_charge_slack(&ev->pager->budget, 1);
 	do {
 		ferryi_mutex_lock(&ev->pager->events_lock);
 		ferryi_areas_read_lock(&ev->pager->areas);
-		rc = put_in_place_locked(ev, page, ferryi_slot_addr(ev->pager, batch->first_slot + i));
+		rc = put_in_place_locked(ev, page, ferryi_slot_addr(ev->pager, slot));
 		ferryi_areas_read_unlock(&ev->pager->areas);
 		ferryi_mutex_unlock(&ev->pager->events_lock);
 	} while (rc == -EAGAIN); /* ends when the fault threads have read the event */
@@ -571,11 +560,11 @@ static void complete_write(struct ferryi_evictor *ev, struct ferryi_evict_write 
 		struct ferryi_evict_page *page = &batch->page[i];
 
 		if (write->op.status) {
-			put_back(ev, batch, i);
+			ferryi_evict_put_page_back(ev, page, batch->first_slot + i);
 			continue;
 		}
 		ferryi_page_describe(ev->pager->model, ferryi_object_pfn(page->object, page->index), page->va, page->hash);
-		if (end_page(ev, batch, i, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED))
+		if (ferryi_evict_end(ev, page, batch->first_slot + i, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED))
 			written++;
 	}
 	ferryi_count(&c->c_pages_evicted, written);
@@ -619,7 +608,7 @@ static bool end_if_clean(struct ferryi_evictor *ev, struct ferryi_evict_batch *b
 	} else {
 		return false;
 	}
-	if (end_page(ev, batch, i, to)) {
+	if (ferryi_evict_end(ev, page, batch->first_slot + i, to)) {
 		ferryi_count(&ev->pager->counters.c_pages_evicted, 1);
 		ferryi_count(&ev->pager->counters.c_pages_dropped, 1);
 	}
@@ -748,7 +737,7 @@ bool ferryi_evict_commit(struct ferryi_evictor *ev, unsigned k)
 		return false;
 	ferryi_page_describe(ev->pager->model, ferryi_object_pfn(page->object, page->index), page->va,
 			     XXH3_64bits(batch->staging + (size_t)k * FERRYI_PAGE_SIZE, FERRYI_PAGE_SIZE));
-	if (!end_page(ev, batch, k, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED))
+	if (!ferryi_evict_end(ev, page, batch->first_slot + k, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED))
 		return false;
 	ferryi_count(&ev->pager->counters.c_pages_evicted, 1);
 	return true;
@@ -760,7 +749,7 @@ void ferryi_evict_put_back(struct ferryi_evictor *ev)
 
 	for (unsigned k = 0; k < batch->nr_pages; k++) {
 		if (batch->page[k].staged)
-			put_back(ev, batch, k);
+			ferryi_evict_put_page_back(ev, &batch->page[k], batch->first_slot + k);
 	}
 	end_batch(ev, batch);
 }

@@ -1,0 +1,24 @@
+/* One page on its way out: what evict.c and folio_move.c share. ASSUMPTION: the evictor is the caller's. */
+#ifndef FERRYI_PAGER_EVICT_PRIV_H
+#define FERRYI_PAGER_EVICT_PRIV_H
+
+#include "evict.h"
+
+/*
+ * RESIDENT -> ISOLATING (ours), and *page filled, if it is unpinned and (second_chance) not referenced since
+ * the clock passed last. ASSUMPTION: the area table's read lock is held.
+ */
+bool ferryi_evict_isolate(struct ferryi_evict_page *page, struct ferryi_object *object, size_t index,
+			  uintptr_t va, bool second_chance);
+/* The page stays where it is (pinned, shared, not writable): give it back, with a second chance. */
+void ferryi_evict_keep(struct ferryi_evict_page *page);
+/*
+ * Ends a page in its slot: from STAGED to `to` (RESCUING for one who goes on
+ * with the page), and true; or ABSENT when the application dropped it, or
+ * nothing when it was rescued, and false.
+ */
+bool ferryi_evict_end(struct ferryi_evictor *ev, struct ferryi_evict_page *page, uint32_t slot, uint64_t to);
+/* The pool did not take it: the page goes back to the application, dirty. */
+void ferryi_evict_put_page_back(struct ferryi_evictor *ev, struct ferryi_evict_page *page, uint32_t slot);
+
+#endif
