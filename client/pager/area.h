@@ -3,9 +3,11 @@
  *
  * An object owns the page words of one ferry_mmap or ferry_adopt, and binds
  * each of its 2 MiB blocks to one sub-section of a pool, so that neighbours in
- * memory are neighbours in the pool. An area maps a span of addresses to pages
- * of an object; munmap, mremap and unadopt cut, move and drop areas, page words
- * stay where they are. An object goes with its last area.
+ * memory are neighbours in the pool. Where adopted memory has whole 2 MiB of
+ * address space, these are its blocks (so that a huge page is one), and the
+ * object may begin with pages that are mapped nowhere. An area maps a span of
+ * addresses to pages of an object; munmap, mremap and unadopt cut, move and drop
+ * areas, page words stay where they are. An object goes with its last area.
  *
  * Readers (fault, evict) hold the table's read lock from look-up until the page
  * word is in a transient state; a writer removes an area first and then waits

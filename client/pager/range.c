@@ -234,6 +234,7 @@ static int count_resident(struct ferryi_pager *pager, const struct ferryi_area *
 		if (pread(pagemap, entry, n * 8, off) != (ssize_t)(n * 8))
 			return ferryi_control_fail(-EIO, "adopt: cannot read /proc/self/pagemap");
 		for (size_t k = 0; k < n && !rc; k++) {
+			size_t index = area->first_page + i + k;
 			uint64_t absent = FERRYI_PAGE_ABSENT;
 
 			if (!(entry[k] >> 62)) /* bits 63 present, 62 swapped */
@@ -241,10 +242,10 @@ static int count_resident(struct ferryi_pager *pager, const struct ferryi_area *
 			rc = charge_waiting(pager, ferryi_deadline_ms(pager->attr.fault_timeout_ms));
 			if (rc)
 				break;
-			atomic_fetch_add(&object->blocks[(i + k) / FERRYI_PAGES_PER_BLOCK].nr_resident, 1);
-			if (!ferryi_page_cas(&object->words[i + k], &absent, FERRYI_PAGE_RESIDENT | FERRYI_PAGE_DIRTY)) {
+			atomic_fetch_add(&object->blocks[index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1);
+			if (!ferryi_page_cas(&object->words[index], &absent, FERRYI_PAGE_RESIDENT | FERRYI_PAGE_DIRTY)) {
 				/* a fault came first and has counted it */
-				atomic_fetch_sub(&object->blocks[(i + k) / FERRYI_PAGES_PER_BLOCK].nr_resident, 1);
+				atomic_fetch_sub(&object->blocks[index / FERRYI_PAGES_PER_BLOCK].nr_resident, 1);
 				ferryi_budget_uncharge(&pager->budget, 1);
 			}
 		}
@@ -331,8 +332,20 @@ static int arm_each(struct ferryi_pager *pager, const struct ferryi_area *area, 
 	return rc;
 }
 
+/*
+ * Pages of an object before the first one that is mapped: where there are whole 2 MiB of address space, as of a huge
+ * page, blocks are to be these.
+ */
+static size_t pages_before(uintptr_t start, uintptr_t end)
+{
+	bool has_huge = ferryi_align_up(start, FERRYI_SUBSECTION_SIZE) + FERRYI_SUBSECTION_SIZE <= end;
+
+	return has_huge ? (start >> FERRYI_PAGE_SHIFT) % FERRYI_PAGES_PER_BLOCK : 0;
+}
+
 int ferryi_pager_adopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, unsigned flags)
 {
+	size_t before = pages_before(start, end);
 	struct ferryi_object *object;
 	uintptr_t done = start;
 	bool any_file;
@@ -344,11 +357,11 @@ int ferryi_pager_adopt(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 
 	if (pagemap < 0)
 		return ferryi_control_fail(-errno, "adopt: cannot open /proc/self/pagemap: %s", ferryi_strerror(errno));
-	rc = create_object(pager, (end - start) >> FERRYI_PAGE_SHIFT, flags, &object);
+	rc = create_object(pager, before + ((end - start) >> FERRYI_PAGE_SHIFT), flags, &object);
 	if (rc)
 		goto out_pagemap;
 
-	struct ferryi_area area = { .start = start, .end = end, .object = object };
+	struct ferryi_area area = { .start = start, .end = end, .object = object, .first_page = before };
 
 	rc = insert_area(pager, &area, ADOPT_WAIT_MS);
 	if (rc) {
