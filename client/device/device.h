@@ -38,7 +38,7 @@ struct ferry_page {
 	_Atomic uint64_t drvdata; /* the device driver's: set by its threads, read for its callbacks */
 	uint64_t va;      /* process address whose data it holds, or 0; set with the hash */
 	_Atomic uint32_t refs;
-	uint32_t flags;
+	_Atomic uint32_t folio; /* of the first page of a sub-section: the state of its folio, client/pager/folio.h */
 };
 _Static_assert(sizeof(struct ferry_page) == 32, "at most 64 bytes a page; 32 keep bookkeeping under 1 %");
 

@@ -346,16 +346,17 @@ struct ferry_device_fault {
 
 /*
  * Callbacks of a pool (dev_pagemap_ops); any may be NULL. Called in library
- * threads, on the fault path, page_free also with locks of the library held:
- * must not touch managed memory, allocate, call this library (but the page and
- * PFN functions), nor wait for a thread that may.
+ * threads, on the fault path, page_free and page_split also with locks of the
+ * library held: must not touch managed memory, allocate, call this library (but
+ * the page and PFN functions), nor wait for a thread that may.
  * A pool with page_free or migrate_to_ram keeps no copy of a page that has come
  * home: it is written again when it leaves.
  */
 struct ferry_pool_ops {
 	/*
 	 * No page of the process lives in the device page any more: it has come to RAM, was dropped or poisoned. Its
-	 * reference count is 0; it is the driver's alone during the call. Once a use.
+	 * reference count is 0; it is the driver's alone during the call. Once a use. For a folio (page_split) that is
+	 * given up as a whole, once with its first page: ferry_page_order says 9 then, else 0.
 	 */
 	void (*page_free)(struct ferry_pool *pool, uint64_t pfn);
 	/*
@@ -370,6 +371,15 @@ struct ferry_pool_ops {
 	 * any error (-EOPNOTSUPP): poison (FERRY_FAULT_IO, or why the pool is lost).
 	 */
 	int (*memory_failure)(struct ferry_pool *pool, uint64_t pfn, void *replica);
+	/*
+	 * folio_split: a folio of 512 pages (ferry_migrate_to_device) parts, because a page of it is brought home,
+	 * dropped, poisoned, unmapped or moved without the others. Called once for each page but the first, 511 times,
+	 * before the CPU sees a page of it, and before any other callback for one: the driver's chance to copy its
+	 * metadata. drvdata of the head has been copied to every tail; ferry_page_order of the head is 9 until the last
+	 * call has returned, then 0. There is no last call without a tail. A pool with ops, but no page_split, has no
+	 * folios.
+	 */
+	void (*page_split)(struct ferry_pool *pool, uint64_t head_pfn, uint64_t tail_pfn);
 };
 
 /*
@@ -566,9 +576,14 @@ bool ferry_pfn_valid(struct ferry *ferry, uint64_t pfn);
  * ferry_entry_to_page gives for RAM), or the page's pool is detached. Does not block.
  */
 enum ferry_mem_type ferry_page_type(struct ferry *ferry, const struct ferry_page *page);
-/* One number a device page, the driver's own; 0 until set. The page is valid. Do not block. */
+/*
+ * One number a device page, the driver's own; 0 until set. That of a folio is its first page's; the others' are
+ * overwritten when it is split. The page is valid. Do not block.
+ */
 void ferry_page_set_drvdata(struct ferry_page *page, uint64_t data);
 uint64_t ferry_page_get_drvdata(const struct ferry_page *page);
+/* folio_order(): 9 for the first page of a folio, 0 for all others. The page is valid. Does not block. */
+unsigned ferry_page_order(const struct ferry_page *page);
 /*
  * The server that holds the page, as page_to_nid(): "host:port" to name, cut to
  * name_len bytes with its '\0'. -EINVAL (not ferry_pfn_valid, no name), name
@@ -872,7 +887,7 @@ struct ferry_entry_info {
 	size_t size;
 	enum ferry_entry_kind kind;
 	bool writable;
-	unsigned order;      /* 0, or 9 when the page is part of a huge one in RAM */
+	unsigned order;      /* 0, or 9 when the page is part of a huge one in RAM, or of a folio in a pool */
 	uint64_t pfn;        /* of a device page, else 0 */
 };
 /* What the page at va, in the range, is now: finer than an entry. -EINVAL. */
@@ -887,13 +902,15 @@ enum ferry_migrate_flags {
 };
 
 struct ferry_migrate_stats {
-	size_t size; /* sizeof(struct ferry_migrate_stats); the members are added to */
+	size_t size; /* sizeof(struct ferry_migrate_stats), an older one's too; the members are added to */
 	uint64_t cpages;   /* collected */
 	uint64_t migrated; /* moved with their data */
 	uint64_t zero;     /* holes and zero pages: no traffic */
 	uint64_t there;    /* were there already */
 	uint64_t skipped_pinned, skipped_raced, skipped_owner, skipped_lost;
 	uint64_t bytes;    /* transferred */
+	uint64_t folios;       /* to_device: moved as one; their 512 pages are in `migrated` */
+	uint64_t folios_split; /* to_device: huge pages that had to go page by page; to_ram: folios that parted on their way */
 };
 
 /*
@@ -902,6 +919,13 @@ struct ferry_migrate_stats {
  * pages live in another pool is moved as a whole: those come home first, if
  * their owner is the pool's. Pinned pages and pages that lose a race are
  * skipped and counted, never an error. flags 0: SELECT_SYSTEM. stats may be NULL.
+ * A transparent huge page that lies whole in [addr, addr + len) goes as one
+ * (MIGRATE_VMA_SELECT_COMPOUND): all its 2 MiB are sent, zeros too, and its 512
+ * device pages are a folio until one of them parts (page_split). Else it goes
+ * page by page: where a page of it is pinned, is touched or dropped meanwhile,
+ * or is shared with a child of fork, the budget has no room for 2 MiB more
+ * meanwhile, the pool has ops without page_split, or the range was moved by an
+ * mremap, but not by a multiple of 2 MiB, since it was adopted.
  * -EINVAL (unaligned; not mapped or not readable; unknown flag), -EOPNOTSUPP
  * (shared, hugetlb or special memory, a file's text), -ENOMEM (pool full), -ESHUTDOWN
  * (pool killed), -ENOTCONN, -EIO (pool lost).
@@ -910,7 +934,8 @@ int ferry_migrate_to_device(struct ferry_pool *pool, void *addr, size_t len, uns
 			    struct ferry_migrate_stats *stats);
 /*
  * Brings pages of the range home: those of pools with this owner, or of every
- * pool (owner NULL). Stops where the budget is full of pinned pages: -ENOMEM.
+ * pool (owner NULL). A folio parts: its pages come home one by one. Stops where
+ * the budget is full of pinned pages: -ENOMEM.
  * -EINVAL (unaligned, not managed), -EIO (a page is lost).
  */
 int ferry_migrate_to_ram(struct ferry *ferry, void *addr, size_t len, const void *owner, unsigned flags,
@@ -926,7 +951,7 @@ int ferry_migrate_to_ram(struct ferry *ferry, void *addr, size_t len, const void
 /*
  * The three steps, for a caller that copies by its own means. The caller's
  * struct; members marked in are set by him. One thread; at most one under way
- * in a process (setup: -EBUSY).
+ * in a process (setup: -EBUSY). Huge pages are split, and device pages single.
  *   setup     collects: pages leave the CPU's page table, src[i] says which; data[i] is where their content is
  *             (NULL for a hole or zero page: it needs no copy), dst[i] the device page chosen for each
  *   (caller)  copies data[i] to dst[i] with ferry_device_write or by its own means; clears dst[i] to leave page i

@@ -2,6 +2,8 @@
 #include "migrate.h"
 
 #include <errno.h>
+#include <stddef.h>
+#include <string.h>
 
 #include "error.h"
 #include "life.h"
@@ -22,9 +24,23 @@ static int check_flags(unsigned flags, const struct ferry_migrate_stats *stats, 
 {
 	if (flags & ~SELECT_ALL)
 		return ferryi_control_fail(-EINVAL, "%s: unknown flag in %#x", call, flags);
-	if (stats && stats->size < sizeof(*stats))
+	if (stats && stats->size < offsetof(struct ferry_migrate_stats, folios))
 		return ferryi_control_fail(-EINVAL, "%s: set stats.size to sizeof(struct ferry_migrate_stats)", call);
 	return 0;
+}
+
+/* Callers of an older library have fewer members; of a newer one, more. */
+static void take_stats(struct ferry_migrate_stats *all, const struct ferry_migrate_stats *stats)
+{
+	*all = (struct ferry_migrate_stats){ 0 };
+	if (stats)
+		memcpy(all, stats, ferryi_min_u64(stats->size, sizeof(*all)));
+}
+
+static void give_stats(struct ferry_migrate_stats *stats, const struct ferry_migrate_stats *all)
+{
+	if (stats)
+		memcpy(stats, all, ferryi_min_u64(all->size, sizeof(*all)));
 }
 
 /* One of the process's own; holding it is the caller's affair. */
@@ -52,29 +68,33 @@ int ferry_migrate_to_device(struct ferry_pool *pool, void *addr, size_t len, uns
 			    struct ferry_migrate_stats *stats)
 {
 	struct ferry *ferry = ferryi_the_ferry();
-	struct ferry_migrate_stats unseen = { .size = sizeof(unseen) };
+	struct ferry_migrate_stats all;
 	int rc = check_pool(ferry, pool, "migrate_to_device");
 
 	rc = rc ? rc : check_range(addr, len, "migrate_to_device");
 	rc = rc ? rc : check_flags(flags, stats, "migrate_to_device");
 	if (rc)
 		return rc;
-	return ferryi_pager_migrate_to_device(ferry->pager, pool, (uintptr_t)addr, (uintptr_t)addr + len,
-					      stats ? stats : &unseen);
+	take_stats(&all, stats);
+	rc = ferryi_pager_migrate_to_device(ferry->pager, pool, (uintptr_t)addr, (uintptr_t)addr + len, &all);
+	give_stats(stats, &all);
+	return rc;
 }
 
 int ferry_migrate_to_ram(struct ferry *ferry, void *addr, size_t len, const void *owner, unsigned flags,
 			 struct ferry_migrate_stats *stats)
 {
-	struct ferry_migrate_stats unseen = { .size = sizeof(unseen) };
+	struct ferry_migrate_stats all;
 	int rc = ferryi_ferry_check(ferry, "migrate_to_ram");
 
 	rc = rc ? rc : check_range(addr, len, "migrate_to_ram");
 	rc = rc ? rc : check_flags(flags, stats, "migrate_to_ram");
 	if (rc)
 		return rc;
-	return ferryi_pager_migrate_to_ram(ferry->pager, (uintptr_t)addr, (uintptr_t)addr + len, owner,
-					   stats ? stats : &unseen);
+	take_stats(&all, stats);
+	rc = ferryi_pager_migrate_to_ram(ferry->pager, (uintptr_t)addr, (uintptr_t)addr + len, owner, &all);
+	give_stats(stats, &all);
+	return rc;
 }
 
 int ferry_migrate_setup(struct ferry_migrate *migrate)

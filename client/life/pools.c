@@ -5,6 +5,7 @@
 
 #include "altmap.h"
 #include "error.h"
+#include "folio.h"
 #include "life.h"
 #include "log.h"
 #include "recover.h"
@@ -495,6 +496,11 @@ void ferry_page_set_drvdata(struct ferry_page *page, uint64_t data)
 uint64_t ferry_page_get_drvdata(const struct ferry_page *page)
 {
 	return atomic_load(&page->drvdata);
+}
+
+unsigned ferry_page_order(const struct ferry_page *page)
+{
+	return ferryi_folio_order(page);
 }
 
 int ferry_pfn_to_server(struct ferry *ferry, uint64_t pfn, char *name, size_t name_len)

@@ -20,7 +20,8 @@
 /* One base page. */
 struct look {
 	enum ferry_entry_kind kind;
-	bool writable, huge;
+	bool writable;
+	unsigned order;
 	bool moving; /* between RAM and a pool just now */
 	uint64_t pfn;
 };
@@ -74,7 +75,7 @@ static struct look look_at(struct walk *w, uintptr_t va)
 		return look;
 	}
 	look.writable = w->vma.writable;
-	look.huge = bits & FERRYI_SCAN_HUGE;
+	look.order = bits & FERRYI_SCAN_HUGE ? 9 : 0;
 	ferryi_pager_peek(w->mirrors->pager, va, &peek);
 	switch (peek.place) {
 	case FERRYI_PEEK_LOST:
@@ -83,6 +84,7 @@ static struct look look_at(struct walk *w, uintptr_t va)
 	case FERRYI_PEEK_POOL:
 		look.kind = peek.owner == w->range->mirror->owner ? FERRY_ENTRY_DEVICE_OWN : FERRY_ENTRY_DEVICE_OTHER;
 		look.pfn = peek.pfn;
+		look.order = peek.order;
 		break;
 	case FERRYI_PEEK_MOVING:
 		look.moving = true;
@@ -381,7 +383,7 @@ int ferryi_entry_info(struct ferry_range *range, uintptr_t va, struct ferry_entr
 
 	info->kind = look.kind;
 	info->writable = look.writable;
-	info->order = look.huge ? 9 : 0;
+	info->order = look.order;
 	info->pfn = look.kind == FERRY_ENTRY_DEVICE_OWN || look.kind == FERRY_ENTRY_DEVICE_OTHER ? look.pfn : 0;
 	return 0;
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "clock.h"
+#include "folio.h"
 #include "pager_priv.h"
 
 bool ferryi_callback_has_engine(const struct ferry_pool *pool)
@@ -39,14 +40,27 @@ void ferryi_page_store_undo(struct ferryi_pager *pager, uint64_t pfn)
 	atomic_store_explicit(&ferryi_pfn_to_page(pager->model, pfn)->refs, 0, memory_order_relaxed);
 }
 
+static void free_pages(struct ferryi_pager *pager, uint64_t pfn, unsigned nr)
+{
+	struct ferry_pool *pool = ferryi_subsection_of(pager->model, pfn)->pool;
+	struct ferry_page *page = ferryi_pfn_to_page(pager->model, pfn);
+	const struct ferry_pool_ops *ops = ferryi_pool_ops(pool);
+
+	for (unsigned i = 0; i < nr; i++)
+		atomic_store_explicit(&page[i].refs, 0, memory_order_relaxed);
+	if (ops && ops->page_free)
+		ops->page_free(pool, pfn);
+}
+
 void ferryi_page_freed(struct ferryi_pager *pager, uint64_t pfn)
 {
-	const struct ferryi_subsection *sub = ferryi_subsection_of(pager->model, pfn);
-	const struct ferry_pool_ops *ops = ferryi_pool_ops(sub->pool);
+	ferryi_folio_split(pager, pfn);
+	free_pages(pager, pfn, 1);
+}
 
-	atomic_store_explicit(&ferryi_pfn_to_page(pager->model, pfn)->refs, 0, memory_order_relaxed);
-	if (ops && ops->page_free)
-		ops->page_free(sub->pool, pfn);
+void ferryi_folio_freed(struct ferryi_pager *pager, uint64_t pfn)
+{
+	free_pages(pager, pfn, FERRYI_FOLIO_PAGES);
 }
 
 void ferryi_page_stays_away(struct ferryi_pager *pager, struct ferryi_object *object, size_t index)
@@ -106,6 +120,7 @@ int ferryi_callback_fill(struct ferryi_pager *pager, struct ferryi_fetch *fetch)
 	uint64_t pfn = ferryi_object_pfn(fetch->object, fetch->index);
 	struct ferry_pool *pool = ferryi_subsection_of(pager->model, pfn)->pool;
 
+	ferryi_folio_split(pager, pfn); /* a driver is asked for single pages, with drvdata of their own */
 	if (fetch->fill == FERRYI_FILL_ENGINE) {
 		int rc = run_engine(pool, pfn, pager, fetch);
 

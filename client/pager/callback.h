@@ -9,6 +9,8 @@
  *                   during the call. The library's locks may be held (events,
  *                   areas), as for a mirror's invalidate: an mremap or munmap
  *                   could else come between the page's two places.
+ *   page_split      by who is about to take a page of a folio from the others
+ *                   (folio.h): as page_free.
  *   migrate_to_ram  with no lock held; the word is FETCHING (ours), the slot
  *   memory_failure  is the fetcher's own. What it returns becomes the read's status.
  *
@@ -35,8 +37,13 @@ bool ferryi_callback_keeps_copies(const struct ferry_pool *pool);
 /* The page at pfn is about to be AWAY (the word is ours); undo: it was rescued instead. */
 void ferryi_page_store(struct ferryi_pager *pager, uint64_t pfn);
 void ferryi_page_store_undo(struct ferryi_pager *pager, uint64_t pfn);
-/* It does not live there any more: the word is ours and will not be AWAY again for this use. Calls page_free. */
+/*
+ * It does not live there any more: the word is ours and will not be AWAY again for this use. Splits the folio that the
+ * page is of (folio.h), then calls page_free.
+ */
 void ferryi_page_freed(struct ferryi_pager *pager, uint64_t pfn);
+/* The same for all pages of a folio, by its head: page_free once. ASSUMPTION: it is BUSY, and all its words are ours. */
+void ferryi_folio_freed(struct ferryi_pager *pager, uint64_t pfn);
 
 /* The word is FETCHING (ours): AWAY again, or ABSENT if the application has dropped the page meanwhile. */
 void ferryi_page_stays_away(struct ferryi_pager *pager, struct ferryi_object *object, size_t index);

@@ -37,6 +37,7 @@
 #include "callback.h"
 #include "clock.h"
 #include "exclusive.h"
+#include "folio.h"
 #include "log.h"
 #include "pager_priv.h"
 #include "uffd.h"
@@ -121,6 +122,13 @@ static uintptr_t table_va(const struct ferryi_pager *pager, uintptr_t va)
 	return move ? va - move->to + move->from : va;
 }
 
+/* Of the n pages from ref on, the first 512 are a folio, and go as a whole. */
+static bool drop_folio(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, size_t n)
+{
+	return ref->index % FERRYI_FOLIO_PAGES == 0 && n >= FERRYI_FOLIO_PAGES &&
+	       ferryi_folio_free(pager, ref->object, ref->index);
+}
+
 void ferryi_event_remove_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
 	uint64_t now = ferryi_now_ns();
@@ -131,10 +139,13 @@ void ferryi_event_remove_locked(struct ferryi_pager *pager, uintptr_t start, uin
 	for (uintptr_t va = start; va < end; va += FERRYI_PAGE_SIZE) {
 		if (!ferryi_areas_find_locked(&pager->areas, table_va(pager, va), &ref))
 			continue;
-		size_t n = pager->nr_late_moves ? 1 : ref.area_pages_left;
+		size_t n = pager->nr_late_moves ? 1 : ferryi_min_u64(ref.area_pages_left, (end - va) >> FERRYI_PAGE_SHIFT);
 
-		for (; n && va < end; n--, ref.index++, va += FERRYI_PAGE_SIZE)
-			drop_page(pager, &ref, now);
+		for (size_t nr; n; n -= nr, ref.index += nr, va += nr * FERRYI_PAGE_SIZE) {
+			nr = drop_folio(pager, &ref, n) ? FERRYI_FOLIO_PAGES : 1;
+			if (nr == 1)
+				drop_page(pager, &ref, now);
+		}
 		va -= FERRYI_PAGE_SIZE;
 	}
 	ferryi_areas_read_unlock(&pager->areas);
@@ -185,6 +196,7 @@ static void move_area_locked(struct ferryi_pager *pager, const struct ferryi_mov
 	struct ferryi_area piece;
 
 	while (ferryi_areas_cut_first_locked(&pager->areas, move->from, move->from + move->len, &piece) == 1) {
+		ferryi_folio_split_ends(pager, piece.object, piece.first_page, (piece.end - piece.start) >> FERRYI_PAGE_SHIFT);
 		piece.start = piece.start - move->from + move->to;
 		piece.end = piece.end - move->from + move->to;
 		if (ferryi_areas_insert_locked(&pager->areas, &piece)) {

@@ -486,6 +486,7 @@ bool ferryi_evict_end(struct ferryi_evictor *ev, struct ferryi_evict_page *page,
 			ferryi_page_store_undo(ev->pager, pfn);
 		}
 	}
+	page->rescued = true;
 	end_writeback(word_of(page), slot);
 	return false;
 }
@@ -536,7 +537,8 @@ void ferryi_evict_put_page_back(struct ferryi_evictor *ev, struct ferryi_evict_p
 
 	if (!ferryi_evict_end(ev, page, slot, (uint64_t)slot << FERRYI_PAGE_ARG_SHIFT | FERRYI_PAGE_RESCUING))
 		return;
-	ferryi_budget_charge_slack(&ev->pager->budget, 1);
+	page->rescued = true;
+	ferryi_rescue_charge(ev->pager, slot);
 	do {
 		ferryi_mutex_lock(&ev->pager->events_lock);
 		ferryi_areas_read_lock(&ev->pager->areas);

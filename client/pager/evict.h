@@ -39,6 +39,7 @@ struct ferryi_evict_page {
 	uint64_t hash;
 	uint64_t flags; /* of the page word when it was picked */
 	bool staged;
+	bool rescued; /* it went back from its slot, and is in RAM twice until that is released */
 	bool shared; /* with a child of fork: stayed, and is ours as long as its word has WRITEBACK and our slot */
 };
 

@@ -255,11 +255,11 @@ static enum outcome fault_staged(struct ferryi_fetcher *f, struct ferryi_fault *
 	bool dropped = staged & FERRYI_PAGE_DROPPED;
 	const uint8_t *src = dropped ? f->pager->zeros : ferryi_slot_addr(f->pager, ferryi_page_arg(staged));
 
-	ferryi_budget_charge_slack(&f->pager->budget, 1);
+	ferryi_rescue_charge(f->pager, ferryi_page_arg(staged));
 	int rc = ferryi_place_announced(f->pager, ref->va, src, 1, &done);
 
 	if (rc) {
-		ferryi_budget_uncharge(&f->pager->budget, 1);
+		ferryi_rescue_uncharge(f->pager, ferryi_page_arg(staged));
 		/* STAGED again, with a DROPPED that may have come meanwhile. */
 		uint64_t now = ferryi_page_load(word);
 

@@ -7,6 +7,7 @@
 
 #include "callback.h"
 #include "clock.h"
+#include "folio.h"
 #include "pager_priv.h"
 #include "uffd.h"
 
@@ -280,6 +281,7 @@ static int place_locked(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, ui
 		}
 		while (first + nr < fetch->nr_pages && !is_dropped(fetch, first + nr))
 			nr++;
+		ferryi_folio_split(f->pager, ferryi_object_pfn(fetch->object, fetch->index + first)); /* before it is seen */
 		rc = ferryi_place_run(f->pager, va, (uint8_t *)fetch->op.local + (size_t)first * FERRYI_PAGE_SIZE, nr, &done);
 		for (uint32_t i = 0; i < done; i++) {
 			ferryi_page_freed(f->pager, ferryi_object_pfn(fetch->object, fetch->index + first + i));

@@ -9,6 +9,7 @@
 #include "clock.h"
 #include "error.h"
 #include "fetch_priv.h"
+#include "folio_move.h"
 #include "log.h"
 #include "service.h"
 #include "uffd.h"
@@ -165,31 +166,56 @@ static bool count_moved(const struct ferryi_object *object, size_t first, size_t
 	return again;
 }
 
-static void send_piece(struct ferryi_pager *pager, struct ferry_pool *pool, const struct ferryi_page_ref *ref, size_t nr,
+/* As one, if it is a huge page. */
+static void send_huge(struct ferryi_pager *pager, struct ferry_pool *pool, const struct ferryi_page_ref *ref, size_t nr,
+		      struct ferry_migrate_stats *stats)
+{
+	int rc = -EAGAIN;
+
+	if (!ferryi_folio_move_can(pager, ref, nr))
+		return;
+	for (unsigned round = 0; round < MOVE_ROUNDS && rc == -EAGAIN; round++) {
+		if (round)
+			poll(NULL, 0, PAUSE_MS);
+		ferryi_mutex_lock(&pager->service_lock);
+		rc = ferryi_folio_move_send(pager, ref, ferryi_pool_owner(pool), &stats->bytes);
+		ferryi_mutex_unlock(&pager->service_lock);
+	}
+	stats->folios += rc == 0;
+	stats->folios_split += rc != 0;
+}
+
+static void send_small(struct ferryi_pager *pager, struct ferry_pool *pool, uintptr_t va, uintptr_t end,
 		       struct ferry_migrate_stats *stats)
 {
 	struct ferryi_evictor *ev = pager->service_evictor;
+
+	ferryi_mutex_lock(&pager->service_lock);
+	uint64_t before = ev->bytes_written;
+
+	ev->owner = ferryi_pool_owner(pool);
+	while (va < end) {
+		if (!ferryi_evict_range(ev, &va, end) && va < end)
+			break;
+		ferryi_evict_poll(ev);
+	}
+	ferryi_evict_drain(ev);
+	ev->owner = NULL;
+	stats->bytes += ev->bytes_written - before;
+	ferryi_mutex_unlock(&pager->service_lock);
+}
+
+static void send_piece(struct ferryi_pager *pager, struct ferry_pool *pool, const struct ferryi_page_ref *ref, size_t nr,
+		       struct ferry_migrate_stats *stats)
+{
 	uint8_t was[FERRYI_PAGES_PER_BLOCK];
-	uintptr_t end = ref->va + nr * FERRYI_PAGE_SIZE;
 
 	count_place(ref->object, ref->index, nr, was, stats);
-	for (unsigned round = 0; round < MOVE_ROUNDS; round++) {
-		ferryi_mutex_lock(&pager->service_lock);
-		uint64_t before = ev->bytes_written;
-
-		ev->owner = ferryi_pool_owner(pool);
-		for (uintptr_t va = ref->va; va < end;) {
-			if (!ferryi_evict_range(ev, &va, end) && va < end)
-				break;
-			ferryi_evict_poll(ev);
-		}
-		ferryi_evict_drain(ev);
-		ev->owner = NULL;
-		stats->bytes += ev->bytes_written - before;
-		ferryi_mutex_unlock(&pager->service_lock);
-		if (!count_moved(ref->object, ref->index, nr, was, false, stats))
-			break;
-		poll(NULL, 0, PAUSE_MS);
+	send_huge(pager, pool, ref, nr, stats);
+	for (unsigned round = 0; round < MOVE_ROUNDS && count_moved(ref->object, ref->index, nr, was, false, stats); round++) {
+		if (round)
+			poll(NULL, 0, PAUSE_MS);
+		send_small(pager, pool, ref->va, ref->va + nr * FERRYI_PAGE_SIZE, stats);
 	}
 	count_moved(ref->object, ref->index, nr, was, true, stats);
 }
@@ -254,6 +280,14 @@ static bool is_selected(struct ferryi_pager *pager, const struct ferryi_page_ref
 	return pool && (!owner || ferryi_pool_owner(pool) == owner);
 }
 
+static bool is_in_folio(struct ferryi_pager *pager, const struct ferryi_page_ref *ref)
+{
+	uint64_t pfn = ferryi_object_pfn(ref->object, ref->index - ref->index % FERRYI_FOLIO_PAGES);
+	const struct ferry_page *head = ferryi_pfn_to_page(pager->model, pfn);
+
+	return head && ferryi_folio_order(head);
+}
+
 /* Pages from va that are all away (to be brought), or all not: how many; counts the latter. */
 static size_t find_run(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, size_t nr, bool *away,
 		       struct ferry_migrate_stats *stats)
@@ -298,6 +332,7 @@ int ferryi_pager_migrate_to_ram(struct ferryi_pager *pager, uintptr_t start, uin
 		if (away && !is_selected(pager, &ref, owner)) {
 			stats->skipped_owner += nr;
 		} else if (away) {
+			stats->folios_split += is_in_folio(pager, &ref);
 			int rc = ferryi_service_bring(pager, va, stop, false);
 
 			if (rc)

@@ -51,7 +51,8 @@ static int open_descriptors(struct ferryi_pager *pager)
 
 /*
  * Slots of every evictor (the eviction threads', the service's, the migrator), of which nothing is resident but pages
- * under way; then those of exclusive pages; and, where a memory cgroup has a limit, the reserve's frames.
+ * under way; then those of exclusive pages; where a memory cgroup has a limit, the reserve's frames; and those of one
+ * huge page.
  */
 static int open_staging(struct ferryi_pager *pager)
 {
@@ -62,12 +63,16 @@ static int open_staging(struct ferryi_pager *pager)
 	ferryi_memcg_open(&pager->memcg);
 	pager->reserve->first_slot = (uint32_t)pages;
 	pages += pager->memcg.nr_levels ? FERRYI_RESERVE_FRAMES : 0;
-	pager->staging_bytes = pages * FERRYI_PAGE_SIZE;
+	/* Address space for a huge page at any alignment of the rest. */
+	pager->staging_bytes = pages * FERRYI_PAGE_SIZE + 2 * FERRYI_SUBSECTION_SIZE;
 	pager->staging = ferryi_arena_alloc(pager->arena, pager->staging_bytes);
 	pager->zeros = ferryi_arena_alloc(pager->arena, FERRYI_ZERO_PAGES * FERRYI_PAGE_SIZE);
 	if (!pager->staging || !pager->zeros)
 		return -ENOMEM;
 	madvise(pager->staging, pager->staging_bytes, MADV_NOHUGEPAGE);
+	uintptr_t folio = ferryi_align_up((uintptr_t)ferryi_slot_addr(pager, (uint32_t)pages), FERRYI_SUBSECTION_SIZE);
+
+	pager->folio_move->first_slot = (uint32_t)((folio - (uintptr_t)pager->staging) >> FERRYI_PAGE_SHIFT);
 	pager->zero_hash = XXH3_64bits(pager->zeros, FERRYI_PAGE_SIZE);
 	int rc = ferryi_uffd_register(pager->uffd, pager->staging, pager->staging_bytes, false);
 
@@ -232,8 +237,9 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->migrator = ferryi_arena_alloc(attr->arena, sizeof(*pager->migrator));
 	pager->exclusive = ferryi_arena_alloc(attr->arena, sizeof(*pager->exclusive));
 	pager->reserve = ferryi_arena_alloc(attr->arena, sizeof(*pager->reserve));
+	pager->folio_move = ferryi_arena_alloc(attr->arena, sizeof(*pager->folio_move));
 	if (!pager->handlers || !pager->evict_threads || !pager->service_fetcher || !pager->service_evictor ||
-	    !pager->migrator || !pager->exclusive || !pager->reserve)
+	    !pager->migrator || !pager->exclusive || !pager->reserve || !pager->folio_move)
 		return NULL;
 	pager->nr_handlers = attr->fault_threads;
 	pager->nr_evict_threads = attr->evict_threads;

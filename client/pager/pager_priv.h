@@ -14,6 +14,7 @@
 #include "counters.h"
 #include "evict.h"
 #include "fetch.h"
+#include "folio_move.h"
 #include "guard.h"
 #include "link.h"
 #include "memcg.h"
@@ -113,6 +114,7 @@ struct ferryi_pager {
 	struct ferryi_mutex service_lock;
 	struct ferryi_fetcher *service_fetcher;
 	struct ferryi_evictor *service_evictor;
+	struct ferryi_folio_move *folio_move; /* but its slots, which are immutable */
 
 	/*
 	 * protected by events_lock: reading the userfaultfd, until its non-fault events have been applied. Who
@@ -242,6 +244,22 @@ static inline struct ferry_pool *ferryi_locate(struct ferryi_pager *pager, uint6
 static inline uint8_t *ferryi_slot_addr(const struct ferryi_pager *pager, uint32_t slot)
 {
 	return pager->staging + (size_t)slot * FERRYI_PAGE_SIZE;
+}
+
+/*
+ * A page goes back from its slot: it is in RAM twice until the slot is released. What a folio may need for that has
+ * been charged beforehand, and is settled at its end (folio_move.c).
+ */
+static inline void ferryi_rescue_charge(struct ferryi_pager *pager, uint32_t slot)
+{
+	if (!ferryi_folio_move_has_slot(pager->folio_move, slot))
+		ferryi_budget_charge_slack(&pager->budget, 1);
+}
+
+static inline void ferryi_rescue_uncharge(struct ferryi_pager *pager, uint32_t slot)
+{
+	if (!ferryi_folio_move_has_slot(pager->folio_move, slot))
+		ferryi_budget_uncharge(&pager->budget, 1);
 }
 
 #endif

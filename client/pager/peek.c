@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "folio.h"
 #include "pager_priv.h"
 #include "uapi.h"
 
@@ -29,6 +30,7 @@ void ferryi_pager_peek(struct ferryi_pager *pager, uintptr_t va, struct ferryi_p
 			break;
 		case FERRYI_PAGE_AWAY:
 			peek->pfn = ferryi_object_pfn(ref.object, ref.index);
+			peek->order = ferryi_folio_order(ferryi_pfn_to_page(pager->model, peek->pfn - peek->pfn % FERRYI_FOLIO_PAGES));
 			peek->place = FERRYI_PEEK_POOL;
 			peek->owner = ferryi_pool_owner(ferryi_locate(pager, peek->pfn, &remote, &off));
 			break;

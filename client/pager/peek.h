@@ -23,6 +23,7 @@ enum ferryi_peek_place {
 struct ferryi_peek {
 	enum ferryi_peek_place place;
 	uint64_t pfn;      /* POOL */
+	unsigned order;    /* POOL: of the folio that it is in */
 	const void *owner; /* POOL: of the pool */
 };
 

@@ -7,6 +7,7 @@
 
 #include "callback.h"
 #include "exclusive.h"
+#include "folio.h"
 #include "log.h"
 #include "pager_priv.h"
 
@@ -60,8 +61,11 @@ static bool bury_page(struct ferryi_pager *pager, struct ferryi_object *object, 
 static bool bury_area(struct ferryi_pager *pager, const struct ferryi_area *area)
 {
 	size_t nr = (area->end - area->start) >> FERRYI_PAGE_SHIFT;
+	size_t end = area->first_page + nr;
 	bool settled = true;
 
+	for (size_t i = ferryi_align_up(area->first_page, FERRYI_FOLIO_PAGES); i + FERRYI_FOLIO_PAGES <= end; i += FERRYI_FOLIO_PAGES)
+		ferryi_folio_free(pager, area->object, i);
 	for (size_t i = 0; i < nr; i++)
 		settled &= bury_page(pager, area->object, area->first_page + i);
 	return settled;

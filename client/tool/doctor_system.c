@@ -61,7 +61,7 @@ static void check_thp(struct ferryi_report *report)
 		return;
 	ferryi_doctor_add(report, FERRYI_DOCTOR_NOTE, "thp", NULL,
 			  strstr(line, "[always]") != NULL
-				  ? "always: huge pages of adopted memory are split as they leave"
+				  ? "always: huge pages of adopted memory are split when they are evicted"
 				  : "transparent huge pages: %s",
 			  line);
 }

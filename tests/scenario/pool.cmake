@@ -16,6 +16,12 @@ endforeach()
 add_executable(scenario_pool_resize pool_resize.c pager_kit.c control_child.c)
 target_link_libraries(scenario_pool_resize PRIVATE ferry)
 
+# Huge pages that go to a pool as one.
+foreach(part folio folio_small)
+	add_executable(scenario_pool_${part} pool_${part}.c pager_kit.c control_child.c)
+	target_link_libraries(scenario_pool_${part} PRIVATE ferry)
+endforeach()
+
 # libferry's own files, not the library: the test reports a memory failure as the control thread does.
 get_target_property(life_sources ferry SOURCES)
 get_target_property(life_links ferry LINK_LIBRARIES)
@@ -26,7 +32,7 @@ target_include_directories(scenario_pool_callback PRIVATE ${PROJECT_SOURCE_DIR}/
 target_compile_definitions(scenario_pool_callback PRIVATE FERRYI_VERSION="${PROJECT_VERSION}")
 target_link_libraries(scenario_pool_callback PRIVATE ${life_links})
 
-foreach(part life callback types altmap kept resize)
+foreach(part life callback types altmap kept resize folio folio_small)
 	target_link_libraries(scenario_pool_${part} PRIVATE ferry_flags ferry_control ferry_proto ferry_pager_uapi
 		PkgConfig::CMOCKA Threads::Threads)
 	target_compile_definitions(scenario_pool_${part} PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
@@ -37,3 +43,12 @@ foreach(part life callback types altmap kept resize)
 			SKIP_RETURN_CODE 77 TIMEOUT 900)
 	endforeach()
 endforeach()
+
+# Without privileges.
+if(NOT FERRY_SANITIZE)
+	foreach(part folio folio_small)
+		add_test(NAME scenario_pool_${part}_nobody COMMAND scenario_pool_${part} local)
+		set_tests_properties(scenario_pool_${part}_nobody PROPERTIES LABELS "scenario;needs-uffd"
+			SKIP_RETURN_CODE 77 TIMEOUT 900 ENVIRONMENT FERRYT_AS_NOBODY=1)
+	endforeach()
+endif()
