@@ -478,6 +478,12 @@ static int find_parts(struct ferryi_grants *grants, const Farferry__AttachReques
 			      "backing=memfd, or use another fabric (ferry://...?fabric=tcp)",
 			      ferryi_pool_spec(lease->pool)->name, ferryi_pool_backing_name(lease->pool),
 			      lease->fabric->row->name);
+	if (ferryi_pool_spec(lease->pool)->type == FERRYI_POOL_COHERENT &&
+	    !(lease->fabric->row->flags & FERRYI_FABRIC_SAME_HOST))
+		return refuse(why, FARFERRY__CODE__CODE_FABRIC,
+			      "pool %s is coherent, which the %s fabric cannot be: it is for clients of the "
+			      "server's host, with ferry://...?fabric=local",
+			      ferryi_pool_spec(lease->pool)->name, lease->fabric->row->name);
 	if (request->name[0] && !ferryi_pool_keeps(lease->pool))
 		return refuse(why, FARFERRY__CODE__CODE_INVALID,
 			      "pool %s keeps no leases: a name is for pools of type fs_dax",
