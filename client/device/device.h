@@ -46,6 +46,7 @@ struct ferryi_subsection {
 	struct ferry_pool *pool; /* NULL: not valid; ferryi_subsection_pool */
 	struct ferryi_remote remote;
 	uint64_t remote_off;     /* bytes from the extent's start */
+	int memfd;               /* coherent pools: the extent's, open as long as the pool; else -1 */
 };
 
 struct ferryi_memory_model;
@@ -132,6 +133,10 @@ uint64_t ferryi_pool_pfn_last(const struct ferry_pool *pool);
  * not for want of another place; what an earlier process left there is not taken.
  */
 bool ferryi_pool_is_named(const struct ferry_pool *pool);
+/* Its pages are mapped for the CPU (FERRY_MEM_COHERENT). */
+bool ferryi_pool_is_coherent(const struct ferry_pool *pool);
+/* Pages that leave RAM for want of room may go there: it has no name, and is not coherent. */
+bool ferryi_pool_takes_evicted(const struct ferry_pool *pool);
 uint64_t ferryi_pool_kept_bytes(const struct ferry_pool *pool); /* ... from the window's start */
 uint64_t ferryi_pool_leased_bytes(struct ferry_pool *pool);
 uint64_t ferryi_pool_used_bytes(struct ferry_pool *pool);

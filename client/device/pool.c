@@ -160,10 +160,14 @@ static int add_extent_locked(struct ferry_pool *pool, const struct ferryi_extent
 	ferryi_assert_held(&pool->lock);
 	if (nr > pool->nr_reserved - pool->nr_leased)
 		return -ENOMEM;
+	int memfd = ferryi_pool_is_coherent(pool) ?
+			    ferryi_peer_memfd(ferryi_lease_peer(pool->lease), &extent->remote) : -1;
+
 	for (uint64_t i = 0; i < nr; i++) {
 		struct ferryi_subsection info = { .pool = pool,
 						  .remote = extent->remote,
-						  .remote_off = i << FERRYI_SUBSECTION_SHIFT };
+						  .remote_off = i << FERRYI_SUBSECTION_SHIFT,
+						  .memfd = memfd };
 		int rc = add_subsection_locked(pool, &info);
 
 		if (rc)
@@ -489,6 +493,16 @@ uint64_t ferryi_pool_pfn_last(const struct ferry_pool *pool)
 bool ferryi_pool_is_named(const struct ferry_pool *pool)
 {
 	return ferryi_lease_name(pool->lease)[0];
+}
+
+bool ferryi_pool_is_coherent(const struct ferry_pool *pool)
+{
+	return pool->type == FERRY_MEM_COHERENT;
+}
+
+bool ferryi_pool_takes_evicted(const struct ferry_pool *pool)
+{
+	return !ferryi_pool_is_named(pool) && !ferryi_pool_is_coherent(pool);
 }
 
 uint64_t ferryi_pool_kept_bytes(const struct ferry_pool *pool)

@@ -73,7 +73,7 @@ int ferry_migrate_to_ram(struct ferry *ferry, void *addr, size_t len, const void
 	rc = rc ? rc : check_flags(flags, stats, "migrate_to_ram");
 	if (rc)
 		return rc;
-	return ferryi_pager_migrate_to_ram(ferry->pager, (uintptr_t)addr, (uintptr_t)addr + len, owner,
+	return ferryi_pager_migrate_to_ram(ferry->pager, (uintptr_t)addr, (uintptr_t)addr + len, owner, flags,
 					   stats ? stats : &unseen);
 }
 

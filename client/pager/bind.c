@@ -44,7 +44,7 @@ static size_t block_of(size_t page)
 	return page / FERRYI_PAGES_PER_BLOCK;
 }
 
-/* Takes nr sub-sections from the first pool that can give them (one with a name only gives when it is named); its error, or the last pool's. */
+/* Takes nr sub-sections from the first pool that can give them (one with a name, or a coherent one, only gives when it is asked for); its error, or the last pool's. */
 static int take_somewhere(struct ferryi_pager *pager, unsigned nr, bool may_grow, uint32_t *subsections)
 {
 	int rc = -ENXIO;
@@ -55,7 +55,7 @@ static int take_somewhere(struct ferryi_pager *pager, unsigned nr, bool may_grow
 		if (!pool)
 			continue;
 		bool is_well = !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool) &&
-			       !ferryi_pool_is_named(pool);
+			       ferryi_pool_takes_evicted(pool);
 
 		if (is_well)
 			rc = ferryi_pool_take(pool, nr, may_grow, subsections);
@@ -104,7 +104,7 @@ void ferryi_bind_reserve_ahead(struct ferryi_pager *pager)
 		if (!pool)
 			continue;
 		bool reserved = !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool) &&
-				!ferryi_pool_is_named(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0;
+				ferryi_pool_takes_evicted(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0;
 
 		ferryi_pager_pool_end(pager, i);
 		if (reserved)
@@ -174,7 +174,7 @@ static int settle_page(ferryi_page_word *word)
 	uint64_t old = ferryi_page_load(word);
 
 	do {
-		if (ferryi_page_state(old) == FERRYI_PAGE_AWAY)
+		if (ferryi_page_state(old) == FERRYI_PAGE_AWAY || ferryi_page_state(old) == FERRYI_PAGE_COHERENT)
 			return -EBUSY;
 		if (ferryi_page_is_transient(old) || (old & FERRYI_PAGE_WRITEBACK))
 			return -EAGAIN;

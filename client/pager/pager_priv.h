@@ -10,6 +10,7 @@
 #include "area.h"
 #include "budget.h"
 #include "child.h"
+#include "coherent.h"
 #include "counters.h"
 #include "evict.h"
 #include "fetch.h"
@@ -82,6 +83,9 @@ struct ferryi_pager {
 	/* owned by whoever has set `migrating`: a migration in three steps */
 	_Atomic bool migrating;
 	struct ferryi_evictor *migrator;
+
+	/* its own groups: coherent.h */
+	struct ferryi_coherent coherent;
 
 	/* atomic: exclusive.h */
 	struct ferryi_exclusive *exclusive;

@@ -34,7 +34,7 @@ static int no_room(struct ferryi_pager *pager, uint64_t bytes, int rc)
 
 		if (!pool)
 			continue;
-		if (!ferryi_pool_lost(pool) && !ferryi_pool_is_named(pool))
+		if (!ferryi_pool_lost(pool) && ferryi_pool_takes_evicted(pool))
 			room += ferryi_pool_room_bytes(pool);
 		ferryi_pager_pool_end(pager, i);
 	}
@@ -128,10 +128,17 @@ static void unmap_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t e
 {
 	struct ferryi_notice notice;
 
+	bool may_be_replaced = atomic_load(&pager->coherent.window) != NULL;
+
+	/* Not while a mapping of a coherent pool is replaced by a call of another thread's. */
+	if (may_be_replaced)
+		ferryi_mutex_lock(&pager->service_lock);
 	ferryi_notify_begin(pager->attr.notifier, &notice, start, end - start, FERRY_UPDATE_UNMAP, NULL);
 	munmap((void *)start, end - start);
 	ferryi_events_settle(pager);
 	ferryi_notify_end(&notice);
+	if (may_be_replaced)
+		ferryi_mutex_unlock(&pager->service_lock);
 	reap(pager);
 }
 
