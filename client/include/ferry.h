@@ -340,8 +340,10 @@ enum ferry_mem_type {
  *               raises SIGBUS, never zeros (FERRY_FAULT_REVOKED).
  * The mapping keeps its rights, but not other properties (mlock, NUMA policy, a name). While pages enter or leave the
  * pool, in one of these calls or a fork, no other thread may munmap (ferry_munmap is well), mremap or mprotect them:
- * the kernel replaces a mapping whatever has become of it just before. MADV_DONTNEED may come at any time. A system
- * call given a page that was dropped gets EFAULT where it may not fault (FERRY_CAP_KERNEL_FAULT), as ever.
+ * the kernel replaces a mapping whatever has become of it just before. MADV_DONTNEED may come at any time. Who sleeps
+ * on a futex there that is not private to the process (pthread_join of a thread whose stack it is) is not woken if
+ * its page enters or leaves meanwhile; the caller's own stack is refused (-EINVAL). Memory that is there in part is
+ * several mappings, which mremap moves one at a time (EFAULT for all of them). A system call given a page that was dropped gets EFAULT where it may not fault (FERRY_CAP_KERNEL_FAULT), as ever.
  */
 enum ferry_vm_fault {
 	FERRY_VM_FAULT_MINOR, /* `to` is filled: it was at hand */

@@ -17,12 +17,15 @@
  *   window: mapped, armed, holes marked
  *   mirrors are told
  *   mremap(window -> block)                whoever stored before it did so in the
- *     (waits until a fault thread has        pool; whoever comes after it faults
- *     read the events of it)                 and waits
- *   words: COHERENT, or AWAY; no hash is
- *     claimed for these, so that a store
- *     up to the mremap is never missed
+ *                                            pool; whoever comes after it faults
+ *                                            and waits
+ *   waits until its events are read        fault thread: words = COHERENT, or AWAY;
+ *                                            no hash is claimed for these, so that
+ *                                            a store up to the mremap is not missed
  *   wakes who waits                        fault again: by the new state
+ *
+ * The words are settled by who reads the event, before any later fault: the
+ * thread that replaces may have its own stack in these pages, and could not.
  *
  * The way in maps no page yet: MADV_DONTNEED may have come before it, of which
  * the kernel tells only by an event. It is mapped after the words say COHERENT,
@@ -54,10 +57,19 @@
 #include <stdint.h>
 
 #include "area.h"
+#include "notify.h"
 
 struct ferryi_pager;
 struct ferryi_access;
 struct ferryi_fault;
+
+/* Pages of one block with neighbouring addresses, mapped alike. */
+struct ferryi_coherent_run {
+	struct ferryi_object *object;
+	size_t index;
+	uintptr_t va;
+	size_t nr;
+};
 
 struct ferryi_coherent {
 	/* immutable once a coherent pool is attached */
@@ -66,10 +78,16 @@ struct ferryi_coherent {
 	/* atomic: one block of address space; NULL: there has been no coherent pool */
 	_Atomic(uint8_t *) window;
 
-	/* protected by events_lock: the replacement under way, as its events will name it */
-	uintptr_t from, to;
-	size_t len;
-	bool unmap_to_come, remap_to_come;
+	/* owned by whoever holds the service lock; not on his stack, which may be what is replaced: fault threads read it */
+	struct ferryi_notice notice;
+
+	/* atomic: set and taken off under events_lock; read without it by who waits for its end */
+	_Atomic bool remap_to_come;
+
+	/* protected by events_lock: the replacement under way, as its events will name it; its pages, which are FETCHING */
+	bool unmap_to_come;
+	bool to_shared;
+	struct ferryi_coherent_run run;
 };
 
 /* Before the first coherent pool is used. ASSUMPTION: ferry lock held. -EOPNOTSUPP (kernel), -ENOMEM, -EACCES, .... */

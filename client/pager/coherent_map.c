@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -18,18 +19,11 @@
 
 #define BLOCK_BYTES ((size_t)FERRYI_PAGES_PER_BLOCK * FERRYI_PAGE_SIZE)
 #define PAUSE_MS    1
+#define OWN_BYTES   ((uintptr_t)8 * FERRYI_PAGE_SIZE)
 
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4 /* Linux 5.7; of shared memory 5.13 */
 #endif
-
-/* Pages of one block with neighbouring addresses, mapped alike. */
-struct run {
-	struct ferryi_object *object;
-	size_t index;
-	uintptr_t va;
-	size_t nr;
-};
 
 int ferryi_coherent_prepare(struct ferryi_pager *pager)
 {
@@ -54,12 +48,42 @@ void ferryi_coherent_close(struct ferryi_pager *pager)
 		close(pager->coherent.maps_fd);
 }
 
+static size_t bytes_of(const struct ferryi_coherent_run *run)
+{
+	return run->nr * FERRYI_PAGE_SIZE;
+}
+
 /* ---- events of our own ---- */
+
+/* FETCHING (ours) -> COHERENT; a drop that has come meanwhile is for the next look. */
+static void settle_coherent(const struct ferryi_coherent_run *run)
+{
+	for (size_t i = 0; i < run->nr; i++) {
+		ferryi_page_word *word = &run->object->words[run->index + i];
+		uint64_t now = ferryi_page_load(word);
+
+		while (!ferryi_page_cas(word, &now, FERRYI_PAGE_COHERENT | (now & FERRYI_PAGE_DROPPED)))
+			;
+	}
+}
+
+/* The mapping has been replaced. */
+static void settle_replaced(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, bool to_shared)
+{
+	if (to_shared) {
+		ferryi_count(&pager->counters.g_coherent_pages, run->nr);
+		settle_coherent(run);
+		return;
+	}
+	ferryi_uncount(&pager->counters.g_coherent_pages, run->nr);
+	for (size_t i = 0; i < run->nr; i++)
+		ferryi_page_stays_away(pager, run->object, run->index + i);
+}
 
 bool ferryi_coherent_own_unmap_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 {
 	struct ferryi_coherent *c = &pager->coherent;
-	bool own = c->unmap_to_come && start == c->to && end == c->to + c->len;
+	bool own = c->unmap_to_come && start == c->run.va && end == c->run.va + bytes_of(&c->run);
 
 	ferryi_assert_held(&pager->events_lock);
 	c->unmap_to_come = c->unmap_to_come && !own;
@@ -69,11 +93,14 @@ bool ferryi_coherent_own_unmap_locked(struct ferryi_pager *pager, uintptr_t star
 bool ferryi_coherent_own_remap_locked(struct ferryi_pager *pager, uintptr_t from)
 {
 	struct ferryi_coherent *c = &pager->coherent;
-	bool own = c->remap_to_come && from == c->from;
 
 	ferryi_assert_held(&pager->events_lock);
-	c->remap_to_come = c->remap_to_come && !own;
-	return own;
+	if (!atomic_load(&c->remap_to_come) || from != (uintptr_t)atomic_load(&c->window))
+		return false;
+	settle_replaced(pager, &c->run, c->to_shared);
+	c->unmap_to_come = false; /* it comes before this one, if at all */
+	atomic_store(&c->remap_to_come, false);
+	return true;
 }
 
 /* The mapping at the run, which is to be shared, or private: 0; -EAGAIN: it is something else, or ends within. */
@@ -92,7 +119,8 @@ static int prot_of(const struct ferryi_vma *vma)
 }
 
 /* The run is where and as it was seen, and no change of the address space is untold: its events are ours to come. */
-static int begin_own(struct ferryi_pager *pager, const struct run *run, const struct ferryi_vma *seen)
+static int begin_own(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, bool to_shared,
+		     const struct ferryi_vma *seen)
 {
 	struct ferryi_coherent *c = &pager->coherent;
 	struct ferryi_page_ref ref;
@@ -104,26 +132,57 @@ static int begin_own(struct ferryi_pager *pager, const struct run *run, const st
 	if (!pager->nr_late_moves && !ferryi_events_to_come(pager) &&
 	    ferryi_areas_find_locked(&pager->areas, run->va, &ref) && ref.object == run->object &&
 	    ref.index == run->index && ref.area_pages_left >= run->nr)
-		rc = look_at_mapping(pager, run->va, run->nr * FERRYI_PAGE_SIZE, seen->shared, &vma);
+		rc = look_at_mapping(pager, run->va, bytes_of(run), !to_shared, &vma);
 	if (!rc && prot_of(&vma) != prot_of(seen))
 		rc = -EAGAIN;
 	if (!rc) {
-		c->from = (uintptr_t)c->window;
-		c->to = run->va;
-		c->len = run->nr * FERRYI_PAGE_SIZE;
-		c->unmap_to_come = c->remap_to_come = true;
+		c->run = *run;
+		c->to_shared = to_shared;
+		c->unmap_to_come = true;
+		atomic_store(&c->remap_to_come, true);
 	}
 	ferryi_areas_read_unlock(&pager->areas);
 	ferryi_mutex_unlock(&pager->events_lock);
 	return rc;
 }
 
-/* The kernel has waited until they were read; with the lock they are behind us too. */
-static void end_own(struct ferryi_pager *pager)
+/* No mapping has been replaced. */
+static void cancel_own(struct ferryi_pager *pager)
 {
 	ferryi_mutex_lock(&pager->events_lock);
-	pager->coherent.unmap_to_come = pager->coherent.remap_to_come = false;
+	pager->coherent.unmap_to_come = false;
+	atomic_store(&pager->coherent.remap_to_come, false);
 	ferryi_mutex_unlock(&pager->events_lock);
+}
+
+/* Pages of the run around this address. */
+static void touch_around(const struct ferryi_coherent_run *run, uintptr_t at)
+{
+	uintptr_t page = at & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1);
+	uintptr_t from = ferryi_max_u64(run->va, page - OWN_BYTES), to = ferryi_min_u64(run->va + bytes_of(run), page + OWN_BYTES);
+
+	for (uintptr_t va = from; va < to; va += FERRYI_PAGE_SIZE)
+		(void)*(volatile char *)va;
+}
+
+/*
+ * What this thread stands on may have been replaced: its stack, as deep as the calls to come go and as high as they
+ * return, and its thread-local memory (errno), which lies at the stack's upper end. It comes back by touch; but a
+ * touch with a lock held that fault threads take, too, would never end. So at once.
+ */
+static void touch_own(const struct ferryi_coherent_run *run)
+{
+	touch_around(run, (uintptr_t)__builtin_frame_address(0));
+	touch_around(run, (uintptr_t)pthread_self());
+}
+
+/* The kernel has waited until the events were read; now until they are applied, too. No lock: see above. */
+static void finish_own(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, const struct ferryi_vma *vma)
+{
+	while (atomic_load(&pager->coherent.remap_to_come))
+		sched_yield();
+	if (vma->readable)
+		touch_own(run);
 }
 
 /* ---- the window ---- */
@@ -136,12 +195,12 @@ static void clear_window(struct ferryi_pager *pager, size_t len)
 	madvise(pager->coherent.window, len, MADV_DONTDUMP); /* as the arena: the mappings merge */
 }
 
-static int fill_window_shared(struct ferryi_pager *pager, const struct run *run, int prot)
+static int fill_window_shared(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, int prot)
 {
 	uint64_t pfn = ferryi_object_pfn(run->object, run->index);
 	const struct ferryi_subsection *sub = ferryi_subsection_of(pager->model, pfn);
 	off_t off = (off_t)(sub->remote_off + (pfn % FERRYI_PAGES_PER_SUBSECTION) * FERRYI_PAGE_SIZE);
-	size_t len = run->nr * FERRYI_PAGE_SIZE;
+	size_t len = bytes_of(run);
 
 	if (mmap(pager->coherent.window, len, prot, MAP_SHARED | MAP_FIXED, sub->memfd, off) == MAP_FAILED)
 		return -errno;
@@ -149,9 +208,9 @@ static int fill_window_shared(struct ferryi_pager *pager, const struct run *run,
 	return ferryi_uffd_register_shared(pager->uffd, pager->coherent.window, len);
 }
 
-static int fill_window_holes(struct ferryi_pager *pager, const struct run *run, int prot)
+static int fill_window_holes(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, int prot)
 {
-	size_t len = run->nr * FERRYI_PAGE_SIZE;
+	size_t len = bytes_of(run);
 
 	if (mmap(pager->coherent.window, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) ==
 	    MAP_FAILED)
@@ -164,24 +223,28 @@ static int fill_window_holes(struct ferryi_pager *pager, const struct run *run, 
 }
 
 /*
- * The pool's pages come to the run's addresses, or marked holes do. 0; -EAGAIN: not as it was seen, look again;
- * -ENOMEM. ASSUMPTION: the words are FETCHING (ours), the mirrors told.
+ * The pool's pages come to the run's addresses, or marked holes do. 0, and the words are COHERENT, or AWAY; else they
+ * are still ours: -EAGAIN (not as it was seen, look again), -ENOMEM.
+ * ASSUMPTION: the words are FETCHING (ours), the mirrors told.
  */
-static int replace(struct ferryi_pager *pager, const struct run *run, bool to_shared)
+static int replace(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, bool to_shared)
 {
 	uint8_t *window = pager->coherent.window;
-	size_t len = run->nr * FERRYI_PAGE_SIZE;
+	size_t len = bytes_of(run);
 	struct ferryi_vma vma;
 	int rc = look_at_mapping(pager, run->va, len, !to_shared, &vma);
 
 	if (rc)
 		return rc;
 	rc = to_shared ? fill_window_shared(pager, run, prot_of(&vma)) : fill_window_holes(pager, run, prot_of(&vma));
-	rc = rc ? rc : begin_own(pager, run, &vma);
+	rc = rc ? rc : begin_own(pager, run, to_shared, &vma);
 	if (!rc) {
-		if (mremap(window, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (void *)run->va) == MAP_FAILED)
+		if (mremap(window, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (void *)run->va) == MAP_FAILED) {
 			rc = -errno;
-		end_own(pager);
+			cancel_own(pager);
+		} else {
+			finish_own(pager, run, &vma);
+		}
 	}
 	clear_window(pager, len);
 	if (rc && rc != -EAGAIN)
@@ -191,7 +254,7 @@ static int replace(struct ferryi_pager *pager, const struct run *run, bool to_sh
 }
 
 /* As many pages of the run as the mapping at its first one has. 0, -EAGAIN: none of the right kind. */
-static int cut_to_mapping(const struct ferryi_pager *pager, struct run *run, bool shared)
+static int cut_to_mapping(const struct ferryi_pager *pager, struct ferryi_coherent_run *run, bool shared)
 {
 	struct ferryi_vma vma;
 	int rc = look_at_mapping(pager, run->va, FERRYI_PAGE_SIZE, shared, &vma);
@@ -201,16 +264,6 @@ static int cut_to_mapping(const struct ferryi_pager *pager, struct run *run, boo
 	return rc;
 }
 
-/* FETCHING (ours) -> COHERENT; a drop that has come meanwhile is for the next look. */
-static void settle_coherent(const struct run *run, size_t i)
-{
-	ferryi_page_word *word = &run->object->words[run->index + i];
-	uint64_t now = ferryi_page_load(word);
-
-	while (!ferryi_page_cas(word, &now, FERRYI_PAGE_COHERENT | (now & FERRYI_PAGE_DROPPED)))
-		;
-}
-
 /* ---- the way in ---- */
 
 static bool may_enter(uint64_t word)
@@ -218,16 +271,34 @@ static bool may_enter(uint64_t word)
 	return ferryi_page_state(word) == FERRYI_PAGE_AWAY || ferryi_page_state(word) == FERRYI_PAGE_ABSENT;
 }
 
-/* AWAY and ABSENT -> FETCHING (ours); run->nr: how many. was: their states. */
-static void claim_in(struct ferryi_pager *pager, struct run *run, uint8_t *was)
+/*
+ * Memory that is being adopted has pages whose words do not tell of them yet: such a hole is none. A marked one shows
+ * as swapped and write-protected. What cannot be looked at (no right to pagemap) is taken for a page.
+ */
+#define PM_PRESENT (1ULL << 63)
+#define PM_SWAPPED (1ULL << 62)
+#define PM_UFFD_WP (1ULL << 57)
+
+static bool is_hole(uint64_t pagemap_entry)
 {
+	return !(pagemap_entry & PM_PRESENT) && (!(pagemap_entry & PM_SWAPPED) || (pagemap_entry & PM_UFFD_WP));
+}
+
+/* AWAY and ABSENT -> FETCHING (ours); run->nr: how many. was: their states. */
+static void claim_in(struct ferryi_pager *pager, struct ferryi_coherent_run *run, uint8_t *was)
+{
+	uint64_t entry[FERRYI_PAGES_PER_BLOCK];
+	ssize_t len = pread(pager->pagemap_fd, entry, run->nr * sizeof(entry[0]),
+			    (off_t)(run->va >> FERRYI_PAGE_SHIFT) * (off_t)sizeof(entry[0]));
 	size_t n = 0;
 
 	for (; n < run->nr; n++) {
 		uint64_t old = ferryi_page_load(&run->object->words[run->index + n]);
 
 		was[n] = (uint8_t)ferryi_page_state(old);
-		if (!may_enter(old) || !ferryi_page_cas(&run->object->words[run->index + n], &old, FERRYI_PAGE_FETCHING))
+		if (!may_enter(old) ||
+		    (was[n] == FERRYI_PAGE_ABSENT && (len < (ssize_t)((n + 1) * sizeof(entry[0])) || !is_hole(entry[n]))) ||
+		    !ferryi_page_cas(&run->object->words[run->index + n], &old, FERRYI_PAGE_FETCHING))
 			break;
 		if (was[n] == FERRYI_PAGE_AWAY)
 			ferryi_uncount(&pager->counters.g_away_pages, 1);
@@ -235,37 +306,40 @@ static void claim_in(struct ferryi_pager *pager, struct run *run, uint8_t *was)
 	run->nr = n;
 }
 
-/* Holes have no content yet where they are to be. */
-static int write_holes(struct ferryi_pager *pager, const struct run *run, const uint8_t *was)
+/* Holes get a place in the pool, and zeros there. */
+static int take_places(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, const uint8_t *was)
 {
 	int rc = 0;
 
-	for (size_t i = 0; i < run->nr && !rc; i++) {
-		if (was[i] == FERRYI_PAGE_ABSENT)
-			rc = ferryi_coherent_io(pager, ferryi_object_pfn(run->object, run->index + i), 0, NULL, pager->zeros,
-						FERRYI_PAGE_SIZE);
+	for (size_t i = 0; i < run->nr; i++) {
+		uint64_t pfn = ferryi_object_pfn(run->object, run->index + i);
+
+		if (was[i] != FERRYI_PAGE_ABSENT)
+			continue;
+		ferryi_page_store(pager, pfn);
+		rc = rc ? rc : ferryi_coherent_io(pager, pfn, 0, NULL, pager->zeros, FERRYI_PAGE_SIZE);
 	}
 	return rc;
 }
 
-static void settle_in(struct ferryi_pager *pager, const struct run *run, const uint8_t *was, bool entered)
+/* FETCHING (ours) -> what they were. */
+static void unclaim_in(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, const uint8_t *was, bool have_places)
 {
 	for (size_t i = 0; i < run->nr; i++) {
 		size_t index = run->index + i;
 
-		if (entered && was[i] == FERRYI_PAGE_ABSENT)
-			ferryi_page_store(pager, ferryi_object_pfn(run->object, index));
-		if (entered)
-			settle_coherent(run, i);
-		else if (was[i] == FERRYI_PAGE_AWAY)
+		if (was[i] == FERRYI_PAGE_AWAY) {
 			ferryi_page_stays_away(pager, run->object, index);
-		else
+		} else {
+			if (have_places)
+				ferryi_page_store_undo(pager, ferryi_object_pfn(run->object, index));
 			ferryi_page_release(&run->object->words[index], FERRYI_PAGE_ABSENT);
+		}
 	}
 }
 
 /* Under the locks: maps pages from i on; how many, 0: not this one, or -EAGAIN, .... */
-static long map_some_locked(struct ferryi_pager *pager, const struct run *run, size_t i)
+static long map_some_locked(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, size_t i)
 {
 	uintptr_t va = run->va + i * FERRYI_PAGE_SIZE;
 	struct ferryi_page_ref ref;
@@ -282,7 +356,7 @@ static long map_some_locked(struct ferryi_pager *pager, const struct run *run, s
 }
 
 /* So that nobody has to fault; what cannot be mapped now, or was dropped, is by a fault. */
-static void map_pages(struct ferryi_pager *pager, const struct run *run, uint64_t deadline_ns)
+static void map_pages(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, uint64_t deadline_ns)
 {
 	for (size_t i = 0; i < run->nr;) {
 		ferryi_mutex_lock(&pager->events_lock);
@@ -299,7 +373,7 @@ static void map_pages(struct ferryi_pager *pager, const struct run *run, uint64_
 }
 
 /* The run's block is bound to the pool, and not on its way off it: for ferryi_block_is_still. */
-static bool is_bound_to(struct ferryi_pager *pager, const struct run *run, const struct ferry_pool *pool, uint32_t *bound)
+static bool is_bound_to(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, const struct ferry_pool *pool, uint32_t *bound)
 {
 	uint32_t sub = atomic_load(&run->object->blocks[run->index / FERRYI_PAGES_PER_BLOCK].subsection);
 	const struct ferryi_subsection *info =
@@ -309,11 +383,11 @@ static bool is_bound_to(struct ferryi_pager *pager, const struct run *run, const
 	return !(sub & FERRYI_BLOCK_LEAVING) && info && ferryi_subsection_pool(info) == pool;
 }
 
-static int enter_run(struct ferryi_pager *pager, struct ferry_pool *pool, struct run *run, uint64_t deadline_ns)
+static int enter_run(struct ferryi_pager *pager, struct ferry_pool *pool, struct ferryi_coherent_run *run, uint64_t deadline_ns)
 {
 	struct ferryi_block *block = &run->object->blocks[run->index / FERRYI_PAGES_PER_BLOCK];
+	struct ferryi_notice *notice = &pager->coherent.notice;
 	uint8_t was[FERRYI_PAGES_PER_BLOCK];
-	struct ferryi_notice notice;
 	uint32_t bound;
 
 	if (!is_bound_to(pager, run, pool, &bound))
@@ -326,22 +400,20 @@ static int enter_run(struct ferryi_pager *pager, struct ferry_pool *pool, struct
 	if (!run->nr)
 		return 0;
 	if (!ferryi_block_is_still(block, bound)) {
-		settle_in(pager, run, was, false);
-		ferryi_uffd_wake(pager->uffd, (void *)run->va, run->nr * FERRYI_PAGE_SIZE);
+		unclaim_in(pager, run, was, false);
+		ferryi_uffd_wake(pager->uffd, (void *)run->va, bytes_of(run));
 		return 0;
 	}
 	ferryi_children_save(pager, run->object, run->index, run->nr); /* the CPU may write there from now on */
-	rc = write_holes(pager, run, was);
-	ferryi_notify_begin(pager->attr.notifier, &notice, run->va, run->nr * FERRYI_PAGE_SIZE, FERRY_UPDATE_MIGRATE,
-			    ferryi_pool_owner(pool));
+	rc = take_places(pager, run, was);
+	ferryi_notify_begin(pager->attr.notifier, notice, run->va, bytes_of(run), FERRY_UPDATE_MIGRATE, ferryi_pool_owner(pool));
 	rc = rc ? rc : replace(pager, run, true);
-	if (!rc)
-		ferryi_count(&pager->counters.g_coherent_pages, run->nr);
-	settle_in(pager, run, was, !rc);
-	ferryi_notify_end(&notice);
+	if (rc)
+		unclaim_in(pager, run, was, true);
+	ferryi_notify_end(notice);
 	if (!rc)
 		map_pages(pager, run, deadline_ns);
-	ferryi_uffd_wake(pager->uffd, (void *)run->va, run->nr * FERRYI_PAGE_SIZE);
+	ferryi_uffd_wake(pager->uffd, (void *)run->va, bytes_of(run));
 	return rc;
 }
 
@@ -353,7 +425,7 @@ int ferryi_coherent_enter_locked(struct ferryi_pager *pager, struct ferry_pool *
 
 	ferryi_assert_held(&pager->service_lock);
 	for (size_t i = 0; i < nr && !ferryi_pool_is_killed(pool);) {
-		struct run run = { ref->object, ref->index + i, ref->va + i * FERRYI_PAGE_SIZE, nr - i };
+		struct ferryi_coherent_run run = { ref->object, ref->index + i, ref->va + i * FERRYI_PAGE_SIZE, nr - i };
 
 		if (!may_enter(ferryi_page_load(&ref->object->words[run.index]))) {
 			i++;
@@ -396,7 +468,7 @@ static bool is_coherent(const struct ferryi_object *object, size_t index, bool *
 
 /* The first run of the part in [va, end) of the area, within one block; *moving: a page may yet become coherent. */
 static bool find_in_area(struct ferryi_pager *pager, const struct ferryi_coherent_part *part, const struct ferryi_area *area,
-			 uintptr_t va, uintptr_t end, struct run *run, bool *moving)
+			 uintptr_t va, uintptr_t end, struct ferryi_coherent_run *run, bool *moving)
 {
 	for (uintptr_t stop; va < end; va = stop) {
 		size_t index = area->first_page + ((va - area->start) >> FERRYI_PAGE_SHIFT);
@@ -411,7 +483,7 @@ static bool find_in_area(struct ferryi_pager *pager, const struct ferryi_coheren
 		while (i + n < nr && is_coherent(area->object, index + i + n, moving))
 			n++;
 		if (n) {
-			*run = (struct run){ area->object, index + i, va + i * FERRYI_PAGE_SIZE, n };
+			*run = (struct ferryi_coherent_run){ area->object, index + i, va + i * FERRYI_PAGE_SIZE, n };
 			return true;
 		}
 	}
@@ -419,7 +491,7 @@ static bool find_in_area(struct ferryi_pager *pager, const struct ferryi_coheren
 }
 
 /* The first run of the part at or after va; its pages are ours then (FETCHING), run->nr of them. */
-static bool claim_out(struct ferryi_pager *pager, const struct ferryi_coherent_part *part, uintptr_t va, struct run *run,
+static bool claim_out(struct ferryi_pager *pager, const struct ferryi_coherent_part *part, uintptr_t va, struct ferryi_coherent_run *run,
 		      bool *moving)
 {
 	bool found = false;
@@ -446,23 +518,17 @@ static bool claim_out(struct ferryi_pager *pager, const struct ferryi_coherent_p
 	return found;
 }
 
-static int leave_run(struct ferryi_pager *pager, const struct run *run, const void *owner)
+static int leave_run(struct ferryi_pager *pager, const struct ferryi_coherent_run *run, const void *owner)
 {
-	struct ferryi_notice notice;
+	struct ferryi_notice *notice = &pager->coherent.notice;
 
-	ferryi_notify_begin(pager->attr.notifier, &notice, run->va, run->nr * FERRYI_PAGE_SIZE, FERRY_UPDATE_MIGRATE, owner);
+	ferryi_notify_begin(pager->attr.notifier, notice, run->va, bytes_of(run), FERRY_UPDATE_MIGRATE, owner);
 	int rc = replace(pager, run, false);
 
-	if (!rc)
-		ferryi_uncount(&pager->counters.g_coherent_pages, run->nr);
-	for (size_t i = 0; i < run->nr; i++) {
-		if (rc)
-			settle_coherent(run, i);
-		else
-			ferryi_page_stays_away(pager, run->object, run->index + i);
-	}
-	ferryi_notify_end(&notice);
-	ferryi_uffd_wake(pager->uffd, (void *)run->va, run->nr * FERRYI_PAGE_SIZE);
+	if (rc)
+		settle_coherent(run);
+	ferryi_notify_end(notice);
+	ferryi_uffd_wake(pager->uffd, (void *)run->va, bytes_of(run));
 	return rc;
 }
 
@@ -475,7 +541,7 @@ int ferryi_coherent_leave_locked(struct ferryi_pager *pager, const struct ferryi
 	ferryi_assert_held(&pager->service_lock);
 	/* An mremap may take pages to where we have been: it is over when one look at all of the part finds none. */
 	while (ferryi_counter_read(&pager->counters.g_coherent_pages)) {
-		struct run run = { 0 };
+		struct ferryi_coherent_run run = { 0 };
 		int rc = 0;
 
 		if (claim_out(pager, part, va, &run, &moving)) {

@@ -263,12 +263,23 @@ static int adopt_gaps(struct ferryi_pager *pager, uintptr_t start, uintptr_t end
 	return 0;
 }
 
+/* On the way to a coherent pool pages cannot be had back by a touch: who moves them must not stand on them. */
+static int check_not_own_stack(const struct ferry_pool *pool, uintptr_t start, uintptr_t end, const char *call)
+{
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+
+	if (!ferryi_pool_is_coherent(pool) || here < start || here >= end)
+		return 0;
+	return ferryi_control_fail(-EINVAL, "%s: the caller's own stack cannot go to a coherent pool", call);
+}
+
 int ferryi_pager_migrate_to_device(struct ferryi_pager *pager, struct ferry_pool *pool, uintptr_t start, uintptr_t end,
 				   struct ferry_migrate_stats *stats)
 {
 	struct ferryi_page_ref ref;
-	int rc = adopt_gaps(pager, start, end);
+	int rc = check_not_own_stack(pool, start, end, "migrate_to_device");
 
+	rc = rc ? rc : adopt_gaps(pager, start, end);
 	if (rc)
 		return rc;
 	for (uintptr_t va = start; va < end;) {
@@ -422,7 +433,9 @@ int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate 
 		return ferryi_control_fail(-EBUSY, "migrate_setup: another migration is under way");
 	ferryi_events_settle(pager);
 	m->npages = (m->end - m->start) >> FERRYI_PAGE_SHIFT;
-	int rc = bind_all(pager, m);
+	int rc = check_not_own_stack(m->pool, m->start, m->end, "migrate_setup");
+
+	rc = rc ? rc : bind_all(pager, m);
 
 	if (!rc)
 		rc = reserve_room(pager, m->npages);

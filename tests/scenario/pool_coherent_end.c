@@ -266,6 +266,83 @@ static void coherent__fork_guard__child_gets_sigbus_and_nothing_moves(void **sta
 	RUN(guard_body);
 }
 
+/* ---- stacks ---- */
+
+static struct ferry *stack_ferry;
+static struct ferry_pool *stack_pool;
+static uint8_t *stack;
+static _Atomic int stack_step;
+
+#define STACK_BYTES (64 * FERRYT_PAGE)
+
+/* Stands on pages that leave the pool by its own calls. */
+static void *stand(void *arg)
+{
+	volatile uint8_t frame[16 * FERRY_PAGE_SIZE];
+
+	(void)arg;
+	for (size_t i = 0; i < sizeof(frame); i++)
+		frame[i] = (uint8_t)(i * 7);
+	CHECK_FAILS(ferry_migrate_to_device(stack_pool, stack, STACK_BYTES, 0, NULL), -EINVAL, "own stack");
+	for (int round = 1; round <= 3; round++) {
+		atomic_store(&stack_step, 2 * round - 1);
+		while (atomic_load(&stack_step) != 2 * round)
+			;
+		CHECK(ferryt_coherent_pages(stack_ferry) > 0);
+		if (round == 1) {
+			pid_t pid = fork();
+
+			if (pid == 0)
+				_exit(frame[1000] != (uint8_t)(1000 * 7));
+			CHECK_INT(ferryt_wait_child(pid, FERRYT_BODY_MS), 0);
+		} else if (round == 2) {
+			CHECK_INT(ferry_migrate_to_ram(stack_ferry, stack, STACK_BYTES, NULL, 0, NULL), 0);
+		} else {
+			CHECK_INT(ferry_pin(stack_ferry, stack, STACK_BYTES), 0);
+			CHECK_INT(ferry_unpin(stack_ferry, stack, STACK_BYTES), 0);
+		}
+		CHECK_INT(ferryt_coherent_pages(stack_ferry), 0);
+		for (size_t i = 0; i < sizeof(frame); i++)
+			CHECK_INT(frame[i], (uint8_t)(i * 7));
+	}
+	atomic_store(&stack_step, 7);
+	return NULL;
+}
+
+static void stack_body(void)
+{
+	static const struct ferry_mirror_ops ops = { .invalidate = ferryt_ignore };
+	struct ferry_mirror mirror = { .ops = &ops, .owner = ferryt_me };
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	stack_ferry = ferryt_open(FERRYT_BUDGET);
+	stack_pool = ferryt_coherent_attach(stack_ferry);
+	CHECK_INT(ferry_mirror_register(&mirror, stack_ferry), 0);
+	stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(stack != MAP_FAILED);
+	CHECK_INT(pthread_attr_init(&attr), 0);
+	CHECK_INT(pthread_attr_setstack(&attr, stack, STACK_BYTES), 0);
+	CHECK_INT(pthread_create(&thread, &attr, stand, NULL), 0);
+	for (int round = 1; round <= 3; round++) {
+		while (atomic_load(&stack_step) != 2 * round - 1)
+			poll(NULL, 0, 1);
+		ferryt_go(stack_pool, stack, STACK_BYTES / FERRYT_PAGE); /* while it runs on it */
+		atomic_store(&stack_step, 2 * round);
+	}
+	while (atomic_load(&stack_step) != 7) /* not asleep in pthread_join while the word that it waits for moves */
+		poll(NULL, 0, 1);
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	CHECK_INT(ferry_mirror_unregister(&mirror), 0);
+	CHECK_INT(ferry_close(stack_ferry), 0);
+}
+
+static void coherent__a_threads_stack__leaves_by_its_own_calls(void **state)
+{
+	(void)state;
+	RUN(stack_body);
+}
+
 /* ---- the pool's end ---- */
 
 static _Atomic unsigned nr_freed;
@@ -442,6 +519,7 @@ int main(int argc, char **argv)
 		ROW_TEST(coherent__three_steps__mapped_at_the_last),
 		ROW_TEST(coherent__fork__both_see_all_and_only_their_own_writes),
 		ROW_TEST(coherent__fork_guard__child_gets_sigbus_and_nothing_moves),
+		ROW_TEST(coherent__a_threads_stack__leaves_by_its_own_calls),
 		ROW_TEST(coherent__kill_evict_drain_detach_poison__references_exact),
 		/* with a server that can be ended: */
 		ROW_TEST(coherent__server_killed__content_right),
