@@ -110,6 +110,11 @@ int ferryi_coherent_access(struct ferryi_pager *pager, const struct ferryi_page_
 
 /* ---- a block on its way in ---- */
 
+bool ferryi_coherent_is_unasked(const struct ferry_pool *pool, const struct ferryi_block *block, const void *owner)
+{
+	return ferryi_pool_is_coherent(pool) && owner != ferryi_pool_owner(pool) && !atomic_load(&block->entering);
+}
+
 void ferryi_coherent_entry_begin(struct ferryi_block *block)
 {
 	atomic_store(&block->entering, (int)syscall(SYS_gettid));

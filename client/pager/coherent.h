@@ -140,6 +140,8 @@ int ferryi_coherent_fault(struct ferryi_pager *pager, const struct ferryi_page_r
 int ferryi_coherent_access(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint64_t word,
 			   struct ferryi_access *access);
 
+/* The pool is coherent, and neither this owner's migration nor another is under way that sends the block there. Fault path. */
+bool ferryi_coherent_is_unasked(const struct ferry_pool *pool, const struct ferryi_block *block, const void *owner);
 /* The CPU's faults on pages of the block wait until _end, but for those of the caller's thread. */
 void ferryi_coherent_entry_begin(struct ferryi_block *block);
 void ferryi_coherent_entry_end(struct ferryi_pager *pager, struct ferryi_block *block);

@@ -75,16 +75,11 @@ static void keep_page(struct ferryi_evict_page *page)
 	} while (!ferryi_page_cas(word_of(page), &old, back));
 }
 
-/*
- * Is the block's memory no place for its pages any more? Then it is taken off it, to be bound elsewhere. A coherent
- * pool is one only while the block is being moved there.
- */
+/* Is the block's memory no place for its pages (any more)? Then it is taken off it, to be bound elsewhere. */
 static bool leaves_its_place(const struct ferryi_evictor *ev, const struct ferry_pool *pool, const struct ferryi_block *block,
 			     uint64_t pfn)
 {
-	bool is_asked_for = ev->owner == ferryi_pool_owner(pool) || atomic_load(&block->entering);
-
-	return ferryi_pool_is_killed(pool) || (ferryi_pool_is_coherent(pool) && !is_asked_for) || (ferryi_pool_any_failed(pool) && ferryi_pool_subsection_failed(pool, pfn));
+	return ferryi_pool_is_killed(pool) || ferryi_coherent_is_unasked(pool, block, ev->owner) || (ferryi_pool_any_failed(pool) && ferryi_pool_subsection_failed(pool, pfn));
 }
 
 /*
