@@ -79,7 +79,8 @@ static void keep_page(struct ferryi_evict_page *page)
 static bool leaves_its_place(const struct ferryi_evictor *ev, const struct ferry_pool *pool, const struct ferryi_block *block,
 			     uint64_t pfn)
 {
-	return ferryi_pool_is_killed(pool) || ferryi_coherent_is_unasked(pool, block, ev->owner) || (ferryi_pool_any_failed(pool) && ferryi_pool_subsection_failed(pool, pfn));
+	return ferryi_pool_is_killed(pool) || ferryi_coherent_is_unasked(pool, block, ev->owner) ||
+	       (ferryi_pool_any_failed(pool) && ferryi_pool_subsection_failed(pool, pfn));
 }
 
 /*

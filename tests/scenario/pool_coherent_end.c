@@ -317,6 +317,10 @@ static void stack_body(void)
 	pthread_t thread;
 
 	stack_ferry = ferryt_open(FERRYT_BUDGET);
+	if (!(ferry_caps(stack_ferry) & FERRY_CAP_KERNEL_FAULT)) {
+		printf("# without kernel-mode faults no thread can stand on pages that are away: it gets SIGSEGV (rseq)\n");
+		return;
+	}
 	stack_pool = ferryt_coherent_attach(stack_ferry);
 	CHECK_INT(ferry_mirror_register(&mirror, stack_ferry), 0);
 	stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
