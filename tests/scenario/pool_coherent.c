@@ -177,6 +177,31 @@ static void coherent__there_and_back__counts_and_no_fault_on_access(void **state
 	RUN(there_and_back_body);
 }
 
+/* A page alone comes home, beside neighbours that stay; what it once was in the pool is no copy of it any more. */
+static void part_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = ferryt_coherent_attach(ferry);
+	uint8_t *p = ferryt_fill_there(ferry, pool, 1);
+
+	ferryt_fill(p, 4, 2); /* in the pool, where nobody takes its hash */
+	CHECK_INT(ferry_migrate_to_ram(ferry, p, 4 * FERRYT_PAGE, NULL, 0, NULL), 0);
+	CHECK_INT(ferryt_coherent_pages(ferry), PAGES - 4);
+	ferryt_verify(p, 0, 4, 2);
+	ferryt_fill(p, 4, 1); /* as it was when it was sent there */
+	CHECK_INT(ferry_advise(ferry, p, 4 * FERRYT_PAGE, FERRY_ADVICE_COLD), 0);
+	CHECK_INT(ferryt_used(pool), 3 * FERRY_SUBSECTION);
+	ferryt_verify(p, 0, PAGES, 1);
+	CHECK_INT(ferry_close(ferry), 0);
+	ferryt_verify(p, 0, PAGES, 1);
+}
+
+static void coherent__some_pages_of_a_block_home__no_stale_copy_is_used(void **state)
+{
+	(void)state;
+	RUN(part_body);
+}
+
 /* More than the budget holds. */
 static void large_body(void)
 {
@@ -584,6 +609,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		ROW_TEST(coherent_attach__bad_arguments_or_fabric__own_line),
 		ROW_TEST(coherent__there_and_back__counts_and_no_fault_on_access),
+		ROW_TEST(coherent__some_pages_of_a_block_home__no_stale_copy_is_used),
 		ROW_TEST(coherent__four_times_the_budget__not_charged),
 		ROW_TEST(coherent__memory_of_the_application__adopted_and_given_up),
 		ROW_TEST(coherent__hostile_mirror__told_before_the_cpu_sees_the_page),
