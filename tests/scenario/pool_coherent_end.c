@@ -217,9 +217,9 @@ static void fork_body(void)
 		_exit(0);
 	}
 	CHECK_INT(ferryt_coherent_pages(ferry), 0); /* sent away, to be copied on write; they come home by touch */
-	ferryt_verify(p, 0, PAGES, 1);
-	ferryt_fill(p, PAGES, 2);
-	ferryt_go(pool, p, PAGES); /* over the places that the child still needs */
+	ferryt_verify(p, 0, PAGES / 2, 1);
+	ferryt_fill(p, PAGES / 2, 2);
+	ferryt_go(pool, p, PAGES); /* in the places that the child still needs, both of those written anew and of the others */
 	CHECK_INT(ferryt_coherent_pages(ferry), PAGES);
 	ferryt_fill(p, PAGES, 4);
 	CHECK_INT(write(to_child[1], &ok, 1), 1);
