@@ -339,7 +339,7 @@ enum ferry_mem_type {
  *   a server that ends takes nothing along: the content stays right, and comes home. A lease that it takes back
  *               raises SIGBUS, never zeros (FERRY_FAULT_REVOKED).
  * The mapping keeps its rights, but not other properties (mlock, NUMA policy, a name). While pages enter or leave the
- * pool, in one of these calls or a fork, no other thread may munmap (ferry_munmap is well), mremap or mprotect them:
+ * pool, in one of these calls or a fork, no other thread may munmap, mremap or mprotect them (ferry_munmap and ferry_mprotect are well):
  * the kernel replaces a mapping whatever has become of it just before. MADV_DONTNEED may come at any time. Who sleeps
  * on a futex there that is not private to the process (pthread_join of a thread whose stack it is) is not woken if
  * its page enters or leaves meanwhile; the caller's own stack is refused (-EINVAL). Memory that is there in part is

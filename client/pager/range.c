@@ -202,7 +202,14 @@ int ferryi_pager_protect(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 	if (atomic_load(&pager->exclusive->nr_used))
 		ferryi_exclusive_release(pager, start, end, NULL, NULL);
 	ferryi_notify_begin(pager->attr.notifier, &notice, start, end - start, FERRY_UPDATE_PROTECT, NULL);
+	bool may_be_replaced = atomic_load(&pager->coherent.window) != NULL; /* as in unmap_range */
+
+	if (may_be_replaced)
+		ferryi_mutex_lock(&pager->service_lock);
 	int rc = mprotect((void *)start, end - start, prot) ? -errno : 0;
+
+	if (may_be_replaced)
+		ferryi_mutex_unlock(&pager->service_lock);
 
 	ferryi_notify_end(&notice);
 	if (rc)

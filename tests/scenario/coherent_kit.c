@@ -5,6 +5,8 @@
 #include <signal.h>
 #include <string.h>
 
+#include "clock.h"
+
 #define PAGES FERRYT_COHERENT_PAGES
 #define LEN   (PAGES * FERRYT_PAGE)
 
@@ -49,9 +51,13 @@ struct ferry_migrate_stats ferryt_no_stats(void)
 
 void ferryt_go(struct ferry_pool *pool, void *p, size_t pages)
 {
-	struct ferry_migrate_stats stats = ferryt_no_stats();
+	uint64_t deadline_ns = ferryi_deadline_ms(60000);
+	struct ferry_migrate_stats stats;
 
-	CHECK_INT(ferry_migrate_to_device(pool, p, pages * FERRYT_PAGE, 0, &stats), 0);
+	do { /* a page that an eviction thread has under way just then stays */
+		stats = ferryt_no_stats();
+		CHECK_INT(ferry_migrate_to_device(pool, p, pages * FERRYT_PAGE, 0, &stats), 0);
+	} while (stats.skipped_raced && ferryi_now_ns() < deadline_ns);
 	CHECK_INT(stats.skipped_pinned + stats.skipped_raced + stats.skipped_owner + stats.skipped_lost, 0);
 }
 

@@ -273,7 +273,7 @@ static struct ferry_pool *stack_pool;
 static uint8_t *stack;
 static _Atomic int stack_step;
 
-#define STACK_BYTES (64 * FERRYT_PAGE)
+#define STACK_BYTES (2 * FERRYT_MIB)
 
 /* Stands on pages that leave the pool by its own calls. */
 static void *stand(void *arg)
