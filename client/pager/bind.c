@@ -220,6 +220,13 @@ int ferryi_unbind_block(struct ferryi_pager *pager, struct ferryi_object *object
 	return rc;
 }
 
+bool ferryi_block_is_misplaced(const struct ferry_pool *pool, const struct ferryi_block *block, uint64_t pfn,
+			       const void *owner)
+{
+	return ferryi_pool_is_killed(pool) || ferryi_coherent_is_unasked(pool, block, owner) ||
+	       (ferryi_pool_any_failed(pool) && ferryi_pool_subsection_failed(pool, pfn));
+}
+
 int ferryi_bind_take(struct ferryi_pager *pager, uint32_t *subsection)
 {
 	return take_somewhere(pager, 1, true, subsection);
