@@ -206,7 +206,7 @@ static void op_dontneed(struct worker *w)
 	pthread_rwlock_unlock(&s.seg->lock);
 }
 
-/* The second pool's end, which may replace mappings anywhere, is not beside a change of them (ferry.h, coherent pools). */
+/* The second pool's end and a fork, which may replace mappings anywhere, are not beside a change of them (ferry.h, coherent pools). */
 static bool is_coherent;
 static pthread_rwlock_t pool_lock = PTHREAD_RWLOCK_INITIALIZER; /* second_pool: replaced under the write lock */
 
@@ -547,10 +547,14 @@ static void op_fork(struct worker *w)
 	pthread_rwlock_wrlock(&snap.own->lock);
 	for (unsigned s = 0; s < SEGMENTS; s++)
 		keep_segment(&snap, s);
+	if (is_coherent) /* it sends all coherent pages away */
+		pthread_rwlock_wrlock(&pool_lock);
 	pid_t pid = fork();
 
 	if (pid == 0)
 		look_and_write(w, &snap);
+	if (is_coherent)
+		pthread_rwlock_unlock(&pool_lock);
 	CHECK(pid > 0);
 	let_go(&snap); /* the child's memory is its own: here all may change while it looks */
 	CHECK_INT(ferryt_wait_child(pid, FORK_MS), 0);
