@@ -47,7 +47,8 @@ static const struct ferryi_param table[] = {
 	 .call = call_pool,
 	 .metavar = "name=NAME,size=SIZE[,KEY=VALUE...]",
 	 .text = "A pool of memory to lend; may repeat. Keys: name; size (multiple of 2M); type "
-		 "(private; fs_dax: a file, whose leases with a name outlive the server; generic: a "
+		 "(private; coherent: mapped by clients of this host, lent over the local fabric alone; fs_dax: a "
+		 "file, whose leases with a name outlive the server; generic: a "
 		 "character device, or huge pages; default private); path (of that file, made if it is not "
 		 "there, or of that device); numa (node to take the memory from); hugepages (2M); backing "
 		 "(anon, or memfd, which same-host clients need; default: memfd where the local fabric is "

@@ -47,6 +47,7 @@ struct ferryi_subsection {
 	struct ferry_pool *pool; /* NULL: not valid; ferryi_subsection_pool */
 	struct ferryi_remote remote;
 	uint64_t remote_off;     /* bytes from the extent's start */
+	int memfd;               /* coherent pools: the extent's, open as long as the pool; else -1 */
 };
 
 struct ferryi_memory_model;
@@ -130,7 +131,7 @@ uint64_t ferryi_pool_pfn_first(const struct ferry_pool *pool);
 uint64_t ferryi_pool_pfn_last(const struct ferry_pool *pool);
 /* Its lease has a name; what an earlier process left there is not taken, until it is released. */
 bool ferryi_pool_is_named(const struct ferry_pool *pool);
-/* Memory of the process goes there by itself, and not only when it is told to: but to a name without descriptors. */
+/* Pages that leave RAM for want of room go there, and not only when it is told to: not to a name without descriptors, nor a coherent pool. */
 bool ferryi_pool_is_paged_to(const struct ferry_pool *pool);
 /* Descriptors are kept in its memory; or NULL. Fault path. */
 struct ferryi_altmap *ferryi_pool_altmap(const struct ferry_pool *pool);
@@ -138,6 +139,8 @@ struct ferryi_altmap *ferryi_pool_altmap(const struct ferry_pool *pool);
 bool ferryi_pool_place(const struct ferry_pool *pool, uint64_t nr, struct ferryi_remote *remote, uint64_t *off);
 /* A sub-section that was kept is free. */
 void ferryi_pool_release_kept(struct ferry_pool *pool, uint32_t subsection);
+/* Its pages are mapped for the CPU (FERRY_MEM_COHERENT). */
+bool ferryi_pool_is_coherent(const struct ferry_pool *pool);
 uint64_t ferryi_pool_kept_bytes(const struct ferry_pool *pool); /* ... from the window's start */
 uint64_t ferryi_pool_leased_bytes(struct ferry_pool *pool);
 uint64_t ferryi_pool_used_bytes(struct ferry_pool *pool);

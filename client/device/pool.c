@@ -190,10 +190,14 @@ static int add_extent_locked(struct ferry_pool *pool, const struct ferryi_extent
 	ferryi_assert_held(&pool->lock);
 	if (nr > pool->nr_reserved - pool->nr_leased)
 		return -ENOMEM;
+	int memfd = ferryi_pool_is_coherent(pool) ?
+			    ferryi_peer_memfd(ferryi_lease_peer(pool->lease), &extent->remote) : -1;
+
 	for (uint64_t i = 0; i < nr; i++) {
 		struct ferryi_subsection info = { .pool = pool,
 						  .remote = extent->remote,
-						  .remote_off = i << FERRYI_SUBSECTION_SHIFT };
+						  .remote_off = i << FERRYI_SUBSECTION_SHIFT,
+						  .memfd = memfd };
 		int rc = add_subsection_locked(pool, &info);
 
 		if (rc)
@@ -399,7 +403,8 @@ static int grow(struct ferry_pool *pool, uint64_t want, bool ahead)
 	}
 	uint64_t nr = want - nr_free + nr_aside;
 	/* A name keeps what it has grown by, so no more than it needs, where that is little. */
-	uint64_t like = !ferryi_pool_is_paged_to(pool) ? nr : ferryi_max_u64(nr, GROW_STEP >> FERRYI_SUBSECTION_SHIFT);
+	bool is_little = ferryi_pool_is_named(pool) && !pool->descriptors;
+	uint64_t like = is_little ? nr : ferryi_max_u64(nr, GROW_STEP >> FERRYI_SUBSECTION_SHIFT);
 
 	rc = lease_more(pool, ahead ? 1 + nr_aside : nr, ferryi_min_u64(like, room.all), &room);
 out:
@@ -529,7 +534,7 @@ bool ferryi_pool_is_named(const struct ferry_pool *pool)
 
 bool ferryi_pool_is_paged_to(const struct ferry_pool *pool)
 {
-	return !ferryi_pool_is_named(pool) || pool->descriptors;
+	return !ferryi_pool_is_coherent(pool) && (!ferryi_pool_is_named(pool) || pool->descriptors);
 }
 
 struct ferryi_altmap *ferryi_pool_altmap(const struct ferry_pool *pool)
@@ -565,6 +570,11 @@ void ferryi_pool_release_kept(struct ferry_pool *pool, uint32_t subsection)
 		pool->nr_released++;
 	}
 	ferryi_mutex_unlock(&pool->lock);
+}
+
+bool ferryi_pool_is_coherent(const struct ferry_pool *pool)
+{
+	return pool->type == FERRY_MEM_COHERENT;
 }
 
 uint64_t ferryi_pool_kept_bytes(const struct ferry_pool *pool)

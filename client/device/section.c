@@ -184,6 +184,7 @@ int ferryi_subsection_populate(struct ferryi_memory_model *model, uint64_t pfn, 
 
 	sub->remote = info->remote;
 	sub->remote_off = info->remote_off;
+	sub->memfd = info->memfd;
 	__atomic_store_n(&sub->pool, info->pool, __ATOMIC_RELEASE);
 	atomic_fetch_add(&model->valid_subsections, 1);
 	rc = 0;

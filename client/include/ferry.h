@@ -277,6 +277,7 @@ struct ferry_stats {
 	struct ferry_latency fault;
 	struct ferry_latency fault_major;
 	uint64_t pages_reserve;      /* brought in at a memory cgroup's limit, by frames kept back for that */
+	uint64_t coherent_bytes;     /* gauge: pages that are mapped in a coherent pool; in no budget */
 };
 
 /* Fills as much of *stats as its size says. -EINVAL: size 0. Does not block. */
@@ -320,12 +321,33 @@ const char *ferry_fault_reason_text(enum ferry_fault_reason reason);
  */
 enum ferry_mem_type {
 	FERRY_MEM_PRIVATE = 1, /* the server's RAM; the CPU reaches it by migration only */
-	FERRY_MEM_COHERENT,    /* not built yet: -ENXIO */
+	FERRY_MEM_COHERENT,    /* RAM of a server of this host, which the CPU reaches too: see below */
 	FERRY_MEM_FS_DAX,      /* a file of the server's: its leases with a name are kept for good */
 	FERRY_MEM_GENERIC,     /* a character device (/dev/dax) or huge pages of the server's */
 	FERRY_MEM_P2PDMA,      /* memory of a device of the server's: -ENXIO, no server has it so far */
 };
 
+/*
+ * A coherent pool (ZONE_DEVICE's MEMORY_DEVICE_COHERENT) is shared by a server of this host, embedded or not, over
+ * fabric local; it is one of the server's pools of type=coherent, or else a private one. Pages get there by
+ * ferry_migrate_to_device alone, never by eviction (but what leaves RAM of a block of 2 MiB, part of which is there,
+ * joins it). They are mapped where they are: no access of a CPU faults, devices reach them by PFN or address at the
+ * same time, they count against no budget and stay until they are called home: by ferry_migrate_to_ram,
+ * ferry_pool_evict, ferry_unadopt, ferry_close, migration to another pool, or by who wants them resident or alone
+ * (ferry_pin, ferry_range_rma_map, ferry_exclusive_acquire: no long-term pin).
+ *   fork        sends them all away, so that the child gets its own copy; they come home by touch, to RAM
+ *   MADV_DONTNEED  drops them: they read as zeros
+ *   mremap      keeps them; where an end has no page of its own (the old one with MREMAP_DONTUNMAP, growth) it raises
+ *               SIGBUS
+ *   a server that ends takes nothing along: the content stays right, and comes home. A lease that it takes back
+ *               raises SIGBUS, never zeros (FERRY_FAULT_REVOKED).
+ * The mapping keeps its rights, but not other properties (mlock, NUMA policy, a name). While pages enter or leave the
+ * pool, in one of these calls or a fork, no other thread may munmap, mremap or mprotect them (ferry_munmap and ferry_mprotect are well):
+ * the kernel replaces a mapping whatever has become of it just before. MADV_DONTNEED may come at any time. Who sleeps
+ * on a futex there that is not private to the process (pthread_join of a thread whose stack it is) is not woken if
+ * its page enters or leaves meanwhile; the caller's own stack is refused (-EINVAL). Memory that is there in part is
+ * several mappings, which mremap moves one at a time (EFAULT for all of them). A system call given a page that was dropped gets EFAULT where it may not fault (FERRY_CAP_KERNEL_FAULT), as ever.
+ */
 enum ferry_vm_fault {
 	FERRY_VM_FAULT_MINOR, /* `to` is filled: it was at hand */
 	FERRY_VM_FAULT_MAJOR, /* `to` is filled */
@@ -409,7 +431,7 @@ struct ferry_pool_attr {
 	const char *server;         /* URL; NULL: the first server of the process */
 	const char *pool;           /* NULL: the server's first of that type */
 	uint64_t len_bytes;         /* leased now; multiple of FERRY_SUBSECTION; may be 0 */
-	const void *owner;          /* identity for migration filters; may be NULL */
+	const void *owner;          /* identity for migration filters; may be NULL, but for COHERENT */
 	void *data;                 /* the caller's */
 	const struct ferry_pool_ops *ops; /* may be NULL; must outlive the pool */
 	struct ferry_altmap *altmap; /* the caller's; may be NULL; must outlive the pool. -EINVAL: it leaves no page */
@@ -431,9 +453,9 @@ struct ferry_pool_attr {
  * Leases a window of device memory and gives it PFNs, as memremap_pages() does.
  * The pager of this process uses it for eviction, beside the pools that
  * ferry_open attached.
- * -EINVAL (type 0, alignment), -ENXIO (no such pool, or not of that type; a
+ * -EINVAL (type 0, alignment; COHERENT without an owner, or with a name), -ENXIO (no such pool, or not of that type; a
  * type that cannot be had), -ENODEV (the fabric cannot lend it: FS_DAX and
- * GENERIC are not for the same-host row), -ENOMEM, -EACCES, -EHOSTUNREACH, -ETIMEDOUT;
+ * GENERIC are not for the same-host row, COHERENT is for no other), -ENOMEM, -EACCES, -EHOSTUNREACH, -ETIMEDOUT;
  * with a name: -EBUSY (a process has it; it is free a moment after that has
  * ended), -EOPNOTSUPP (a server of 0.1); with an altmap, too: -EINVAL (laid out
  * for another altmap; ops with page_free or migrate_to_ram), -EBADMSG (what is
@@ -843,7 +865,8 @@ long ferry_range_snapshot(struct ferry_range *range);
  * As snapshot, and brings in, by the requests (VALID, WRITE, DEVICE_PRIVATE),
  * what is missing: VALID populates; a page in a pool of the mirror's own owner
  * stays there unless DEVICE_PRIVATE is asked for, one of another owner comes
- * home. Number of valid entries, or -EINVAL, -ENOMEM, -EPERM (WRITE asked of a
+ * home; a coherent page is valid for everybody and stays, its entry has its PFN
+ * and is not DEVICE_PRIVATE. Number of valid entries, or -EINVAL, -ENOMEM, -EPERM (WRITE asked of a
  * read-only mapping), -EBUSY (invalidated meanwhile), -EAGAIN (!block and it
  * would have to wait), -EFAULT (a requested page cannot be made valid).
  */
@@ -874,9 +897,9 @@ int ferry_vma_fault(struct ferry_range *range, bool block);
 bool ferry_vma_range_done(struct ferry_range *range);
 
 /* hmm_device_entry_*: NULL, or -1 (UINT64_MAX), for NONE, ERROR, SPECIAL and entries without VALID. Pure. */
-struct ferry_page *ferry_entry_to_page(const struct ferry_range *range, uint64_t entry); /* NULL for RAM too */
+struct ferry_page *ferry_entry_to_page(const struct ferry_range *range, uint64_t entry); /* NULL for RAM too, not for a coherent page */
 uint64_t ferry_entry_to_pfn(const struct ferry_range *range, uint64_t entry);
-uint64_t ferry_entry_from_page(const struct ferry_range *range, const struct ferry_page *page); /* VALID | DEVICE_PRIVATE */
+uint64_t ferry_entry_from_page(const struct ferry_range *range, const struct ferry_page *page); /* VALID | DEVICE_PRIVATE; coherent: VALID */
 uint64_t ferry_entry_from_pfn(const struct ferry_range *range, uint64_t pfn);
 
 enum ferry_entry_kind {
@@ -898,7 +921,7 @@ int ferry_entry_info(struct ferry_range *range, uintptr_t va, struct ferry_entry
 enum ferry_migrate_flags {
 	FERRY_MIGRATE_SELECT_SYSTEM = 1u << 0,          /* pages in RAM */
 	FERRY_MIGRATE_SELECT_DEVICE_PRIVATE = 1u << 1,  /* pages in pools whose owner is pgmap_owner */
-	FERRY_MIGRATE_SELECT_DEVICE_COHERENT = 1u << 2,
+	FERRY_MIGRATE_SELECT_DEVICE_COHERENT = 1u << 2, /* the same, of coherent pools */
 };
 
 struct ferry_migrate_stats {
@@ -907,7 +930,7 @@ struct ferry_migrate_stats {
 	uint64_t migrated; /* moved with their data */
 	uint64_t zero;     /* holes and zero pages: no traffic */
 	uint64_t there;    /* were there already */
-	uint64_t skipped_pinned, skipped_raced, skipped_owner, skipped_lost;
+	uint64_t skipped_pinned, skipped_raced, skipped_owner, skipped_lost; /* owner: or not of a kind that was selected */
 	uint64_t bytes;    /* transferred */
 	uint64_t folios;       /* to_device: moved as one; their 512 pages are in `migrated` */
 	uint64_t folios_split; /* to_device: huge pages that had to go page by page; to_ram: folios that parted on their way */
@@ -917,7 +940,10 @@ struct ferry_migrate_stats {
  * Moves what is in RAM in [addr, addr + len) to the pool, whatever the clock
  * says; adopts memory of the range that is not managed yet (ferry_adopt). A 2 MiB block whose
  * pages live in another pool is moved as a whole: those come home first, if
- * their owner is the pool's. Pinned pages and pages that lose a race are
+ * their owner is the pool's, or, for a coherent pool, nobody. To a coherent pool
+ * holes and zero pages go too, as zeros, and pages in use: who touches them
+ * waits until they are there; one for which there is no mapping more (-ENOMEM:
+ * vm.max_map_count) is in the pool as in any other. Pinned pages and pages that lose a race are
  * skipped and counted, never an error. flags 0: SELECT_SYSTEM. stats may be NULL.
  * A transparent huge page that lies whole in [addr, addr + len) goes as one
  * (MIGRATE_VMA_SELECT_COMPOUND): all its 2 MiB are sent, zeros too, and its 512
@@ -934,8 +960,9 @@ int ferry_migrate_to_device(struct ferry_pool *pool, void *addr, size_t len, uns
 			    struct ferry_migrate_stats *stats);
 /*
  * Brings pages of the range home: those of pools with this owner, or of every
- * pool (owner NULL). A folio parts: its pages come home one by one. Stops where
- * the budget is full of pinned pages: -ENOMEM.
+ * pool (owner NULL); flags: 0, or the kinds of pools (SELECT_DEVICE_PRIVATE,
+ * _COHERENT). A folio parts: its pages come home one by one. Stops where the
+ * budget is full of pinned pages: -ENOMEM.
  * -EINVAL (unaligned, not managed), -EIO (a page is lost).
  */
 int ferry_migrate_to_ram(struct ferry *ferry, void *addr, size_t len, const void *owner, unsigned flags,

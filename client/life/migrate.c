@@ -92,7 +92,7 @@ int ferry_migrate_to_ram(struct ferry *ferry, void *addr, size_t len, const void
 	if (rc)
 		return rc;
 	take_stats(&all, stats);
-	rc = ferryi_pager_migrate_to_ram(ferry->pager, (uintptr_t)addr, (uintptr_t)addr + len, owner, &all);
+	rc = ferryi_pager_migrate_to_ram(ferry->pager, (uintptr_t)addr, (uintptr_t)addr + len, owner, flags, &all);
 	give_stats(stats, &all);
 	return rc;
 }

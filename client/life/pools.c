@@ -120,6 +120,33 @@ static void undo_lease(struct ferryi_lease **lease)
 	ferryi_control_fail(-EIO, "%s", line);
 }
 
+/*
+ * Coherent memory is mapped by this process. Any memory that a server of this
+ * host lends as a memfd can be: that of its coherent pools, and, where it has
+ * none of that name (an embedded one), of private ones.
+ */
+static int open_coherent(struct ferryi_session *session, const struct ferry_pool_attr *attr, struct ferryi_lease **out)
+{
+	struct ferryi_lease_want want = { .pool = attr->pool,
+					  .type = type_names[FERRY_MEM_COHERENT],
+					  .size_bytes = attr->len_bytes };
+	int rc = ferryi_lease_open_as(session, &want, out);
+
+	if (rc == -ENXIO) {
+		want.type = type_names[FERRY_MEM_PRIVATE];
+		rc = ferryi_lease_open_as(session, &want, out);
+	}
+	if (rc == -ENXIO)
+		return ferryi_control_fail(rc, "attach: the server has no pool%s%s that is coherent or private",
+					   attr->pool ? " " : "", attr->pool ? attr->pool : "");
+	if (rc || (ferryi_lease_row(*out)->flags & FERRYI_FABRIC_SAME_HOST))
+		return rc;
+	rc = ferryi_control_fail(-ENODEV, "attach: coherent memory is shared with a server of this host, and fabric %s is "
+				 "not; use ferry://...?fabric=local", ferryi_lease_row(*out)->name);
+	ferryi_lease_close(out);
+	return rc;
+}
+
 static int open_lease(struct ferryi_session *session, const struct ferry_pool_attr *attr, struct ferryi_lease **out)
 {
 	/* Descriptors at its head are there from the beginning. */
@@ -129,6 +156,9 @@ static int open_lease(struct ferryi_session *session, const struct ferry_pool_at
 					  .name = attr->name,
 					  .size_bytes = ferryi_max_u64(attr->len_bytes,
 								       ferryi_align_up(aside, FERRYI_SUBSECTION_SIZE)) };
+
+	if (attr->type == FERRY_MEM_COHERENT)
+		return open_coherent(session, attr, out);
 	int rc = ferryi_lease_open_as(session, &want, out);
 
 	if (!rc && !is_migrated(type_of(*out))) {
@@ -166,7 +196,7 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 		return rc;
 	struct ferryi_pool_attr inner = { .lease = lease,
 					 .index = (unsigned)index,
-					 .type = type_of(lease),
+					 .type = attr->type == FERRY_MEM_COHERENT ? attr->type : type_of(lease),
 					 .owner = attr->owner,
 					 .data = attr->data,
 					 .ops = attr->ops,
@@ -209,8 +239,10 @@ int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, s
 	memcpy(&a, attr, ferryi_min_u64(attr->size, sizeof(a)));
 	if (a.type == 0 || a.type > FERRY_MEM_P2PDMA)
 		return ferryi_control_fail(-EINVAL, "attach: type %d is none; FERRY_MEM_PRIVATE is 1", (int)a.type);
-	if (a.type == FERRY_MEM_COHERENT)
-		return ferryi_control_fail(-ENXIO, "attach: FERRY_MEM_COHERENT is not built yet");
+	if (a.type == FERRY_MEM_COHERENT && !a.owner)
+		return ferryi_control_fail(-EINVAL, "attach: a coherent pool needs an owner (ferry_device_new makes one)");
+	if (a.type == FERRY_MEM_COHERENT && a.name)
+		return ferryi_control_fail(-EINVAL, "attach: a coherent pool keeps no leases: it has no name");
 	if (a.name && a.altmap && a.ops && (a.ops->page_free || a.ops->migrate_to_ram))
 		return ferryi_control_fail(-EINVAL, "attach: a pool whose pages are the driver's (page_free, migrate_to_ram) keeps no "
 						    "descriptors: no altmap with a name for it");

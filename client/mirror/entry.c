@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "error.h"
+#include "peek.h"
 #include "range.h"
 
 #define PFN_BITS 41u /* FERRY_PFN_RAM and what is below it */
@@ -52,14 +53,16 @@ struct ferry_page *ferry_entry_to_page(const struct ferry_range *range, uint64_t
 {
 	uint64_t pfn = ferry_entry_to_pfn(range, entry);
 
-	if (pfn == UINT64_MAX || !(entry & range->flags[FERRY_PFN_DEVICE_PRIVATE]) || !range->mirror)
+	if (pfn == UINT64_MAX || (pfn & FERRY_PFN_RAM) || !range->mirror)
 		return NULL;
 	return ferry_pfn_to_page(range->mirror->ferry, pfn);
 }
 
 uint64_t ferry_entry_from_pfn(const struct ferry_range *range, uint64_t pfn)
 {
-	return ferryi_entry_make(range, pfn, false, !(pfn & FERRY_PFN_RAM));
+	bool coherent = range->mirror && ferryi_pager_is_coherent_pfn(ferryi_range_room(range)->pager, pfn);
+
+	return ferryi_entry_make(range, pfn, false, !(pfn & FERRY_PFN_RAM) && !coherent);
 }
 
 uint64_t ferry_entry_from_page(const struct ferry_range *range, const struct ferry_page *page)

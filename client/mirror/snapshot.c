@@ -86,6 +86,10 @@ static struct look look_at(struct walk *w, uintptr_t va)
 		look.pfn = peek.pfn;
 		look.order = peek.order;
 		break;
+	case FERRYI_PEEK_COHERENT:
+		look.kind = FERRY_ENTRY_COHERENT;
+		look.pfn = peek.pfn;
+		break;
 	case FERRYI_PEEK_MOVING:
 		look.moving = true;
 		break;
@@ -110,6 +114,7 @@ static uint64_t encode(const struct ferry_range *range, const struct look *look)
 	case FERRY_ENTRY_SPECIAL:
 		return range->values[FERRY_PFN_SPECIAL];
 	case FERRY_ENTRY_RAM:
+	case FERRY_ENTRY_COHERENT:
 	case FERRY_ENTRY_ZERO:
 		return ferryi_entry_make(range, look->pfn, look->writable, false);
 	case FERRY_ENTRY_DEVICE_OWN:
@@ -200,8 +205,11 @@ long ferryi_range_snapshot(struct ferry_range *range)
 
 /* ---- fault ---- */
 
+/* What is brought in, over what the entries ask for. */
+enum want { WANT_AS_ASKED, WANT_RAM /* to be pinned: no device page, coherent or not */ };
+
 /* Brings in one base page as asked; 0 when it is, or will be at the next look. -EAGAIN: it would have to wait. */
-static int want_page(struct walk *w, uintptr_t va, uint64_t request, bool block)
+static int want_page(struct walk *w, uintptr_t va, uint64_t request, enum want want, bool block)
 {
 	const uint64_t *flags = w->range->flags;
 	bool write = request & flags[FERRY_PFN_WRITE];
@@ -215,8 +223,9 @@ static int want_page(struct walk *w, uintptr_t va, uint64_t request, bool block)
 		return -EFAULT;
 	if (write && !w->vma.writable)
 		return -EPERM;
-	bool stays = look.kind == FERRY_ENTRY_DEVICE_OWN && !(request & flags[FERRY_PFN_DEVICE_PRIVATE]);
+	bool stays = look.kind == FERRY_ENTRY_DEVICE_OWN && want != WANT_RAM && !(request & flags[FERRY_PFN_DEVICE_PRIVATE]);
 
+	stays |= look.kind == FERRY_ENTRY_COHERENT && want != WANT_RAM;
 	if (stays || (look.kind == FERRY_ENTRY_RAM && (look.writable || !write)) ||
 	    (look.kind == FERRY_ENTRY_ZERO && !write))
 		return 0;
@@ -226,20 +235,20 @@ static int want_page(struct walk *w, uintptr_t va, uint64_t request, bool block)
 	return ferryi_pager_want(w->mirrors->pager, va, write);
 }
 
-static int want_all(struct ferry_range *range, const uint64_t *request, uint64_t extra, bool block)
+static int want_all(struct ferry_range *range, const uint64_t *request, enum want want, bool block)
 {
 	struct walk w = { .range = range, .mirrors = ferryi_range_room(range) };
 	size_t nr = ((size_t)1 << range->page_shift) / FERRY_PAGE_SIZE;
 	int rc = 0;
 
 	for (size_t i = 0; !rc && i < entries_of(range); i++) {
-		uint64_t asked = (request[i] & range->pfn_flags_mask) | range->default_flags | extra;
+		uint64_t asked = (request[i] & range->pfn_flags_mask) | range->default_flags;
 
 		if (!(asked & range->flags[FERRY_PFN_VALID]))
 			continue;
 		for (size_t k = 0; !rc && k < nr; k++)
 			rc = want_page(&w, range->start + ((uintptr_t)i << range->page_shift) + k * FERRY_PAGE_SIZE, asked,
-				       block);
+				       want, block);
 	}
 	return rc;
 }
@@ -256,16 +265,16 @@ static int fail_fault(int rc)
 }
 
 /* Requests are read from pfns and may be overwritten by a try that fails: each one goes by a walk of its own first. */
-static long fault(struct ferry_range *range, uint64_t extra, bool block)
+static long fault(struct ferry_range *range, enum want want, bool block)
 {
 	for (unsigned i = 0; i < FAULT_TRIES; i++) {
-		int rc = want_all(range, range->pfns, extra, block);
+		int rc = want_all(range, range->pfns, want, block);
 
 		if (rc)
 			return fail_fault(rc);
 		uint64_t seq = ferryi_range_read_begin(range);
 
-		rc = want_all(range, range->pfns, extra, false); /* are they all there now? */
+		rc = want_all(range, range->pfns, want, false); /* are they all there now? */
 		if (rc && rc != -EAGAIN)
 			return fail_fault(rc);
 		if (rc || ferryi_range_read_retry(range, seq))
@@ -280,7 +289,7 @@ static long fault(struct ferry_range *range, uint64_t extra, bool block)
 
 long ferryi_range_fault(struct ferry_range *range, bool block)
 {
-	return fault(range, 0, block);
+	return fault(range, WANT_AS_ASKED, block);
 }
 
 /* ---- for RMA ---- */
@@ -330,7 +339,7 @@ static int pin_entry(struct ferry_range *range, uintptr_t start)
 
 long ferryi_range_rma_map(struct ferry_range *range, uintptr_t *addrs, bool block)
 {
-	long mapped = 0, rc = fault(range, range->flags[FERRY_PFN_DEVICE_PRIVATE], block);
+	long mapped = 0, rc = fault(range, WANT_RAM, block);
 
 	for (size_t i = 0; i < entries_of(range); i++)
 		addrs[i] = 0;
@@ -384,6 +393,7 @@ int ferryi_entry_info(struct ferry_range *range, uintptr_t va, struct ferry_entr
 	info->kind = look.kind;
 	info->writable = look.writable;
 	info->order = look.order;
-	info->pfn = look.kind == FERRY_ENTRY_DEVICE_OWN || look.kind == FERRY_ENTRY_DEVICE_OTHER ? look.pfn : 0;
+	info->pfn = look.kind == FERRY_ENTRY_DEVICE_OWN || look.kind == FERRY_ENTRY_DEVICE_OTHER ||
+				    look.kind == FERRY_ENTRY_COHERENT ? look.pfn : 0;
 	return 0;
 }

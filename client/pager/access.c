@@ -199,9 +199,14 @@ static int try_access(struct ferryi_pager *pager, struct ferryi_access *a, uint6
 	enum ferryi_page_state state = ferryi_page_state(word);
 	bool own = state == FERRYI_PAGE_AWAY && is_own(pager, &ref, a->owner);
 
+	if (state == FERRYI_PAGE_COHERENT) /* any device's to reach, as the CPU does */
+		own = !a->pool_only || is_own(pager, &ref, a->owner);
 	if (a->pool_only && !own && !ferryi_page_is_transient(word))
 		return -ENOENT;
 	switch (state) {
+	case FERRYI_PAGE_COHERENT:
+		rc = ferryi_coherent_access(pager, &ref, word, a);
+		return rc == -EKEYREVOKED ? -EIO : rc;
 	case FERRYI_PAGE_RESIDENT:
 		if (ferryi_service_pin_resident(pager, page))
 			return -EAGAIN;
@@ -260,6 +265,7 @@ int ferryi_pager_want(struct ferryi_pager *pager, uintptr_t page, bool write)
 		return !rc ? 0 : errno == ENOMEM ? -ENOMEM : -EFAULT;
 	}
 	switch (ferryi_page_state(word)) {
+	case FERRYI_PAGE_COHERENT:
 	case FERRYI_PAGE_AWAY:
 		return ferryi_service_bring(pager, page, page + FERRYI_PAGE_SIZE, false) ? -EFAULT : 0;
 	case FERRYI_PAGE_ABSENT:

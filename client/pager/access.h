@@ -52,7 +52,7 @@ struct ferryi_access {
 int ferryi_pager_access(struct ferryi_pager *pager, struct ferryi_access *access);
 
 /*
- * The page comes to RAM, writable if asked: from a pool, as zeros, or, where it
+ * The page comes to RAM, writable if asked: from a pool (a coherent one too), as zeros, or, where it
  * is not managed, by the kernel. 0 (look again), -EFAULT (lost, or it cannot be), -ENOMEM.
  */
 int ferryi_pager_want(struct ferryi_pager *pager, uintptr_t page, bool write);

@@ -33,6 +33,7 @@
 struct ferryi_block {
 	_Atomic uint32_t subsection; /* sub-section number + 1, or FERRYI_BLOCK_LEAVING | that; 0: not bound (bind.c) */
 	_Atomic uint32_t nr_resident; /* RESIDENT pages: lets the clock hand skip the block */
+	_Atomic int entering;   /* tid of who moves pages of it to a coherent pool (coherent.h), or 0 */
 	_Atomic uint32_t users; /* who needs its pages' places while they are settled (flush, poison): bind.c */
 };
 

@@ -179,7 +179,7 @@ static int settle_page(ferryi_page_word *word)
 	uint64_t old = ferryi_page_load(word);
 
 	do {
-		if (ferryi_page_state(old) == FERRYI_PAGE_AWAY)
+		if (ferryi_page_state(old) == FERRYI_PAGE_AWAY || ferryi_page_state(old) == FERRYI_PAGE_COHERENT)
 			return -EBUSY;
 		if (ferryi_page_is_transient(old) || (old & FERRYI_PAGE_WRITEBACK))
 			return -EAGAIN;
@@ -223,6 +223,13 @@ int ferryi_unbind_block(struct ferryi_pager *pager, struct ferryi_object *object
 	if (rc)
 		ferryi_block_leave_abort(block);
 	return rc;
+}
+
+bool ferryi_block_is_misplaced(const struct ferry_pool *pool, const struct ferryi_block *block, uint64_t pfn,
+			       const void *owner)
+{
+	return ferryi_pool_is_killed(pool) || ferryi_coherent_is_unasked(pool, block, owner) ||
+	       (ferryi_pool_any_failed(pool) && ferryi_pool_subsection_failed(pool, pfn));
 }
 
 int ferryi_bind_take(struct ferryi_pager *pager, uint32_t *subsection)

@@ -131,6 +131,12 @@ int ferryi_callback_fill(struct ferryi_pager *pager, struct ferryi_fetch *fetch)
 		fetch->fault.give_up = true;
 		return rc;
 	}
+	if (fetch->fill == FERRYI_FILL_MEMFD) {
+		int rc = ferryi_coherent_io(pager, pfn, 0, fetch->op.local, NULL, FERRYI_PAGE_SIZE);
+
+		fetch->fault.give_up = rc != 0;
+		return rc;
+	}
 	if (ferryi_pool_ops(pool)->memory_failure(pool, pfn, fetch->op.local) == 0)
 		return 0;
 	fetch->fault.give_up = true;

@@ -11,7 +11,7 @@ struct ferryi_counters {
 	ferryi_counter_t c_pages_evicted, c_pages_written, c_pages_dropped;
 	ferryi_counter_t c_bytes_in, c_bytes_out;
 	ferryi_counter_t c_budget_waits, c_channels_reopened, c_pages_reserve;
-	ferryi_counter_t g_pinned_pages, g_away_pages;
+	ferryi_counter_t g_pinned_pages, g_away_pages, g_coherent_pages;
 	struct ferryi_hist fault, fault_major;
 };
 

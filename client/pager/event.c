@@ -97,7 +97,7 @@ static void drop_page(struct ferryi_pager *pager, const struct ferryi_page_ref *
 				return;
 			}
 			break;
-		default: /* transient: its owner ends it */
+		default: /* transient: its owner ends it; COHERENT: who looks at it zeroes it */
 			if (ferryi_page_cas(word, &old, old | FERRYI_PAGE_DROPPED))
 				return;
 		}

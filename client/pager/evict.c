@@ -77,12 +77,6 @@ void ferryi_evict_keep(struct ferryi_evict_page *page)
 	} while (!ferryi_page_cas(word_of(page), &old, back));
 }
 
-/* Is the block's memory no place for its pages any more? Then it is taken off it, to be bound elsewhere. */
-static bool leaves_its_place(const struct ferry_pool *pool, uint64_t pfn)
-{
-	return ferryi_pool_is_killed(pool) || (ferryi_pool_any_failed(pool) && ferryi_pool_subsection_failed(pool, pfn));
-}
-
 /*
  * Can pages of this block leave at all now? Binds it when it has to and memory
  * is at hand. *bound: its binding, for ferryi_block_is_still.
@@ -94,7 +88,7 @@ static bool block_can_leave(struct ferryi_evictor *ev, struct ferryi_object *obj
 	const struct ferryi_subsection *sub = pfn ? ferryi_subsection_of(ev->pager->model, pfn) : NULL;
 
 	/* While pages of the block are there (-EBUSY), the others may join them: there is nowhere else for them. */
-	if (sub && leaves_its_place(sub->pool, pfn) &&
+	if (sub && ferryi_block_is_misplaced(sub->pool, block, pfn, ev->owner) &&
 	    ferryi_unbind_block(ev->pager, object, index / FERRYI_PAGES_PER_BLOCK) == -EAGAIN) {
 		ev->error = -EAGAIN;
 		return false;

@@ -172,6 +172,7 @@ static int try_take(struct ferryi_pager *pager, uintptr_t va, uint32_t slot, con
 		atomic_store(&slot_of(pager, slot)->index, ref.index);
 		return move_out(pager, &ref, slot, owner);
 	case FERRYI_PAGE_ABSENT:
+	case FERRYI_PAGE_COHERENT:
 	case FERRYI_PAGE_AWAY:
 		rc = ferryi_pager_want(pager, va, true) ? -EIO : -EAGAIN;
 		return rc;

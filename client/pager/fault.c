@@ -23,6 +23,7 @@ static void on_pagefault(struct ferryi_handler *h, const struct uffd_msg *msg, u
 	struct ferryi_fault fault = {
 		.va = (uintptr_t)msg->arg.pagefault.address & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1),
 		.write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
+		.minor = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR,
 		.tid = (int)msg->arg.pagefault.feat.ptid,
 		.start_ns = now,
 		.deadline_ns = now + h->pager->attr.fault_timeout_ms * FERRYI_NS_PER_MS,
@@ -54,10 +55,23 @@ static struct ferryi_change change_of(const struct uffd_msg *msg)
 				       msg->event == UFFD_EVENT_REMOVE ? FERRY_UPDATE_REMOVE : FERRY_UPDATE_UNMAP };
 }
 
+/* The library's own: a mapping that it has replaced. */
+static bool is_own_change_locked(struct ferryi_pager *pager, const struct uffd_msg *msg)
+{
+	return msg->event == UFFD_EVENT_REMAP ?
+		       ferryi_coherent_own_remap_locked(pager, (uintptr_t)msg->arg.remap.from) :
+		       msg->event == UFFD_EVENT_UNMAP &&
+			       ferryi_coherent_own_unmap_locked(pager, (uintptr_t)msg->arg.remove.start,
+								(uintptr_t)msg->arg.remove.end);
+}
+
 static void on_change_locked(struct ferryi_pager *pager, const struct uffd_msg *msg)
 {
 	struct ferryi_notice notice;
 	const struct ferryi_change change = change_of(msg);
+
+	if (is_own_change_locked(pager, msg))
+		return;
 
 	if (atomic_load_explicit(&pager->forking, memory_order_relaxed)) {
 		ferryi_fork_note_locked(pager, change.start, change.start + change.len, change.event == FERRY_UPDATE_REMOVE);

@@ -80,11 +80,13 @@ void ferryi_fault_count(struct ferryi_fetcher *f, const struct ferryi_fault *fau
 
 static unsigned reason_of(const struct ferryi_fault *fault, const struct ferry_pool *pool)
 {
-	if (pool && ferryi_pool_lost(pool))
+	if (pool && ferryi_pool_lost(pool) && fault->last_error != -EKEYREVOKED)
 		return ferryi_pool_lost(pool) == FERRYI_LOST_REVOKED ? FERRY_FAULT_REVOKED : FERRY_FAULT_SERVER_LOST;
 	switch (fault->last_error) {
 	case -ENOMEM:
 		return FERRY_FAULT_NO_MEMORY;
+	case -EKEYREVOKED:
+		return FERRY_FAULT_REVOKED;
 	case -EACCES:
 	case -EHWPOISON:
 	case -ERANGE:
@@ -284,6 +286,21 @@ static enum outcome fault_staged(struct ferryi_fetcher *f, struct ferryi_fault *
 	return DONE;
 }
 
+static enum outcome fault_coherent(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
+				   uint64_t old)
+{
+	if (fault->forced) /* who wants it in RAM has the mapping replaced first */
+		return DONE;
+	int rc = ferryi_coherent_fault(f->pager, ref, old);
+
+	if (rc) {
+		fault->last_error = rc;
+		return WAIT;
+	}
+	ferryi_fault_count(f, fault, false);
+	return DONE;
+}
+
 static enum outcome fault_exclusive(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
 				    uint64_t old)
 {
@@ -302,9 +319,11 @@ static enum outcome fault_exclusive(struct ferryi_fetcher *f, struct ferryi_faul
 /* Where the data of an away page is to be had. */
 static enum ferryi_fill fill_of(const struct ferry_pool *pool, uint64_t pfn)
 {
-	if (ferryi_pool_lost(pool) || (ferryi_pool_any_failed(pool) && ferryi_pool_page_failed(pool, pfn)))
+	bool coherent = ferryi_pool_is_coherent(pool); /* its memory is this process's too, and outlives the server */
+
+	if ((ferryi_pool_lost(pool) && !coherent) || (ferryi_pool_any_failed(pool) && ferryi_pool_page_failed(pool, pfn)))
 		return FERRYI_FILL_REPLICA;
-	return ferryi_callback_has_engine(pool) ? FERRYI_FILL_ENGINE : FERRYI_FILL_READ;
+	return ferryi_callback_has_engine(pool) ? FERRYI_FILL_ENGINE : coherent ? FERRYI_FILL_MEMFD : FERRYI_FILL_READ;
 }
 
 static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
@@ -342,7 +361,8 @@ static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fa
 	f->free_small = fetch->next;
 	fetch->fault = *fault;
 	ferryi_fetch_prepare(f->pager->attr.notifier, fetch, ref, 0, 1, &remote, off, ferryi_pool_index(pool));
-	fetch->no_copy = fill == FERRYI_FILL_REPLICA || !ferryi_callback_keeps_copies(pool);
+	/* The CPU writes to a coherent page by itself: no hash is known of what is there. */
+	fetch->no_copy = fill == FERRYI_FILL_REPLICA || !ferryi_callback_keeps_copies(pool) || ferryi_pool_is_coherent(pool);
 	if (fill != FERRYI_FILL_READ) {
 		ferryi_fetch_fill(f, fetch, fill);
 		return DONE;
@@ -378,7 +398,10 @@ static enum outcome fault_fetching(struct ferryi_fetcher *f, struct ferryi_fault
 	return DONE; /* its owner copies, or wakes if it cannot: either ends this fault too */
 }
 
-/* Armed memory that is in no area: the old end of an mremap(MREMAP_DONTUNMAP), or growth in place. It reads as zeros. */
+/*
+ * Armed memory that is in no area: the old end of an mremap(MREMAP_DONTUNMAP), or growth in place. It reads as zeros;
+ * of a coherent page, where the file behind it still has what is another address's now, it raises SIGBUS.
+ */
 static enum outcome fault_unmanaged(struct ferryi_fetcher *f, struct ferryi_fault *fault)
 {
 	void *page = (void *)(fault->va & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1));
@@ -387,11 +410,27 @@ static enum outcome fault_unmanaged(struct ferryi_fetcher *f, struct ferryi_faul
 	/* An evictor may have marked the hole after mremap had taken its page: only a copy fills that. */
 	if (rc == -EEXIST)
 		rc = (int)ferryi_uffd_copy(f->pager->uffd, page, f->pager->zeros, FERRYI_PAGE_SIZE);
+	if (rc == -EEXIST && fault->minor)
+		rc = ferryi_uffd_poison(f->pager->uffd, page);
 	if (rc == -EAGAIN) /* an event is on its way that will tell whose page this is */
 		return WAIT;
 	if (rc)
 		ferryi_uffd_wake(f->pager->uffd, page, FERRYI_PAGE_SIZE);
 	return DONE;
+}
+
+/* Its block is being moved to a coherent pool: the page soon is there, and this would take it back. */
+static bool waits_for_entry(struct ferryi_fetcher *f, const struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
+			    uint64_t word)
+{
+	switch (ferryi_page_state(word)) {
+	case FERRYI_PAGE_ABSENT:
+	case FERRYI_PAGE_AWAY:
+	case FERRYI_PAGE_STAGED:
+		return ferryi_coherent_entry_blocks(f->pager, ferryi_ref_block(ref), fault);
+	default:
+		return false;
+	}
 }
 
 static enum outcome try_fault(struct ferryi_fetcher *f, struct ferryi_fault *fault)
@@ -410,6 +449,10 @@ static enum outcome try_fault(struct ferryi_fetcher *f, struct ferryi_fault *fau
 	}
 	uint64_t word = ferryi_page_load(ferryi_ref_word(&ref));
 
+	if (waits_for_entry(f, fault, &ref, word)) {
+		ferryi_fetch_unlock(f);
+		return WAIT;
+	}
 	switch (ferryi_page_state(word)) {
 	case FERRYI_PAGE_ABSENT:
 		outcome = fault_absent(f, fault, &ref, word);
@@ -434,6 +477,9 @@ static enum outcome try_fault(struct ferryi_fetcher *f, struct ferryi_fault *fau
 		break;
 	case FERRYI_PAGE_EXCLUSIVE:
 		outcome = fault_exclusive(f, fault, &ref, word);
+		break;
+	case FERRYI_PAGE_COHERENT:
+		outcome = fault_coherent(f, fault, &ref, word);
 		break;
 	case FERRYI_PAGE_ISOLATING:
 		break;

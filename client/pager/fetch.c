@@ -62,10 +62,12 @@ uint32_t ferryi_fetch_claim(struct ferryi_fetcher *f, const struct ferryi_page_r
 		charged = ferryi_budget_charge_spare(&f->pager->budget, want);
 
 	while (got < charged && first_off + got < ref->area_pages_left) {
-		uint64_t old = ferryi_page_load(&ref->object->words[ref->index + first_off + got]);
+		size_t index = ref->index + first_off + got;
+		uint64_t old = ferryi_page_load(&ref->object->words[index]);
 
 		if (ferryi_page_state(old) != from ||
-		    !ferryi_page_cas(&ref->object->words[ref->index + first_off + got], &old,
+		    atomic_load_explicit(&ref->object->blocks[index / FERRYI_PAGES_PER_BLOCK].entering, memory_order_relaxed) ||
+		    !ferryi_page_cas(&ref->object->words[index], &old,
 				     ferryi_page_with(old, FERRYI_PAGE_FETCHING)))
 			break;
 		got++;
@@ -137,8 +139,9 @@ uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_
 		struct ferryi_remote remote;
 		uint64_t off;
 		struct ferry_pool *pool = ferryi_locate(f->pager, ferryi_object_pfn(ref->object, index), &remote, &off);
-		/* The driver's engine is asked for the faulting page only; so is everything where memory has failed. */
-		bool one_by_one = pool && (ferryi_callback_has_engine(pool) || ferryi_pool_any_failed(pool));
+		/* The driver's engine is asked for the faulting page only; so is everything where memory has failed, or is ours. */
+		bool one_by_one = pool && (ferryi_callback_has_engine(pool) || ferryi_pool_any_failed(pool) ||
+					   ferryi_pool_is_coherent(pool));
 		struct ferryi_channel *channel =
 			pool && !one_by_one && !ferryi_pool_lost(pool) ? ferryi_lines_channel(&f->lines, ferryi_pool_index(pool)) : NULL;
 		uint64_t to_block_end = FERRYI_PAGES_PER_BLOCK - index % FERRYI_PAGES_PER_BLOCK;

@@ -8,7 +8,8 @@
  *   ferryi_channel_submit/_poll, ioctls on the userfaultfd, write(2) to an
  *   eventfd, pread(2) of a cgroup's figures (memcg.h), the frames of the reserve,
  *   the clock, ferryi_log on failures, the notifier (notify.h),
- *   the callbacks of a pool (callback.h).
+ *   the callbacks of a pool (callback.h), pread(2) and pwrite(2) of a coherent
+ *   pool's memfd (coherent.h).
  *
  * It may not: allocate, touch managed memory, wait for control I/O, sleep
  * without a deadline, take any lock but the area table's read lock and, where
@@ -42,6 +43,7 @@ struct ferryi_pager;
 struct ferryi_fault {
 	uintptr_t va;
 	bool write;
+	bool minor;          /* of a shared mapping, whose file has a page there */
 	bool forced;         /* ours: bring it in, no thread is waiting on it */
 	const void *owner;   /* forced: whose mirrors know of it; NULL */
 	int tid;             /* of the thread that waits for it, 0: none */
@@ -55,6 +57,7 @@ struct ferryi_fault {
 enum ferryi_fill {
 	FERRYI_FILL_READ = 0, /* the transport; also: filled already */
 	FERRYI_FILL_ENGINE,   /* ferry_pool_ops.migrate_to_ram */
+	FERRYI_FILL_MEMFD,    /* a coherent pool's memory */
 	FERRYI_FILL_REPLICA,  /* ferry_pool_ops.memory_failure: what the pool has is lost */
 };
 

@@ -7,6 +7,8 @@
  *   ------------------------------------   --------------------------------------
  *   service_lock: no call moves pages out  faults are answered all along: other
  *   eviction threads rest                    atfork handlers may touch pages away
+ *   coherent pages are away (a shared
+ *     mapping is not copied on write)
  *   children's lock
  *   areas copied, pages sampled: no page   pages may come home or be dropped; an
  *     leaves RAM after it was sampled        munmap, mremap, MADV_DONTNEED is noted
@@ -150,9 +152,10 @@ static struct ferryi_child *snapshot(struct ferryi_pager *pager, uint64_t deadli
 	return child;
 }
 
+/* ASSUMPTION: service lock held; until the window is closed. */
 static void open_window(struct ferryi_pager *pager)
 {
-	ferryi_mutex_lock(&pager->service_lock);
+	ferryi_assert_held(&pager->service_lock);
 	atomic_store(&pager->forking, true);
 	atomic_store(&pager->forking_tid, (int)syscall(SYS_gettid));
 	atomic_fetch_add(&pager->evict_paused, 1);
@@ -192,6 +195,12 @@ static enum way prepare_copy(struct ferryi_pager *pager)
 {
 	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
 
+	ferryi_mutex_lock(&pager->service_lock);
+	if (ferryi_coherent_leave_locked(pager, &(struct ferryi_coherent_part){ .end = UINTPTR_MAX }, NULL)) {
+		ferryi_mutex_unlock(&pager->service_lock);
+		ferryi_warn("fork: the child gets SIGBUS on managed memory: pages of a coherent pool could not be unmapped");
+		return WAY_GUARD;
+	}
 	open_window(pager);
 	bool quiet = wait_until_quiet(pager, deadline_ns); /* first: eviction may be waiting for the lock */
 

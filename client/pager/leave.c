@@ -220,6 +220,14 @@ static int evict_block(struct ferryi_pager *pager, const struct ferry_pool *pool
 	return rc;
 }
 
+/* Of a coherent pool: its pages are away from now on, and leave like any others. It is killed: none enters again. */
+static int unmap_coherent(struct ferryi_pager *pager, const struct ferry_pool *pool)
+{
+	if (!ferryi_pool_is_coherent(pool))
+		return 0;
+	return ferryi_coherent_leave(pager, &(struct ferryi_coherent_part){ .end = UINTPTR_MAX, .pool = pool });
+}
+
 /*
  * An mremap may take a block from where we have not been to where we have: it
  * is over when one look at all the areas finds none.
@@ -234,6 +242,7 @@ int ferryi_pager_evict_pool(struct ferryi_pager *pager, struct ferry_pool *pool)
 	ferryi_events_settle(pager);
 	ferryi_children_leave_pool(pager, pool);
 	ferryi_mutex_lock(&pager->leave_lock);
+	rc = unmap_coherent(pager, pool);
 	while (!rc) {
 		if (find_part(pager, pool, va, &part)) {
 			rc = evict_block(pager, pool, &part, &homeless);
@@ -325,6 +334,8 @@ long ferryi_pager_poison_pool(struct ferryi_pager *pager, struct ferry_pool *poo
 	ferryi_pool_set_lost(pool, FERRYI_LOST_REVOKED); /* a touch meanwhile does not wait, either */
 	ferryi_pager_pool_lost(pager);
 	ferryi_events_settle(pager);
+	if (unmap_coherent(pager, pool))
+		ferryi_error("pool_poison: pages of a coherent pool stay as they are");
 	do { /* again for what an mremap took to where we had been */
 		for (uintptr_t va = 0; find_part(pager, pool, va, &part); va = part.end) {
 			for (uintptr_t page = part.va; page < part.end; page += FERRYI_PAGE_SIZE)

@@ -87,6 +87,10 @@ static int leave_locked(struct ferryi_pager *pager, const struct ferryi_page_ref
 	while ((rc = ferryi_block_leave_commit(pager, ref->object, nr)) == -EBUSY || rc == -EAGAIN) {
 		if (rc == -EAGAIN)
 			poll(NULL, 0, PAUSE_MS); /* what is on its way settles by itself */
+		rc = ferryi_coherent_leave(pager, &(struct ferryi_coherent_part){ .end = UINTPTR_MAX, .object = ref->object,
+										    .block = nr });
+		if (rc)
+			break;
 		rc = ferryi_now_ns() < deadline_ns ? bring_block(pager, ref) : -ETIMEDOUT;
 		if (rc)
 			break;
@@ -94,6 +98,17 @@ static int leave_locked(struct ferryi_pager *pager, const struct ferryi_page_ref
 	if (rc)
 		ferryi_block_leave_abort(block);
 	return rc;
+}
+
+/*
+ * Another device's pages are not ours to move. A pool that is nobody's is the pager's own choice: to a coherent pool,
+ * which the pager never chooses, pages come from there too.
+ */
+static bool is_anothers(const struct ferry_pool *now, const struct ferry_pool *pool)
+{
+	const void *owner = ferryi_pool_owner(now);
+
+	return owner != ferryi_pool_owner(pool) && (owner || !ferryi_pool_is_coherent(pool));
 }
 
 /* The block's pages go to `pool` from now on. 0, -EXDEV (its pages are another owner's), -ENOMEM, -EIO, -ETIMEDOUT. */
@@ -105,7 +120,7 @@ static int choose_pool(struct ferryi_pager *pager, const struct ferryi_page_ref 
 
 	/* Eviction may bind the block to the next best pool between the two steps: then once more. */
 	while ((now = pool_of(pager, ref)) != pool && (!rc || rc == -EAGAIN) && ferryi_now_ns() < deadline_ns) {
-		if (now && ferryi_pool_owner(now) != ferryi_pool_owner(pool))
+		if (now && is_anothers(now, pool))
 			return -EXDEV;
 		ferryi_mutex_lock(&pager->leave_lock);
 		rc = now ? leave_locked(pager, ref) : 0;
@@ -130,6 +145,7 @@ static void count_place(const struct ferryi_object *object, size_t first, size_t
 			stats->zero++;
 			break;
 		case FERRYI_PAGE_AWAY:
+		case FERRYI_PAGE_COHERENT:
 			stats->there++;
 			break;
 		case FERRYI_PAGE_POISONED:
@@ -185,16 +201,15 @@ static void send_huge(struct ferryi_pager *pager, struct ferry_pool *pool, const
 	stats->folios_split += rc != 0;
 }
 
-static void send_small(struct ferryi_pager *pager, struct ferry_pool *pool, uintptr_t va, uintptr_t end,
-		       struct ferry_migrate_stats *stats)
+static void send_once_locked(struct ferryi_pager *pager, struct ferry_pool *pool, const struct ferryi_page_ref *ref,
+			     size_t nr, struct ferry_migrate_stats *stats)
 {
 	struct ferryi_evictor *ev = pager->service_evictor;
-
-	ferryi_mutex_lock(&pager->service_lock);
+	uintptr_t end = ref->va + nr * FERRYI_PAGE_SIZE;
 	uint64_t before = ev->bytes_written;
 
 	ev->owner = ferryi_pool_owner(pool);
-	while (va < end) {
+	for (uintptr_t va = ref->va; va < end;) {
 		if (!ferryi_evict_range(ev, &va, end) && va < end)
 			break;
 		ferryi_evict_poll(ev);
@@ -202,22 +217,49 @@ static void send_small(struct ferryi_pager *pager, struct ferry_pool *pool, uint
 	ferryi_evict_drain(ev);
 	ev->owner = NULL;
 	stats->bytes += ev->bytes_written - before;
-	ferryi_mutex_unlock(&pager->service_lock);
 }
 
-static void send_piece(struct ferryi_pager *pager, struct ferry_pool *pool, const struct ferryi_page_ref *ref, size_t nr,
-		       struct ferry_migrate_stats *stats)
+/* 0; of a coherent pool as ferryi_coherent_enter_locked: what was not mapped is away in it. */
+static int send_pages(struct ferryi_pager *pager, struct ferry_pool *pool, const struct ferryi_page_ref *ref, size_t nr,
+		      struct ferry_migrate_stats *stats)
 {
 	uint8_t was[FERRYI_PAGES_PER_BLOCK];
+	bool again = true;
+	int rc = 0;
 
 	count_place(ref->object, ref->index, nr, was, stats);
-	send_huge(pager, pool, ref, nr, stats);
-	for (unsigned round = 0; round < MOVE_ROUNDS && count_moved(ref->object, ref->index, nr, was, false, stats); round++) {
-		if (round)
+	if (!ferryi_pool_is_coherent(pool))
+		send_huge(pager, pool, ref, nr, stats);
+	for (unsigned round = 1; again; round++) {
+		ferryi_mutex_lock(&pager->service_lock);
+		send_once_locked(pager, pool, ref, nr, stats);
+		again = round < MOVE_ROUNDS && count_moved(ref->object, ref->index, nr, was, false, stats);
+		if (!again)
+			count_moved(ref->object, ref->index, nr, was, true, stats);
+		if (!again && ferryi_pool_is_coherent(pool))
+			rc = ferryi_coherent_enter_locked(pager, pool, ref, nr);
+		ferryi_mutex_unlock(&pager->service_lock);
+		if (again)
 			poll(NULL, 0, PAUSE_MS);
-		send_small(pager, pool, ref->va, ref->va + nr * FERRYI_PAGE_SIZE, stats);
 	}
-	count_moved(ref->object, ref->index, nr, was, true, stats);
+	return rc;
+}
+
+static int send_piece(struct ferryi_pager *pager, struct ferry_pool *pool, const struct ferryi_page_ref *ref, size_t nr,
+		      struct ferry_migrate_stats *stats)
+{
+	int rc = choose_pool(pager, ref, pool);
+
+	if (rc == -EXDEV) {
+		stats->skipped_owner += nr;
+		return 0;
+	}
+	if (rc)
+		return ferryi_control_fail(rc, "migrate_to_device: no place in the pool for %#lx (%s)", (unsigned long)ref->va,
+					   ferryi_strerror(rc));
+	rc = send_pages(pager, pool, ref, nr, stats);
+	return rc ? ferryi_control_fail(rc, "migrate_to_device: pages of %#lx are in the pool, but cannot be mapped there (%s)",
+					(unsigned long)ref->va, ferryi_strerror(rc)) : 0;
 }
 
 /* Memory of [start, end) that is not managed yet is, afterwards. */
@@ -243,12 +285,23 @@ static int adopt_gaps(struct ferryi_pager *pager, uintptr_t start, uintptr_t end
 	return 0;
 }
 
+/* On the way to a coherent pool pages cannot be had back by a touch: who moves them must not stand on them. */
+static int check_not_own_stack(const struct ferry_pool *pool, uintptr_t start, uintptr_t end, const char *call)
+{
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+
+	if (!ferryi_pool_is_coherent(pool) || here < start || here >= end)
+		return 0;
+	return ferryi_control_fail(-EINVAL, "%s: the caller's own stack cannot go to a coherent pool", call);
+}
+
 int ferryi_pager_migrate_to_device(struct ferryi_pager *pager, struct ferry_pool *pool, uintptr_t start, uintptr_t end,
 				   struct ferry_migrate_stats *stats)
 {
 	struct ferryi_page_ref ref;
-	int rc = adopt_gaps(pager, start, end);
+	int rc = check_not_own_stack(pool, start, end, "migrate_to_device");
 
+	rc = rc ? rc : adopt_gaps(pager, start, end);
 	if (rc)
 		return rc;
 	for (uintptr_t va = start; va < end;) {
@@ -258,14 +311,15 @@ int ferryi_pager_migrate_to_device(struct ferryi_pager *pager, struct ferry_pool
 			return ferryi_control_fail(-EINVAL, "migrate_to_device: %#lx was unmapped meanwhile", (unsigned long)va);
 		if (ferryi_pool_lost(pool))
 			return ferryi_control_fail(-ENOTCONN, "migrate_to_device: the pool's server is gone");
-		rc = choose_pool(pager, &ref, pool);
-		if (rc == -EXDEV)
-			stats->skipped_owner += nr;
-		else if (rc)
-			return ferryi_control_fail(rc, "migrate_to_device: no place in the pool for %#lx (%s)",
-						   (unsigned long)va, ferryi_strerror(rc));
-		else
-			send_piece(pager, pool, &ref, nr, stats);
+		if (ferryi_pool_is_coherent(pool) && ferryi_pool_is_killed(pool))
+			return ferryi_control_fail(-ESHUTDOWN, "migrate_to_device: the pool is killed");
+		if (ferryi_pool_is_coherent(pool))
+			ferryi_coherent_entry_begin(ferryi_ref_block(&ref));
+		rc = send_piece(pager, pool, &ref, nr, stats);
+		if (ferryi_pool_is_coherent(pool))
+			ferryi_coherent_entry_end(pager, ferryi_ref_block(&ref));
+		if (rc)
+			return rc;
 		va += nr * FERRYI_PAGE_SIZE;
 	}
 	return 0;
@@ -273,11 +327,13 @@ int ferryi_pager_migrate_to_device(struct ferryi_pager *pager, struct ferry_pool
 
 /* ---- to RAM ---- */
 
-static bool is_selected(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, const void *owner)
+static bool is_selected(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, const void *owner, unsigned flags)
 {
 	struct ferry_pool *pool = pool_of(pager, ref);
+	unsigned kind = pool && ferryi_pool_is_coherent(pool) ? FERRY_MIGRATE_SELECT_DEVICE_COHERENT :
+								FERRY_MIGRATE_SELECT_DEVICE_PRIVATE;
 
-	return pool && (!owner || ferryi_pool_owner(pool) == owner);
+	return pool && (!owner || ferryi_pool_owner(pool) == owner) && (!flags || (flags & kind));
 }
 
 static bool is_in_folio(struct ferryi_pager *pager, const struct ferryi_page_ref *ref)
@@ -288,15 +344,14 @@ static bool is_in_folio(struct ferryi_pager *pager, const struct ferryi_page_ref
 	return head && ferryi_folio_order(head);
 }
 
-/* Pages from va that are all away (to be brought), or all not: how many; counts the latter. */
-static size_t find_run(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, size_t nr, bool *away,
-		       struct ferry_migrate_stats *stats)
+/* Pages from va that are all in a pool (to be brought), or all not: how many; counts the latter. */
+static size_t find_run(const struct ferryi_page_ref *ref, size_t nr, bool *away, struct ferry_migrate_stats *stats)
 {
 	size_t n = 0;
 
 	for (; n < nr; n++) {
 		enum ferryi_page_state state = ferryi_page_state(ferryi_page_load(&ref->object->words[ref->index + n]));
-		bool is_away = state == FERRYI_PAGE_AWAY || state == FERRYI_PAGE_STAGED;
+		bool is_away = state == FERRYI_PAGE_AWAY || state == FERRYI_PAGE_STAGED || state == FERRYI_PAGE_COHERENT;
 
 		if (n == 0)
 			*away = is_away;
@@ -308,12 +363,11 @@ static size_t find_run(struct ferryi_pager *pager, const struct ferryi_page_ref 
 		stats->skipped_lost += state == FERRYI_PAGE_POISONED;
 		stats->there += state != FERRYI_PAGE_ABSENT && state != FERRYI_PAGE_POISONED;
 	}
-	(void)pager;
 	return n;
 }
 
 int ferryi_pager_migrate_to_ram(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, const void *owner,
-				struct ferry_migrate_stats *stats)
+				unsigned flags, struct ferry_migrate_stats *stats)
 {
 	uint64_t lost_before = stats->skipped_lost;
 	struct ferryi_page_ref ref;
@@ -326,10 +380,10 @@ int ferryi_pager_migrate_to_ram(struct ferryi_pager *pager, uintptr_t start, uin
 
 		if (!nr)
 			return ferryi_control_fail(-EINVAL, "migrate_to_ram: %#lx was unmapped meanwhile", (unsigned long)va);
-		nr = find_run(pager, &ref, nr, &away, stats);
+		nr = find_run(&ref, nr, &away, stats);
 		uintptr_t stop = va + nr * FERRYI_PAGE_SIZE;
 
-		if (away && !is_selected(pager, &ref, owner)) {
+		if (away && !is_selected(pager, &ref, owner, flags)) {
 			stats->skipped_owner += nr;
 		} else if (away) {
 			stats->folios_split += is_in_folio(pager, &ref);
@@ -410,7 +464,9 @@ int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate 
 		return ferryi_control_fail(-EBUSY, "migrate_setup: another migration is under way");
 	ferryi_events_settle(pager);
 	m->npages = (m->end - m->start) >> FERRYI_PAGE_SHIFT;
-	int rc = bind_all(pager, m);
+	int rc = check_not_own_stack(m->pool, m->start, m->end, "migrate_setup");
+
+	rc = rc ? rc : bind_all(pager, m);
 
 	if (!rc)
 		rc = reserve_room(pager, m->npages);
@@ -460,12 +516,28 @@ int ferryi_pager_migrate_pages(struct ferryi_pager *pager, struct ferry_migrate 
 	return 0;
 }
 
+/* What has been committed to a coherent pool is mapped there; what is not is away, and comes home by touch. */
+static void enter_all(struct ferryi_pager *pager, const struct ferry_migrate *m)
+{
+	struct ferryi_page_ref ref;
+	size_t nr;
+
+	ferryi_mutex_lock(&pager->service_lock);
+	for (uintptr_t va = m->start; va < m->end && (nr = find_piece(pager, va, m->end, &ref)); va += nr * FERRYI_PAGE_SIZE) {
+		if (pool_of(pager, &ref) == m->pool)
+			ferryi_coherent_enter_locked(pager, m->pool, &ref, nr);
+	}
+	ferryi_mutex_unlock(&pager->service_lock);
+}
+
 int ferryi_pager_migrate_finalize(struct ferryi_pager *pager, struct ferry_migrate *m)
 {
 	if (m->private_[0] != 1 && m->private_[0] != 2)
 		return ferryi_control_fail(-EINVAL, "migrate_finalize: follows migrate_setup");
 	ferryi_evict_put_back(pager->migrator);
 	ferryi_budget_uncharge(&pager->budget, m->npages);
+	if (m->private_[0] == 2 && ferryi_pool_is_coherent(m->pool))
+		enter_all(pager, m);
 	m->private_[0] = 0;
 	atomic_store(&pager->migrating, false);
 	return 0;

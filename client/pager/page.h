@@ -12,13 +12,15 @@
  *                                             any fetcher: RESCUING
  *   RESCUING   staging slot, being put back   its fetcher: RESIDENT
  *   AWAY       pool only; marked hole         any fetcher: FETCHING, POISONED (lost)
- *   FETCHING   pool; read under way           its fetcher: RESIDENT, AWAY (failed)
+ *   FETCHING   pool; read under way           its fetcher: RESIDENT, AWAY (failed); COHERENT
  *   POISONED   lost; touching raises SIGBUS   MADV_DONTNEED, munmap: ABSENT
  *   EXCLUSIVE  a frame of ours; hole          its holder: ISOLATING; any fetcher: RESCUING (exclusive.h)
+ *   COHERENT   pool; mapped there             who replaces the mapping, a device: FETCHING (coherent.h)
  *
  * All moves are compare-and-swap on the word. An application's MADV_DONTNEED
  * (EVENT_REMOVE) moves AWAY and POISONED to ABSENT at once; in a transient
- * state it sets DROPPED, and the owner honours that when it leaves the state.
+ * state it sets DROPPED, and the owner honours that when it leaves the state;
+ * a COHERENT page keeps DROPPED until it is looked at.
  *
  * Rescue against the end of a write-back:
  *
@@ -70,13 +72,14 @@ enum ferryi_page_state {
 	FERRYI_PAGE_FETCHING,
 	FERRYI_PAGE_POISONED,
 	FERRYI_PAGE_EXCLUSIVE,
+	FERRYI_PAGE_COHERENT,
 };
 
 #define FERRYI_PAGE_STATE_MASK 0xfULL
 #define FERRYI_PAGE_REFERENCED (1ULL << 4) /* second chance */
 #define FERRYI_PAGE_DIRTY      (1ULL << 5) /* certainly differs from the pool's copy, or there is none */
 #define FERRYI_PAGE_COPIED     (1ULL << 6) /* the pool holds a copy whose hash is in struct ferry_page */
-#define FERRYI_PAGE_DROPPED    (1ULL << 7) /* dropped by the application during a transient state */
+#define FERRYI_PAGE_DROPPED    (1ULL << 7) /* dropped by the application during a transient state; COHERENT: and not zeroed yet */
 #define FERRYI_PAGE_WRITEBACK  (1ULL << 8) /* RESIDENT, rescued: a write of its old content is still under way */
 #define FERRYI_PAGE_ZAPPING    (1ULL << 9) /* RESIDENT: the application drops it, the kernel may not have done so yet */
 #define FERRYI_PAGE_TICK_SHIFT 10          /* ... since this tick: see ferryi_page_zapping */

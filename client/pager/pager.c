@@ -24,6 +24,8 @@
 	 FERRYI_UFFD_FEATURE_THREAD_ID | FERRYI_UFFD_FEATURE_WP_UNPOPULATED | FERRYI_UFFD_FEATURE_POISON |             \
 	 FERRYI_UFFD_FEATURE_MOVE)
 
+#define COHERENT_FEATURES (FERRYI_UFFD_FEATURE_MISSING_SHMEM | FERRYI_UFFD_FEATURE_MINOR_SHMEM)
+
 static int open_descriptors(struct ferryi_pager *pager)
 {
 	bool kernel_faults;
@@ -38,7 +40,7 @@ static int open_descriptors(struct ferryi_pager *pager)
 							"Linux 6.8 or later is needed (ferry doctor lists them)");
 	if (rc)
 		return ferryi_control_fail(rc, "userfaultfd: %s", ferryi_strerror(rc));
-	pager->uffd = ferryi_uffd_open(NEEDED_FEATURES, &kernel_faults);
+	pager->uffd = ferryi_uffd_open(NEEDED_FEATURES | (offered & COHERENT_FEATURES), &kernel_faults);
 	if (pager->uffd < 0)
 		return ferryi_control_fail(pager->uffd, "userfaultfd: %s", ferryi_strerror(pager->uffd));
 	pager->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -206,6 +208,7 @@ static void destroy(struct ferryi_pager *pager)
 		close(pager->uffd);
 	if (pager->pagemap_fd >= 0)
 		close(pager->pagemap_fd);
+	ferryi_coherent_close(pager);
 	ferryi_memcg_close(&pager->memcg);
 	ferryi_areas_fini(&pager->areas);
 	ferryi_mutex_fini(&pager->leave_lock);
@@ -225,6 +228,7 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->arena = attr->arena;
 	pager->model = attr->model;
 	pager->uffd = pager->pagemap_fd = pager->fork_guard_fd = pager->children.kick_fd = -1;
+	pager->coherent.maps_fd = -1;
 	ferryi_mutex_init(&pager->leave_lock, FERRYI_RANK_LEAVE);
 	ferryi_mutex_init(&pager->service_lock, FERRYI_RANK_SERVICE);
 	ferryi_mutex_init(&pager->children.lock, FERRYI_RANK_CHILDREN);
@@ -417,8 +421,10 @@ int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool)
 	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
 	unsigned index = ferryi_pool_index(pool);
 	struct ferryi_lines *lines;
-	int rc = 0;
+	int rc = ferryi_pool_is_coherent(pool) ? ferryi_coherent_prepare(pager) : 0;
 
+	if (rc)
+		return rc;
 	for (unsigned i = 0; (lines = lines_at(pager, i)); i++)
 		ferryi_lines_want(lines, pool);
 	for (unsigned i = 0; !rc && (lines = lines_at(pager, i)); i++)

@@ -48,7 +48,10 @@ uint64_t ferryi_pager_caps(const struct ferryi_pager *pager);
 /* This process is a child of fork: the pager is its parent's, nothing of it works here but fault_query. */
 bool ferryi_pager_is_forked(const struct ferryi_pager *pager);
 
-/* Connects every thread to the pool and lets eviction use it. -ETIMEDOUT, -ENOTCONN: undone. */
+/*
+ * Connects every thread to the pool and lets eviction use it, unless it is coherent. -ETIMEDOUT, -ENOTCONN;
+ * coherent: -ENXIO (the kernel cannot), -ENOMEM: undone.
+ */
 int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool);
 /* -EBUSY while a block is bound to it. On success no channel to it is open. */
 int ferryi_pager_remove_pool(struct ferryi_pager *pager, struct ferry_pool *pool);

@@ -11,6 +11,7 @@
 #include "area.h"
 #include "budget.h"
 #include "child.h"
+#include "coherent.h"
 #include "counters.h"
 #include "evict.h"
 #include "fetch.h"
@@ -84,6 +85,9 @@ struct ferryi_pager {
 	/* owned by whoever has set `migrating`: a migration in three steps */
 	_Atomic bool migrating;
 	struct ferryi_evictor *migrator;
+
+	/* its own groups: coherent.h */
+	struct ferryi_coherent coherent;
 
 	/* atomic: exclusive.h */
 	struct ferryi_exclusive *exclusive;
@@ -208,6 +212,12 @@ int ferryi_block_leave_commit(struct ferryi_pager *pager, struct ferryi_object *
 void ferryi_block_leave_abort(struct ferryi_block *block);
 /* All three for a block that has settled already: 0 (also when it was not bound), -EBUSY, -EAGAIN. */
 int ferryi_unbind_block(struct ferryi_pager *pager, struct ferryi_object *object, size_t nr);
+/*
+ * Its sub-section, of that pool, is no place for its pages (any more): they are to be bound elsewhere. pfn: of any of
+ * them; owner: whose migration this is, or NULL.
+ */
+bool ferryi_block_is_misplaced(const struct ferry_pool *pool, const struct ferryi_block *block, uint64_t pfn,
+			       const void *owner);
 /* A sub-section of some pool that is well, for a block to come; blocks on the server. Errors as ferryi_bind_pages. */
 int ferryi_bind_take(struct ferryi_pager *pager, uint32_t *subsection);
 void ferryi_bind_give(struct ferryi_pager *pager, uint32_t subsection);

@@ -11,6 +11,13 @@
 
 #define REGIONS 64u /* that one ioctl gives back */
 
+bool ferryi_pager_is_coherent_pfn(struct ferryi_pager *pager, uint64_t pfn)
+{
+	const struct ferryi_subsection *sub = ferryi_subsection_of(pager->model, pfn);
+
+	return sub && sub->memfd >= 0;
+}
+
 void ferryi_pager_peek(struct ferryi_pager *pager, uintptr_t va, struct ferryi_peek *peek)
 {
 	struct ferryi_page_ref ref;
@@ -27,6 +34,11 @@ void ferryi_pager_peek(struct ferryi_pager *pager, uintptr_t va, struct ferryi_p
 			break;
 		case FERRYI_PAGE_RESIDENT:
 			peek->place = FERRYI_PEEK_RAM;
+			break;
+		case FERRYI_PAGE_COHERENT:
+			peek->pfn = ferryi_object_pfn(ref.object, ref.index);
+			peek->place = FERRYI_PEEK_COHERENT;
+			peek->owner = ferryi_pool_owner(ferryi_locate(pager, peek->pfn, &remote, &off));
 			break;
 		case FERRYI_PAGE_AWAY:
 			peek->pfn = ferryi_object_pfn(ref.object, ref.index);

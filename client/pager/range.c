@@ -128,10 +128,17 @@ static void unmap_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t e
 {
 	struct ferryi_notice notice;
 
+	bool may_be_replaced = atomic_load(&pager->coherent.window) != NULL;
+
+	/* Not while a mapping of a coherent pool is replaced by a call of another thread's. */
+	if (may_be_replaced)
+		ferryi_mutex_lock(&pager->service_lock);
 	ferryi_notify_begin(pager->attr.notifier, &notice, start, end - start, FERRY_UPDATE_UNMAP, NULL);
 	munmap((void *)start, end - start);
 	ferryi_events_settle(pager);
 	ferryi_notify_end(&notice);
+	if (may_be_replaced)
+		ferryi_mutex_unlock(&pager->service_lock);
 	reap(pager);
 }
 
@@ -195,7 +202,14 @@ int ferryi_pager_protect(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 	if (atomic_load(&pager->exclusive->nr_used))
 		ferryi_exclusive_release(pager, start, end, NULL, NULL);
 	ferryi_notify_begin(pager->attr.notifier, &notice, start, end - start, FERRY_UPDATE_PROTECT, NULL);
+	bool may_be_replaced = atomic_load(&pager->coherent.window) != NULL; /* as in unmap_range */
+
+	if (may_be_replaced)
+		ferryi_mutex_lock(&pager->service_lock);
 	int rc = mprotect((void *)start, end - start, prot) ? -errno : 0;
+
+	if (may_be_replaced)
+		ferryi_mutex_unlock(&pager->service_lock);
 
 	ferryi_notify_end(&notice);
 	if (rc)

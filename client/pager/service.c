@@ -86,6 +86,9 @@ int ferryi_service_bring(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 	int rc = 0;
 
 	ferryi_mutex_lock(&pager->service_lock);
+	if (!only_what_fits && /* else they stay where the CPU reaches them */
+	    ferryi_coherent_leave_locked(pager, &(struct ferryi_coherent_part){ .start = start, .end = end }, NULL))
+		rc = -EIO;
 	read_range(f, start, end, deadline_of(pager));
 	for (uintptr_t va = start; va < end && !only_what_fits && !rc; va += FERRYI_PAGE_SIZE) {
 		uint64_t deadline_ns = deadline_of(pager);
@@ -105,7 +108,7 @@ int ferryi_service_bring(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 			uint64_t off;
 			struct ferry_pool *pool = ferryi_locate(pager, ferryi_object_pfn(ref.object, ref.index), &remote, &off);
 
-			if (state == FERRYI_PAGE_AWAY && pool && ferryi_pool_lost(pool) &&
+			if (state == FERRYI_PAGE_AWAY && pool && ferryi_pool_lost(pool) && !ferryi_pool_is_coherent(pool) &&
 			    !ferryi_callback_has_replica(pool)) {
 				rc = -EIO;
 				break;
@@ -229,6 +232,10 @@ int ferryi_pager_pin(struct ferryi_pager *pager, uintptr_t start, uintptr_t end)
 	if (pinned + nr > limit)
 		return ferryi_control_fail(-ENOMEM, "pin: %llu pages would leave less than %u MiB of the budget unpinned",
 					   (unsigned long long)nr, FERRY_BUDGET_MIN >> 20);
+	int left = ferryi_coherent_leave(pager, &(struct ferryi_coherent_part){ .start = start, .end = end });
+
+	if (left)
+		return ferryi_control_fail(-EIO, "pin: a page of a coherent pool did not come home (%s)", ferryi_strerror(left));
 	ferryi_service_bring(pager, start, end, true);
 	for (uintptr_t va = start; va < end; va += FERRYI_PAGE_SIZE) {
 		int rc = pin_page(pager, va);
@@ -323,6 +330,8 @@ int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_
 		return -EINVAL;
 	if (kind == FERRYI_OP_WRITE && !ferryi_pool_lost(pool))
 		ferryi_children_save_pfn(pager, pfn);
+	if (ferryi_pool_is_coherent(pool))
+		return ferryi_coherent_io(pager, pfn, 0, kind == FERRYI_OP_READ ? bounce : NULL, bounce, len);
 	return ferryi_service_op(pager, pool, &op);
 }
 
@@ -401,7 +410,7 @@ int ferryi_pager_flush(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 				return ferryi_control_fail(-EINVAL, "flush: %#lx is not managed", (unsigned long)va);
 			enum ferryi_page_state state = ferryi_page_state(word);
 
-			if (state == FERRYI_PAGE_ABSENT || state == FERRYI_PAGE_AWAY)
+			if (state == FERRYI_PAGE_ABSENT || state == FERRYI_PAGE_AWAY || state == FERRYI_PAGE_COHERENT)
 				break;
 			if (state == FERRYI_PAGE_POISONED) {
 				rc = -EIO;

@@ -5,8 +5,8 @@
 #include "pager_priv.h"
 
 /*
- * Every page of [start, end) that is away comes home. 0, or -EIO when one is
- * poisoned, lost or late. only_what_fits: as much as the budget allows, 0.
+ * Every page of [start, end) that is away, or in a coherent pool, comes home. 0, or -EIO when one is
+ * poisoned, lost or late. only_what_fits: of what is away, as much as the budget allows, 0.
  */
 int ferryi_service_bring(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, bool only_what_fits);
 /* Every page that can leave does. */

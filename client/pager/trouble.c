@@ -41,6 +41,9 @@ void ferryi_pager_fault_query(struct ferryi_pager *pager, uintptr_t va, struct f
 		info->reason = (enum ferry_fault_reason)(ferryi_page_arg(word) & 0xff);
 		info->error = -(int)(ferryi_page_arg(word) >> 8);
 		name_server(pager, pfn, info->server, sizeof(info->server));
+	} else if (ferryi_page_state(word) == FERRYI_PAGE_COHERENT && ferryi_coherent_is_revoked(pager, pfn)) {
+		info->reason = FERRY_FAULT_REVOKED;
+		name_server(pager, pfn, info->server, sizeof(info->server));
 	}
 }
 
@@ -90,5 +93,6 @@ void ferryi_pager_stats(struct ferryi_pager *pager, struct ferry_stats *out)
 	out->channels_reopened = ferryi_counter_read(&c->c_channels_reopened);
 	fill_latency(&out->fault, &c->fault);
 	fill_latency(&out->fault_major, &c->fault_major);
+	out->coherent_bytes = ferryi_counter_read(&c->g_coherent_pages) << FERRYI_PAGE_SHIFT;
 	out->pages_reserve = ferryi_counter_read(&c->c_pages_reserve);
 }

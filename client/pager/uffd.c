@@ -76,6 +76,16 @@ int ferryi_uffd_register(int fd, void *addr, size_t len, bool markers)
 	return ioctl(fd, UFFDIO_REGISTER, &reg) ? -errno : 0;
 }
 
+int ferryi_uffd_register_shared(int fd, void *addr, size_t len)
+{
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)addr, len },
+		.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR,
+	};
+
+	return ioctl(fd, UFFDIO_REGISTER, &reg) ? -errno : 0;
+}
+
 int ferryi_uffd_unregister(int fd, void *addr, size_t len)
 {
 	struct uffdio_range range = { (uintptr_t)addr, len };
@@ -97,6 +107,15 @@ long ferryi_uffd_copy(int fd, void *dst, const void *src, size_t len)
 	if (ioctl(fd, UFFDIO_COPY, &copy) == 0)
 		return (long)len;
 	return copy.copy > 0 ? (long)copy.copy : -errno;
+}
+
+long ferryi_uffd_continue(int fd, void *addr, size_t len)
+{
+	struct uffdio_continue cont = { .range = { (uintptr_t)addr, len } };
+
+	if (ioctl(fd, UFFDIO_CONTINUE, &cont) == 0)
+		return (long)len;
+	return cont.mapped > 0 ? (long)cont.mapped : -errno;
 }
 
 int ferryi_uffd_zero(int fd, void *dst, size_t len)

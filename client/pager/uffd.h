@@ -22,6 +22,8 @@ int ferryi_uffd_probe(uint64_t *features);
 
 /* Arms [addr, addr + len) for missing pages and markers. -EINVAL not anonymous..., -EBUSY another userfaultfd's, -ENOMEM. */
 int ferryi_uffd_register(int fd, void *addr, size_t len, bool markers);
+/* The same for a shared mapping of a memfd, whose pages are mapped by _continue. */
+int ferryi_uffd_register_shared(int fd, void *addr, size_t len);
 int ferryi_uffd_unregister(int fd, void *addr, size_t len);
 /*
  * Memory of any kind, for a userfaultfd opened with WP_ASYNC: PAGEMAP_SCAN tells which pages are written from now on.
@@ -35,6 +37,12 @@ int ferryi_uffd_track(int fd, void *addr, size_t len);
  * -EAGAIN (the address space is changing: read the events, try again), -ENOMEM.
  */
 long ferryi_uffd_copy(int fd, void *dst, const void *src, size_t len);
+/*
+ * Maps pages that are in the memfd behind a shared mapping, and wakes. Returns
+ * bytes mapped if any, else -EEXIST (it is mapped), -EFAULT (no page there in
+ * the file), -EINVAL (no such mapping any more, or the file is shorter by now), -EAGAIN.
+ */
+long ferryi_uffd_continue(int fd, void *addr, size_t len);
 /* The shared zero page into an unmarked hole. 0, -EEXIST also for a marked hole, else as copy. */
 int ferryi_uffd_zero(int fd, void *dst, size_t len);
 /*

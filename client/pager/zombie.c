@@ -48,6 +48,11 @@ static bool bury_page(struct ferryi_pager *pager, struct ferryi_object *object, 
 	} else if (ferryi_page_state(old) == FERRYI_PAGE_AWAY) {
 		ferryi_uncount(&pager->counters.g_away_pages, 1);
 		ferryi_page_freed(pager, ferryi_object_pfn(object, index));
+	} else if (ferryi_page_state(old) == FERRYI_PAGE_COHERENT) {
+		if (!ferryi_page_cas(word, &old, FERRYI_PAGE_ABSENT))
+			return false; /* a device is at it */
+		ferryi_uncount(&pager->counters.g_coherent_pages, 1);
+		ferryi_page_freed(pager, ferryi_object_pfn(object, index));
 	} else if (ferryi_page_state(old) == FERRYI_PAGE_EXCLUSIVE) {
 		if (!ferryi_page_cas(word, &old, FERRYI_PAGE_ABSENT))
 			return false; /* its holder is at it */

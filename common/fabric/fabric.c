@@ -191,6 +191,11 @@ void ferryi_peer_forget(struct ferryi_peer *peer, const struct ferryi_remote *re
 		peer->row->ops->peer_forget(peer, remote);
 }
 
+int ferryi_peer_memfd(struct ferryi_peer *peer, const struct ferryi_remote *remote)
+{
+	return peer->row->ops->peer_memfd ? peer->row->ops->peer_memfd(peer, remote) : -ENOTSUP;
+}
+
 int ferryi_peer_event_fd(struct ferryi_peer *peer)
 {
 	return peer->row->ops->peer_event_fd ? peer->row->ops->peer_event_fd(peer) : -ENOTSUP;

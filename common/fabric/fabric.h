@@ -143,6 +143,13 @@ void ferryi_peer_close(struct ferryi_peer **peer);
  */
 int ferryi_peer_import(struct ferryi_peer *peer, const struct ferryi_remote *remote, uint64_t deadline_ns);
 void ferryi_peer_forget(struct ferryi_peer *peer, const struct ferryi_remote *remote);
+/*
+ * SAME_HOST rows: the memfd of an imported region, which begins at its first
+ * byte; it stays open until forget, also when the server has gone. A mapping of
+ * it raises SIGBUS once the region is revoked, pread and pwrite end at byte 0.
+ * -ENOENT: not imported; -ENOTSUP: the row has none. Any thread; does not block.
+ */
+int ferryi_peer_memfd(struct ferryi_peer *peer, const struct ferryi_remote *remote);
 
 /*
  * Readable when the peer has connection news (shutdown, hang-up). Watch it from

@@ -110,6 +110,7 @@ struct ferryi_fabric_ops {
 	int (*peer_import)(struct ferryi_peer *peer, const struct ferryi_remote *remote,
 			   uint64_t deadline_ns);					   /* optional */
 	void (*peer_forget)(struct ferryi_peer *peer, const struct ferryi_remote *remote); /* optional */
+	int (*peer_memfd)(struct ferryi_peer *peer, const struct ferryi_remote *remote); /* optional: -ENOTSUP */
 	int (*peer_event_fd)(struct ferryi_peer *peer); /* optional: -ENOTSUP */
 	int (*peer_events)(
 		struct ferryi_peer *peer); /* optional; -ENOTCONN makes the common code fail the peer */

@@ -109,6 +109,7 @@ const struct ferryi_fabric_ops ferryi_ops_local = {
 	.peer_close = ferryi_local_peer_close,
 	.peer_import = ferryi_local_peer_import,
 	.peer_forget = ferryi_local_peer_forget,
+	.peer_memfd = ferryi_local_peer_memfd,
 	.peer_event_fd = ferryi_local_peer_event_fd,
 	.peer_events = ferryi_local_peer_events,
 	.channel_open = ferryi_local_channel_open,

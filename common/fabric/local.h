@@ -1,8 +1,9 @@
 /*
  * The local row: the server hands a region's memfd over a Unix socket, and the
- * client's reads and writes are pread and pwrite on it. No mapping: a revoked
+ * client's reads and writes are pread and pwrite on it. No mapping here: a revoked
  * region is a file of length 0, on which both fail cleanly instead of raising
- * SIGBUS. The server's CPU takes part in imports only.
+ * SIGBUS. Who wants that (coherent pools) maps the memfd himself. The server's
+ * CPU takes part in imports only.
  */
 #ifndef FERRYI_FABRIC_LOCAL_H
 #define FERRYI_FABRIC_LOCAL_H
@@ -65,6 +66,7 @@ void ferryi_local_peer_close(struct ferryi_peer *peer);
 int ferryi_local_peer_import(struct ferryi_peer *peer, const struct ferryi_remote *remote,
 			     uint64_t deadline_ns);
 void ferryi_local_peer_forget(struct ferryi_peer *peer, const struct ferryi_remote *remote);
+int ferryi_local_peer_memfd(struct ferryi_peer *peer, const struct ferryi_remote *remote);
 int ferryi_local_peer_event_fd(struct ferryi_peer *peer);
 int ferryi_local_peer_events(struct ferryi_peer *peer);
 /*

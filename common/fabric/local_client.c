@@ -300,6 +300,13 @@ int ferryi_local_peer_find(struct ferryi_local_peer *peer, uint64_t key)
 	return fd;
 }
 
+int ferryi_local_peer_memfd(struct ferryi_peer *base, const struct ferryi_remote *remote)
+{
+	int fd = ferryi_local_peer_find(to_local(base), remote->key);
+
+	return fd < 0 ? -ENOENT : fd;
+}
+
 /*
  * Half full at most, so that probes stay short. Allocated outside the leaf
  * lock: only importers grow the table, and they hold base.lock.

@@ -494,6 +494,15 @@ static int find_parts(struct ferryi_grants *grants, const Farferry__AttachReques
 			      "backing=memfd, or use another fabric (ferry://...?fabric=tcp)",
 			      ferryi_pool_spec(lease->pool)->name, ferryi_pool_backing_name(lease->pool),
 			      lease->fabric->row->name);
+	if (ferryi_pool_spec(lease->pool)->type == FERRYI_POOL_COHERENT &&
+	    !(lease->fabric->row->flags & FERRYI_FABRIC_SAME_HOST))
+		return refuse(why, FARFERRY__CODE__CODE_FABRIC,
+			      "pool %s is coherent, which the %s fabric cannot be: it is for clients of the "
+			      "server's host, with ferry://...?fabric=local",
+			      ferryi_pool_spec(lease->pool)->name, lease->fabric->row->name);
+	if (request->name[0] && ferryi_pool_spec(lease->pool)->type == FERRYI_POOL_COHERENT)
+		return refuse(why, FARFERRY__CODE__CODE_INVALID, "pool %s is coherent: it keeps no leases",
+			      ferryi_pool_spec(lease->pool)->name);
 	return 0;
 }
 

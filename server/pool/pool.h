@@ -25,7 +25,7 @@ struct ferryi_pool;
 /* As enum ferry_mem_type of ferry.h. */
 enum ferryi_pool_type {
 	FERRYI_POOL_PRIVATE = 1,
-	FERRYI_POOL_COHERENT, /* not built yet */
+	FERRYI_POOL_COHERENT, /* mapped by clients of this host: lent by the same-host row alone */
 	FERRYI_POOL_FS_DAX,   /* a file: what it holds outlives the server */
 	FERRYI_POOL_GENERIC,  /* a character device (/dev/dax), or huge pages */
 	FERRYI_POOL_P2PDMA,   /* memory of a device: none so far */

@@ -89,7 +89,7 @@ static int set_type(struct ferryi_pool_spec *spec, const char *value, char *err,
 			return 0;
 		}
 	}
-	return bad(err, err_len, spec, "type", value, "no such type; there are private, fs_dax and generic");
+	return bad(err, err_len, spec, "type", value, "no such type; there are private, coherent, fs_dax and generic");
 }
 
 static int set_path(struct ferryi_pool_spec *spec, const char *value, char *err, size_t err_len)
@@ -194,9 +194,11 @@ static int check_type(const struct ferryi_pool_spec *spec, char *err, size_t err
 {
 	const char *type = type_names[spec->type];
 
-	if (spec->type == FERRYI_POOL_COHERENT)
+	if (spec->type == FERRYI_POOL_COHERENT && spec->backing && !spec->backing->gives_fd)
 		return bad(err, err_len, spec, "type", type,
-			   "not built yet; private, fs_dax and generic are");
+			   "shared with clients of this host, so it is backing=memfd");
+	if (spec->type == FERRYI_POOL_COHERENT && spec->huge_page_bytes)
+		return bad(err, err_len, spec, "type", type, "of normal pages; leave hugepages out");
 	if (spec->path[0] && spec->type != FERRYI_POOL_FS_DAX && spec->type != FERRYI_POOL_GENERIC)
 		return bad(err, err_len, spec, "path", spec->path, "only for type=fs_dax and type=generic");
 	if (spec->type == FERRYI_POOL_FS_DAX && !spec->path[0])
@@ -239,8 +241,17 @@ int ferryi_pool_spec_resolve(struct ferryi_pool_spec *spec, bool local_served, b
 			 spec->name);
 		return -ENXIO;
 	}
+	if (spec->type == FERRYI_POOL_COHERENT && !local_served) {
+		snprintf(err, err_len,
+			 "pool %s: type=coherent is for clients of this host; serve the local fabric too "
+			 "(--fabric local)",
+			 spec->name);
+		return -EINVAL;
+	}
 	if (spec->path[0])
 		spec->backing = &ferryi_backing_file;
+	else if (spec->type == FERRYI_POOL_COHERENT)
+		spec->backing = &ferryi_backing_memfd;
 	else if (spec->type == FERRYI_POOL_GENERIC)
 		spec->backing = &ferryi_backing_anon;
 	if (!spec->backing)

@@ -49,6 +49,7 @@ else()
 	ferry_hmm_stress(nobody local 60 10 11 12)
 	set_tests_properties(scenario_hmm_stress_nobody PROPERTIES ENVIRONMENT FERRYT_AS_NOBODY=1)
 endif()
+ferry_hmm_stress(coherent coherent 30 1 2 3)
 
 # The same without privileges: no kernel-mode faults, no ptrace.
 if(FERRY_SANITIZE)

@@ -5,7 +5,7 @@
  * calls. Seeded: a thread's operations follow from the seed and its number, so
  * that a run can be repeated (not its interleaving).
  *
- * usage: hmm_stress ROW [SECONDS [SEED...]]
+ * usage: hmm_stress ROW [SECONDS [SEED...]]; ROW coherent: local, and the second pool is a coherent one
  *
  *   seg->lock   readers use the segment where it is; a writer changes the mapping as a whole
  *   page lock   who reads or writes a page's content, and its word of the model; taken under seg->lock
@@ -206,12 +206,30 @@ static void op_dontneed(struct worker *w)
 	pthread_rwlock_unlock(&s.seg->lock);
 }
 
+/* The second pool's end and a fork, which may replace mappings anywhere, are not beside a change of them (ferry.h, coherent pools). */
+static bool is_coherent;
+static pthread_rwlock_t pool_lock = PTHREAD_RWLOCK_INITIALIZER; /* second_pool: replaced under the write lock */
+
+static void change_begin(struct segment *seg)
+{
+	pthread_rwlock_wrlock(&seg->lock);
+	if (is_coherent)
+		pthread_rwlock_rdlock(&pool_lock);
+}
+
+static void change_end(struct segment *seg)
+{
+	if (is_coherent)
+		pthread_rwlock_unlock(&pool_lock);
+	pthread_rwlock_unlock(&seg->lock);
+}
+
 /* The whole segment goes, by the library or behind its back; a new one comes. */
 static void op_munmap(struct worker *w)
 {
 	struct segment *seg = pick(w).seg;
 
-	pthread_rwlock_wrlock(&seg->lock);
+	change_begin(seg);
 	if (next_random(w) % 2)
 		CHECK_INT(ferry_munmap(ferry, seg->addr, SEGMENT_BYTES), 0);
 	else
@@ -219,20 +237,30 @@ static void op_munmap(struct worker *w)
 	seg->addr = ferryt_mmap(ferry, SEGMENT_BYTES);
 	memset(seg->model, 0, sizeof(seg->model));
 	seg->read_only = false;
-	pthread_rwlock_unlock(&seg->lock);
+	change_end(seg);
+}
+
+/* Memory that is in a coherent pool in part is several mappings, and the kernel moves one at a time. */
+static void move(uint8_t *from, uint8_t *to)
+{
+	if (mremap(from, SEGMENT_BYTES, SEGMENT_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to)
+		return;
+	CHECK(is_coherent && errno == EFAULT);
+	for (size_t at = 0; at < SEGMENT_BYTES; at += FERRYT_PAGE)
+		CHECK(mremap(from + at, FERRYT_PAGE, FERRYT_PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to + at) == to + at);
 }
 
 static void op_mremap(struct worker *w)
 {
 	struct segment *seg = pick(w).seg;
 
-	pthread_rwlock_wrlock(&seg->lock);
+	change_begin(seg);
 	uint8_t *to = mmap(NULL, SEGMENT_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	CHECK(to != MAP_FAILED);
-	CHECK(mremap(seg->addr, SEGMENT_BYTES, SEGMENT_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+	move(seg->addr, to);
 	seg->addr = to;
-	pthread_rwlock_unlock(&seg->lock);
+	change_end(seg);
 }
 
 /* Read-only, or writable again. */
@@ -240,10 +268,10 @@ static void op_mprotect(struct worker *w)
 {
 	struct segment *seg = &segments[next_random(w) % MAY_PROTECT];
 
-	pthread_rwlock_wrlock(&seg->lock);
+	change_begin(seg);
 	seg->read_only = !seg->read_only;
 	CHECK_INT(mprotect(seg->addr, SEGMENT_BYTES, seg->read_only ? PROT_READ : PROT_READ | PROT_WRITE), 0);
-	pthread_rwlock_unlock(&seg->lock);
+	change_end(seg);
 }
 
 /* ---- as a device ---- */
@@ -326,13 +354,18 @@ static void op_exclusive(struct worker *w)
 }
 
 static struct ferry_pool *first_pool, *second_pool;
-static pthread_rwlock_t pool_lock = PTHREAD_RWLOCK_INITIALIZER; /* second_pool: replaced under the write lock */
+
+static const char attr_owner;
 
 static void attach_second(void)
 {
 	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE,
 					.pool = strcmp(ferryt_row(), "embedded") ? "test" : "embedded" };
 
+	if (is_coherent) {
+		attr.type = FERRY_MEM_COHERENT;
+		attr.owner = &attr_owner;
+	}
 	CHECK_INT(ferry_pool_attach(ferry, &attr, &second_pool), 0);
 }
 
@@ -514,10 +547,14 @@ static void op_fork(struct worker *w)
 	pthread_rwlock_wrlock(&snap.own->lock);
 	for (unsigned s = 0; s < SEGMENTS; s++)
 		keep_segment(&snap, s);
+	if (is_coherent) /* it sends all coherent pages away */
+		pthread_rwlock_wrlock(&pool_lock);
 	pid_t pid = fork();
 
 	if (pid == 0)
 		look_and_write(w, &snap);
+	if (is_coherent)
+		pthread_rwlock_unlock(&pool_lock);
 	CHECK(pid > 0);
 	let_go(&snap); /* the child's memory is its own: here all may change while it looks */
 	CHECK_INT(ferryt_wait_child(pid, FORK_MS), 0);
@@ -683,7 +720,8 @@ int main(int argc, char **argv)
 		seeds[nr_seeds++] = strtoull(argv[i], NULL, 10);
 	if (!nr_seeds)
 		seeds[nr_seeds++] = 1;
-	ferryt_server_start(argc > 1 ? argv[1] : "local");
+	is_coherent = argc > 1 && strcmp(argv[1], "coherent") == 0;
+	ferryt_server_start(argc > 1 && !is_coherent ? argv[1] : "local");
 	int rc = cmocka_run_group_tests(tests, NULL, NULL);
 
 	ferryt_server_end();

@@ -471,7 +471,7 @@ static void body_attach_errors(void)
 	attr.type = (enum ferry_mem_type)77;
 	CHECK_FAILS(ferry_pool_attach(ferry, &attr, &pool), -EINVAL, "type");
 	attr.type = FERRY_MEM_COHERENT;
-	CHECK_FAILS(ferry_pool_attach(ferry, &attr, &pool), -ENXIO, "not built");
+	CHECK_FAILS(ferry_pool_attach(ferry, &attr, &pool), -EINVAL, "owner");
 	attr.type = FERRY_MEM_PRIVATE;
 	attr.len_bytes = FERRYT_MIB;
 	CHECK_FAILS(ferry_pool_attach(ferry, &attr, &pool), -EINVAL, "2");

@@ -21,6 +21,11 @@ foreach(part folio folio_small)
 	add_executable(scenario_pool_${part} pool_${part}.c pager_kit.c control_child.c)
 	target_link_libraries(scenario_pool_${part} PRIVATE ferry)
 endforeach()
+# Pages that are mapped where they are, in a pool of this host.
+foreach(part coherent coherent_end)
+	add_executable(scenario_pool_${part} pool_${part}.c coherent_kit.c pager_kit.c control_child.c)
+	target_link_libraries(scenario_pool_${part} PRIVATE ferry)
+endforeach()
 
 # libferry's own files, not the library: the test reports a memory failure as the control thread does.
 get_target_property(life_sources ferry SOURCES)
@@ -32,21 +37,25 @@ target_include_directories(scenario_pool_callback PRIVATE ${PROJECT_SOURCE_DIR}/
 target_compile_definitions(scenario_pool_callback PRIVATE FERRYI_VERSION="${PROJECT_VERSION}")
 target_link_libraries(scenario_pool_callback PRIVATE ${life_links})
 
-foreach(part life callback types altmap kept resize folio folio_small)
+foreach(part life callback types altmap kept resize folio folio_small coherent coherent_end)
 	target_link_libraries(scenario_pool_${part} PRIVATE ferry_flags ferry_control ferry_proto ferry_pager_uapi
 		PkgConfig::CMOCKA Threads::Threads)
 	target_compile_definitions(scenario_pool_${part} PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
 	add_dependencies(scenario_pool_${part} ferryd)
-	foreach(row local tcp)
+	set(rows local tcp)
+	if(part MATCHES "^coherent")
+		set(rows local embedded)
+	endif()
+	foreach(row ${rows})
 		add_test(NAME scenario_pool_${part}_${row} COMMAND scenario_pool_${part} ${row})
 		set_tests_properties(scenario_pool_${part}_${row} PROPERTIES LABELS "scenario;needs-uffd"
 			SKIP_RETURN_CODE 77 TIMEOUT 900)
 	endforeach()
 endforeach()
 
-# Without privileges.
+# The same without privileges: no kernel-mode faults, no ptrace.
 if(NOT FERRY_SANITIZE)
-	foreach(part folio folio_small)
+	foreach(part folio folio_small coherent coherent_end)
 		add_test(NAME scenario_pool_${part}_nobody COMMAND scenario_pool_${part} local)
 		set_tests_properties(scenario_pool_${part}_nobody PROPERTIES LABELS "scenario;needs-uffd"
 			SKIP_RETURN_CODE 77 TIMEOUT 900 ENVIRONMENT FERRYT_AS_NOBODY=1)

@@ -70,7 +70,7 @@ static void types_body(void)
 	expect_refused(ferry, FERRY_MEM_PRIVATE, "disk", -ENXIO, "'disk' of type private");
 	expect_refused(ferry, FERRY_MEM_FS_DAX, "test", -ENXIO, "'test' of type fs_dax");
 	expect_refused(ferry, FERRY_MEM_GENERIC, "disk", -ENXIO, "'disk' of type generic");
-	expect_refused(ferry, FERRY_MEM_COHERENT, "test", -ENXIO, "not built");
+	expect_refused(ferry, FERRY_MEM_COHERENT, "test", -EINVAL, "owner"); /* pool_coherent.c has the rest */
 	expect_refused(ferry, FERRY_MEM_P2PDMA, NULL, -ENXIO, "type p2pdma");
 	if (is_local()) { /* files and devices cannot be revoked by truncation */
 		expect_refused(ferry, FERRY_MEM_FS_DAX, "disk", -ENODEV, "file memory, which the local fabric cannot");

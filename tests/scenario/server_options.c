@@ -118,7 +118,9 @@ static void pool__wrong__one_line_each(void **state)
 	expect_line(ARGS("--pool", "name=hot,size=4096T"), USAGE, "more than 1024T");
 	expect_line(ARGS("--pool", "name=hot,size=2M,size=4M"), USAGE, "'size' is given twice");
 	expect_line(ARGS("--pool", "name=hot,size=2M,colour=red"), USAGE, "unknown key 'colour'");
-	expect_line(ARGS("--pool", "name=hot,size=2M,type=coherent"), USAGE, "type=coherent: not built yet");
+	expect_line(ARGS("--pool", "name=hot,size=2M,type=coherent,backing=anon"), USAGE, "so it is backing=memfd");
+	expect_line(ARGS("--pool", "name=hot,size=2M,type=coherent", "--fabric", "tcp"), USAGE, "serve the local fabric too");
+	expect_line(ARGS("--pool", "name=hot,size=2M,type=coherent,hugepages=2M"), USAGE, "leave hugepages out");
 	expect_line(ARGS("--pool", "name=hot,size=2M,type=magic"), USAGE, "no such type");
 	expect_line(ARGS("--pool", "name=hot,size=2M,numa=left"), USAGE, "a node number");
 	expect_line(ARGS("--pool", "name=hot,size=2M,hugepages=1G"), USAGE, "2M is the only huge page size");

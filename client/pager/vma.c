@@ -19,6 +19,7 @@ struct procmap_query {
 #define FERRYI_PROCMAP_QUERY           _IOWR('f', 17, struct procmap_query)
 #define FERRYI_PROCMAP_READABLE        0x01u
 #define FERRYI_PROCMAP_WRITABLE        0x02u
+#define FERRYI_PROCMAP_EXECUTABLE      0x04u
 #define FERRYI_PROCMAP_SHARED          0x08u
 #define FERRYI_PROCMAP_COVERING_OR_NEXT 0x10u
 
@@ -46,6 +47,7 @@ static bool feed(const char *line, uintptr_t va, struct ferryi_vma *vma)
 				    .end = end,
 				    .readable = perms[0] == 'r',
 				    .writable = perms[1] == 'w',
+				    .executable = perms[2] == 'x',
 				    .shared = perms[3] == 's',
 				    .special = is_special(name) };
 	return true;
@@ -96,6 +98,7 @@ int ferryi_vma_query(int maps_fd, uintptr_t va, struct ferryi_vma *vma)
 						    .end = q.vma_end,
 						    .readable = q.vma_flags & FERRYI_PROCMAP_READABLE,
 						    .writable = q.vma_flags & FERRYI_PROCMAP_WRITABLE,
+						    .executable = q.vma_flags & FERRYI_PROCMAP_EXECUTABLE,
 						    .shared = q.vma_flags & FERRYI_PROCMAP_SHARED,
 						    .special = is_special(name) };
 			return 0;

@@ -1,13 +1,13 @@
 /* What the mappings of a span are. PROCMAP_QUERY (Linux 6.11), else the text of /proc/self/maps. Any thread; no allocation. */
-#ifndef FERRYI_MIRROR_VMA_H
-#define FERRYI_MIRROR_VMA_H
+#ifndef FERRYI_PAGER_VMA_H
+#define FERRYI_PAGER_VMA_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
 struct ferryi_vma {
 	uintptr_t start, end;
-	bool readable, writable, shared;
+	bool readable, writable, executable, shared;
 	bool special; /* device or kernel memory without pages of its own: VM_IO, VM_PFNMAP */
 };
 
