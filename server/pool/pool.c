@@ -723,8 +723,10 @@ int ferryi_pool_save(struct ferryi_pool *pool, struct ferryi_pool_extent *extent
 void ferryi_pool_keep(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *list,
 		      uint64_t until_ns)
 {
-	for (struct ferryi_pool_extent *extent = list; extent && pool->backing->save; extent = extent->next)
-		pool->backing->use_saved(pool->handle, extent);
+	for (struct ferryi_pool_extent *extent = list; extent; extent = extent->next) {
+		if (extent->saved.base)
+			pool->backing->use_saved(pool->handle, extent);
+	}
 	ferryi_mutex_lock(&pool->lock);
 	pool->kept_bytes += bytes_of(list);
 	if (!pool->book)

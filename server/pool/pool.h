@@ -149,9 +149,10 @@ int ferryi_pool_hold(struct ferryi_pool *pool, const char *name, struct ferryi_p
 int ferryi_pool_record(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *const *extents,
 		       size_t n);
 /*
- * Before the keys of an extent that is to be kept are revoked: where that would
- * destroy the content, or where a client reaches it without a key (a memfd that
- * it has mapped), the content goes elsewhere. 0, or negative errno: it is gone,
+ * Before the keys of an extent that is to be kept are revoked, on the same-host
+ * row: where that would destroy the content, or where a client reaches it
+ * without a key (a memfd that it has mapped), the content goes elsewhere. Not
+ * where the server's transport may still write to it. 0, or negative errno: it is gone,
  * and the extent can only be given back. Blocks; copies.
  */
 int ferryi_pool_save(struct ferryi_pool *pool, struct ferryi_pool_extent *extent);
