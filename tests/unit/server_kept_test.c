@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -53,7 +54,7 @@ static void wait_until_free(struct ferryi_pool *pool, uint64_t want)
 	struct ferryi_pool_usage usage;
 
 	do {
-		usleep(1000);
+		sched_yield();
 		ferryi_pool_usage(pool, &usage);
 	} while (usage.free_bytes != want && ferryi_now_ns() < deadline_ns);
 	assert_int_equal(usage.free_bytes, want);
