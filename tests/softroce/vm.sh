@@ -50,8 +50,11 @@ command -v qemu-system-x86_64 >/dev/null || skip "qemu-system-x86_64 is missing:
 image=$("$here/kernel.sh" "$flavour") || exit $?
 
 accel=${FERRY_VM_ACCEL:-tcg}
+# -cx16: the emulator once left the flags of a guest's cmpxchg16b (the kernel's
+# slab allocator) wrong, and the kernel died of a double fault right after it.
+# Without the instruction the kernel takes its own way round it.
 case $accel in
-tcg) accel_args="-accel tcg,thread=multi -cpu max" ;;
+tcg) accel_args="-accel tcg,thread=multi -cpu max,-cx16" ;;
 kvm) accel_args="-accel kvm -cpu host" ;;
 *) echo "vm.sh: FERRY_VM_ACCEL is '$accel': say tcg or kvm" >&2; exit 2 ;;
 esac
