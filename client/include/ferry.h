@@ -944,7 +944,8 @@ struct ferry_migrate_stats {
  * holes and zero pages go too, as zeros, and pages in use: who touches them
  * waits until they are there; one for which there is no mapping more (-ENOMEM:
  * vm.max_map_count) is in the pool as in any other. Pinned pages and pages that lose a race are
- * skipped and counted, never an error. flags 0: SELECT_SYSTEM. stats may be NULL.
+ * skipped and counted, never an error. flags 0: SELECT_SYSTEM. Without SELECT_SYSTEM
+ * what is in RAM stays: pages go from pools of the kinds selected to this one. stats may be NULL.
  * A transparent huge page that lies whole in [addr, addr + len) goes as one
  * (MIGRATE_VMA_SELECT_COMPOUND): all its 2 MiB are sent, zeros too, and its 512
  * device pages are a folio until one of them parts (page_split). Else it goes
@@ -991,8 +992,8 @@ struct ferry_migrate {
 	uintptr_t start, end;      /* in: at most FERRY_MIGRATE_MAX_PAGES, managed */
 	uint64_t *src, *dst;       /* in: arrays of that many entries */
 	const void **data;         /* in: array of that many */
-	const void *pgmap_owner;   /* in */
-	unsigned flags;            /* in */
+	const void *pgmap_owner;   /* in: without SELECT_SYSTEM, whose pools pages are taken from; NULL: the destination's owner's */
+	unsigned flags;            /* in: as of ferry_migrate_to_device */
 	uint64_t npages, cpages;   /* out */
 	uint64_t private_[4];
 };

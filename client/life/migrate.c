@@ -76,7 +76,7 @@ int ferry_migrate_to_device(struct ferry_pool *pool, void *addr, size_t len, uns
 	if (rc)
 		return rc;
 	take_stats(&all, stats);
-	rc = ferryi_pager_migrate_to_device(ferry->pager, pool, (uintptr_t)addr, (uintptr_t)addr + len, &all);
+	rc = ferryi_pager_migrate_to_device(ferry->pager, pool, (uintptr_t)addr, (uintptr_t)addr + len, flags, &all);
 	give_stats(stats, &all);
 	return rc;
 }

@@ -39,6 +39,45 @@ static size_t find_piece(struct ferryi_pager *pager, uintptr_t va, uintptr_t end
 	return ferryi_min_u64(ferryi_min_u64(ref->area_pages_left, in_block), (end - va) >> FERRYI_PAGE_SHIFT);
 }
 
+/* ---- what is selected ---- */
+
+/* The pool of the page's block is one of these kinds (0: any), and this owner's (NULL: anybody's). */
+static bool is_selected(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, const void *owner, unsigned flags)
+{
+	struct ferry_pool *pool = pool_of(pager, ref);
+	unsigned kind = pool && ferryi_pool_is_coherent(pool) ? FERRY_MIGRATE_SELECT_DEVICE_COHERENT :
+								FERRY_MIGRATE_SELECT_DEVICE_PRIVATE;
+
+	return pool && (!owner || ferryi_pool_owner(pool) == owner) && (!flags || (flags & kind));
+}
+
+/*
+ * Which of the pages go to `pool`: with SELECT_SYSTEM all that can; else those alone that are in another pool, of a
+ * kind that is selected and of this owner (NULL: the pool's). How many. The rest is counted.
+ */
+static size_t select_pages(struct ferryi_pager *pager, const struct ferry_pool *pool, const struct ferryi_page_ref *ref,
+			   size_t nr, const void *owner, unsigned flags, bool *go, struct ferry_migrate_stats *stats)
+{
+	bool system = !flags || (flags & FERRY_MIGRATE_SELECT_SYSTEM), there = pool_of(pager, ref) == pool;
+	bool others = !there && !system && is_selected(pager, ref, owner ? owner : ferryi_pool_owner(pool), flags);
+	size_t n = 0;
+
+	for (size_t i = 0; i < nr; i++) {
+		enum ferryi_page_state state = ferryi_page_state(ferryi_page_load(&ref->object->words[ref->index + i]));
+		bool is_away = state == FERRYI_PAGE_AWAY || state == FERRYI_PAGE_COHERENT;
+
+		go[i] = system || (others && is_away);
+		n += go[i];
+		if (go[i])
+			continue;
+		stats->zero += state == FERRYI_PAGE_ABSENT;
+		stats->skipped_lost += state == FERRYI_PAGE_POISONED;
+		stats->there += is_away && there;
+		stats->skipped_owner += state != FERRYI_PAGE_ABSENT && state != FERRYI_PAGE_POISONED && !(is_away && there);
+	}
+	return n;
+}
+
 /* ---- choosing the pool of a block ---- */
 
 static bool is_away(const struct ferryi_object *object, size_t i)
@@ -133,13 +172,15 @@ static int choose_pool(struct ferryi_pager *pager, const struct ferryi_page_ref 
 
 /* ---- to a device ---- */
 
-static void count_place(const struct ferryi_object *object, size_t first, size_t nr, uint8_t *was,
+static void count_place(const struct ferryi_object *object, size_t first, size_t nr, const bool *go, uint8_t *was,
 			struct ferry_migrate_stats *stats)
 {
 	for (size_t i = 0; i < nr; i++) {
 		uint64_t word = ferryi_page_load(&object->words[first + i]);
 
-		was[i] = (uint8_t)ferryi_page_state(word);
+		was[i] = (uint8_t)(go[i] ? ferryi_page_state(word) : FERRYI_PAGE_ABSENT);
+		if (!go[i])
+			continue;
 		switch (ferryi_page_state(word)) {
 		case FERRYI_PAGE_ABSENT:
 			stats->zero++;
@@ -202,17 +243,22 @@ static void send_huge(struct ferryi_pager *pager, struct ferry_pool *pool, const
 }
 
 static void send_once_locked(struct ferryi_pager *pager, struct ferry_pool *pool, const struct ferryi_page_ref *ref,
-			     size_t nr, struct ferry_migrate_stats *stats)
+			     size_t nr, const bool *go, struct ferry_migrate_stats *stats)
 {
 	struct ferryi_evictor *ev = pager->service_evictor;
-	uintptr_t end = ref->va + nr * FERRYI_PAGE_SIZE;
 	uint64_t before = ev->bytes_written;
 
 	ev->owner = ferryi_pool_owner(pool);
-	for (uintptr_t va = ref->va; va < end;) {
-		if (!ferryi_evict_range(ev, &va, end) && va < end)
-			break;
-		ferryi_evict_poll(ev);
+	for (size_t i = 0, end; i < nr; i = end) {
+		for (end = i; end < nr && go[end] == go[i]; end++)
+			;
+		uintptr_t va = ref->va + i * FERRYI_PAGE_SIZE, stop = ref->va + end * FERRYI_PAGE_SIZE;
+
+		while (go[i] && va < stop) {
+			if (!ferryi_evict_range(ev, &va, stop) && va < stop)
+				break;
+			ferryi_evict_poll(ev);
+		}
 	}
 	ferryi_evict_drain(ev);
 	ev->owner = NULL;
@@ -221,18 +267,18 @@ static void send_once_locked(struct ferryi_pager *pager, struct ferry_pool *pool
 
 /* 0; of a coherent pool as ferryi_coherent_enter_locked: what was not mapped is away in it. */
 static int send_pages(struct ferryi_pager *pager, struct ferry_pool *pool, const struct ferryi_page_ref *ref, size_t nr,
-		      struct ferry_migrate_stats *stats)
+		      const bool *go, bool all, struct ferry_migrate_stats *stats)
 {
 	uint8_t was[FERRYI_PAGES_PER_BLOCK];
 	bool again = true;
 	int rc = 0;
 
-	count_place(ref->object, ref->index, nr, was, stats);
-	if (!ferryi_pool_is_coherent(pool))
+	count_place(ref->object, ref->index, nr, go, was, stats);
+	if (all && !ferryi_pool_is_coherent(pool))
 		send_huge(pager, pool, ref, nr, stats);
 	for (unsigned round = 1; again; round++) {
 		ferryi_mutex_lock(&pager->service_lock);
-		send_once_locked(pager, pool, ref, nr, stats);
+		send_once_locked(pager, pool, ref, nr, go, stats);
 		again = round < MOVE_ROUNDS && count_moved(ref->object, ref->index, nr, was, false, stats);
 		if (!again)
 			count_moved(ref->object, ref->index, nr, was, true, stats);
@@ -246,18 +292,23 @@ static int send_pages(struct ferryi_pager *pager, struct ferry_pool *pool, const
 }
 
 static int send_piece(struct ferryi_pager *pager, struct ferry_pool *pool, const struct ferryi_page_ref *ref, size_t nr,
-		      struct ferry_migrate_stats *stats)
+		      unsigned flags, struct ferry_migrate_stats *stats)
 {
+	bool go[FERRYI_PAGES_PER_BLOCK];
+	size_t nr_go = select_pages(pager, pool, ref, nr, NULL, flags, go, stats);
+
+	if (!nr_go)
+		return 0;
 	int rc = choose_pool(pager, ref, pool);
 
 	if (rc == -EXDEV) {
-		stats->skipped_owner += nr;
+		stats->skipped_owner += nr_go;
 		return 0;
 	}
 	if (rc)
 		return ferryi_control_fail(rc, "migrate_to_device: no place in the pool for %#lx (%s)", (unsigned long)ref->va,
 					   ferryi_strerror(rc));
-	rc = send_pages(pager, pool, ref, nr, stats);
+	rc = send_pages(pager, pool, ref, nr, go, nr_go == nr, stats);
 	return rc ? ferryi_control_fail(rc, "migrate_to_device: pages of %#lx are in the pool, but cannot be mapped there (%s)",
 					(unsigned long)ref->va, ferryi_strerror(rc)) : 0;
 }
@@ -296,7 +347,7 @@ static int check_not_own_stack(const struct ferry_pool *pool, uintptr_t start, u
 }
 
 int ferryi_pager_migrate_to_device(struct ferryi_pager *pager, struct ferry_pool *pool, uintptr_t start, uintptr_t end,
-				   struct ferry_migrate_stats *stats)
+				   unsigned flags, struct ferry_migrate_stats *stats)
 {
 	struct ferryi_page_ref ref;
 	int rc = check_not_own_stack(pool, start, end, "migrate_to_device");
@@ -315,7 +366,7 @@ int ferryi_pager_migrate_to_device(struct ferryi_pager *pager, struct ferry_pool
 			return ferryi_control_fail(-ESHUTDOWN, "migrate_to_device: the pool is killed");
 		if (ferryi_pool_is_coherent(pool))
 			ferryi_coherent_entry_begin(ferryi_ref_block(&ref));
-		rc = send_piece(pager, pool, &ref, nr, stats);
+		rc = send_piece(pager, pool, &ref, nr, flags, stats);
 		if (ferryi_pool_is_coherent(pool))
 			ferryi_coherent_entry_end(pager, ferryi_ref_block(&ref));
 		if (rc)
@@ -326,15 +377,6 @@ int ferryi_pager_migrate_to_device(struct ferryi_pager *pager, struct ferry_pool
 }
 
 /* ---- to RAM ---- */
-
-static bool is_selected(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, const void *owner, unsigned flags)
-{
-	struct ferry_pool *pool = pool_of(pager, ref);
-	unsigned kind = pool && ferryi_pool_is_coherent(pool) ? FERRY_MIGRATE_SELECT_DEVICE_COHERENT :
-								FERRY_MIGRATE_SELECT_DEVICE_PRIVATE;
-
-	return pool && (!owner || ferryi_pool_owner(pool) == owner) && (!flags || (flags & kind));
-}
 
 static bool is_in_folio(struct ferryi_pager *pager, const struct ferryi_page_ref *ref)
 {
@@ -406,8 +448,10 @@ int ferryi_pager_migrate_to_ram(struct ferryi_pager *pager, uintptr_t start, uin
 
 /* ---- in three steps ---- */
 
-static int bind_all(struct ferryi_pager *pager, struct ferry_migrate *m)
+/* go: of each page, that it is selected. */
+static int bind_all(struct ferryi_pager *pager, struct ferry_migrate *m, bool *go)
 {
+	struct ferry_migrate_stats unused = { 0 };
 	struct ferryi_page_ref ref;
 	size_t nr;
 
@@ -415,7 +459,9 @@ static int bind_all(struct ferryi_pager *pager, struct ferry_migrate *m)
 		nr = find_piece(pager, va, m->end, &ref);
 		if (!nr)
 			return ferryi_control_fail(-EINVAL, "migrate_setup: %#lx is not managed", (unsigned long)va);
-		int rc = choose_pool(pager, &ref, m->pool);
+		size_t nr_go = select_pages(pager, m->pool, &ref, nr, m->pgmap_owner, m->flags,
+					    go + ((va - m->start) >> FERRYI_PAGE_SHIFT), &unused);
+		int rc = nr_go ? choose_pool(pager, &ref, m->pool) : 0;
 
 		if (rc && rc != -EXDEV)
 			return ferryi_control_fail(rc, "migrate_setup: no place in the pool for %#lx (%s)",
@@ -458,7 +504,7 @@ static int reserve_room(struct ferryi_pager *pager, uint64_t nr)
 
 int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate *m)
 {
-	bool idle = false;
+	bool idle = false, go[FERRY_MIGRATE_MAX_PAGES];
 
 	if (!atomic_compare_exchange_strong(&pager->migrating, &idle, true))
 		return ferryi_control_fail(-EBUSY, "migrate_setup: another migration is under way");
@@ -466,7 +512,7 @@ int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate 
 	m->npages = (m->end - m->start) >> FERRYI_PAGE_SHIFT;
 	int rc = check_not_own_stack(m->pool, m->start, m->end, "migrate_setup");
 
-	rc = rc ? rc : bind_all(pager, m);
+	rc = rc ? rc : bind_all(pager, m, go);
 
 	if (!rc)
 		rc = reserve_room(pager, m->npages);
@@ -487,8 +533,8 @@ int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate 
 		struct ferryi_page_ref ref = { .object = page->object, .index = page->index };
 		size_t i = (page->va - m->start) >> FERRYI_PAGE_SHIFT;
 
-		if (!page->staged || pool_of(pager, &ref) != m->pool)
-			continue;
+		if (!page->staged || !go[i] || pool_of(pager, &ref) != m->pool)
+			continue; /* finalize puts it back */
 		ferryi_children_save(pager, page->object, page->index, 1); /* the caller writes to the place by his own means */
 		m->src[i] = FERRY_MIGRATE_PFN_VALID | FERRY_MIGRATE_PFN_MIGRATE | FERRY_MIGRATE_PFN_WRITE;
 		m->dst[i] = ferryi_object_pfn(page->object, page->index) << FERRY_MIGRATE_PFN_SHIFT | FERRY_MIGRATE_PFN_VALID;

@@ -16,7 +16,7 @@
 
 /* As the public calls; ranges are page aligned and not empty. */
 int ferryi_pager_migrate_to_device(struct ferryi_pager *pager, struct ferry_pool *pool, uintptr_t start, uintptr_t end,
-				   struct ferry_migrate_stats *stats);
+				   unsigned flags, struct ferry_migrate_stats *stats);
 int ferryi_pager_migrate_to_ram(struct ferryi_pager *pager, uintptr_t start, uintptr_t end, const void *owner,
 				unsigned flags, struct ferry_migrate_stats *stats);
 int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate *migrate);

@@ -385,6 +385,59 @@ static void migrate__mremap_dontunmap_and_partial_munmap__every_byte_kept(void *
 	RUN(body_remap);
 }
 
+/* 700 pages with data: the middle 500 in a pool, the others in RAM. */
+static uint8_t *some_in(struct ferry *ferry, struct ferry_pool *pool)
+{
+	uint8_t *p = ferry_mmap(ferry, NULL, LEN, PROT_READ | PROT_WRITE, FERRY_MAP_NORESERVE);
+
+	CHECK(p != MAP_FAILED);
+	ferryt_fill(p, PAGES, 8);
+	CHECK_INT(ferry_migrate_to_device(pool, p + 100 * FERRYT_PAGE, 500 * FERRYT_PAGE, 0, NULL), 0);
+	CHECK_INT(ferryt_present(p, PAGES), 200);
+	return p;
+}
+
+static void body_select(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = attach(ferry, owner_a), *a2 = attach(ferry, owner_a);
+	struct ferry_migrate_stats stats = none();
+	uint8_t *p = some_in(ferry, a);
+
+	/* no page is in a pool of that kind */
+	CHECK_INT(ferry_migrate_to_device(a2, p, LEN, FERRY_MIGRATE_SELECT_DEVICE_COHERENT, &stats), 0);
+	CHECK_INT(stats.skipped_owner, PAGES);
+	CHECK(!used(a2) && ferryt_present(p, PAGES) == 200);
+
+	/* from pool to pool: what is in RAM stays there */
+	stats = none();
+	CHECK_INT(ferry_migrate_to_device(a2, p, LEN, FERRY_MIGRATE_SELECT_DEVICE_PRIVATE, &stats), 0);
+	CHECK_INT(stats.migrated, 500);
+	CHECK_INT(stats.skipped_owner, 200);
+	CHECK_INT(ferryt_present(p, 100), 100);
+	CHECK_INT(ferryt_present(p, PAGES), 200);
+	CHECK(!used(a) && used(a2) == 2 * FERRY_SUBSECTION);
+
+	/* there already, and still nothing of RAM */
+	stats = none();
+	CHECK_INT(ferry_migrate_to_device(a2, p, LEN, FERRY_MIGRATE_SELECT_DEVICE_PRIVATE, &stats), 0);
+	CHECK_INT(stats.there, 500);
+	CHECK_INT(stats.skipped_owner, 200);
+
+	stats = none();
+	CHECK_INT(ferry_migrate_to_device(a2, p, LEN, FERRY_MIGRATE_SELECT_SYSTEM, &stats), 0);
+	CHECK_INT(stats.there, 500);
+	CHECK_INT(stats.migrated, 200);
+	ferryt_verify(p, 0, PAGES, 8);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void migrate__select_flags__only_that_kind_goes(void **state)
+{
+	(void)state;
+	RUN(body_select);
+}
+
 /* ---- three steps ---- */
 
 #define STEP_PAGES 100u
@@ -395,13 +448,18 @@ struct steps {
 	const void *data[STEP_PAGES];
 };
 
-static void setup(struct steps *s, struct ferry_pool *pool, uint8_t *p)
+static void setup_selected(struct steps *s, struct ferry_pool *pool, uint8_t *p, const void *owner, unsigned flags)
 {
 	memset(s, 0, sizeof(*s));
 	s->m = (struct ferry_migrate){ .size = sizeof(s->m), .pool = pool, .start = (uintptr_t)p,
 				       .end = (uintptr_t)p + STEP_PAGES * FERRYT_PAGE, .src = s->src, .dst = s->dst,
-				       .data = s->data };
+				       .data = s->data, .pgmap_owner = owner, .flags = flags };
 	CHECK_INT(ferry_migrate_setup(&s->m), 0);
+}
+
+static void setup(struct steps *s, struct ferry_pool *pool, uint8_t *p)
+{
+	setup_selected(s, pool, p, NULL, 0);
 }
 
 static void body_three_steps(void)
@@ -466,6 +524,49 @@ static void migrate__three_steps__copied_by_the_caller(void **state)
 {
 	(void)state;
 	RUN(body_three_steps);
+}
+
+static unsigned valid_in_setup(struct ferry_pool *pool, uint8_t *p, const void *owner, unsigned flags)
+{
+	struct steps s;
+	unsigned n = 0;
+
+	setup_selected(&s, pool, p, owner, flags);
+	for (size_t i = 0; i < STEP_PAGES; i++)
+		n += (s.src[i] & FERRY_MIGRATE_PFN_VALID) != 0;
+	CHECK_INT(ferry_migrate_finalize(&s.m), 0);
+	return n;
+}
+
+static void body_setup_select(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = attach(ferry, owner_a), *a2 = attach(ferry, owner_a);
+	uint8_t *p = some_in(ferry, a), *half = p + 50 * FERRYT_PAGE; /* 50 in RAM, then 50 in the pool */
+	struct steps s;
+
+	CHECK_INT(valid_in_setup(a2, half, owner_b, FERRY_MIGRATE_SELECT_DEVICE_PRIVATE), 0);
+	CHECK_INT(valid_in_setup(a2, half, owner_a, FERRY_MIGRATE_SELECT_DEVICE_COHERENT), 0);
+	CHECK(used(a) > 0 && !used(a2));
+
+	setup_selected(&s, a2, half, owner_a, FERRY_MIGRATE_SELECT_DEVICE_PRIVATE);
+	for (size_t i = 0; i < STEP_PAGES; i++) {
+		CHECK_INT(!!(s.src[i] & FERRY_MIGRATE_PFN_VALID), i >= 50);
+		if (i >= 50)
+			CHECK_INT(ferry_device_write(ferry, s.dst[i] >> FERRY_MIGRATE_PFN_SHIFT, s.data[i], FERRYT_PAGE), 0);
+	}
+	CHECK_INT(ferry_migrate_pages(&s.m), 0);
+	CHECK_INT(ferry_migrate_finalize(&s.m), 0);
+	CHECK_INT(ferryt_present(half, 50), 50);
+	CHECK_INT(ferryt_present(half + 50 * FERRYT_PAGE, 50), 0);
+	ferryt_verify(p, 0, PAGES, 8);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void migrate_setup__select_flags_and_owner__only_those_collected(void **state)
+{
+	(void)state;
+	RUN(body_setup_select);
 }
 
 #define DROP_ROUNDS 300u
@@ -564,6 +665,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(migrate__beside_a_writing_thread__no_write_is_lost),
 		cmocka_unit_test(migrate__mremap_dontunmap_and_partial_munmap__every_byte_kept),
 		cmocka_unit_test(migrate__three_steps__copied_by_the_caller),
+		cmocka_unit_test(migrate__select_flags__only_that_kind_goes),
+		cmocka_unit_test(migrate_setup__select_flags_and_owner__only_those_collected),
 		cmocka_unit_test(migrate_finalize__beside_a_drop__reads_zeros),
 		cmocka_unit_test(recover__data_over_poison__heals_just_these_pages),
 	};
