@@ -70,6 +70,9 @@ struct ferry_page *ferryi_pfn_to_page(const struct ferryi_memory_model *model, u
 /* ASSUMPTION: page came from ferryi_pfn_to_page. */
 uint64_t ferryi_page_to_pfn(const struct ferryi_memory_model *model, const struct ferry_page *page);
 
+/* The whole array: descriptor of PFN 0. What is not valid may not be touched. */
+struct ferry_page *ferryi_memory_model_map(const struct ferryi_memory_model *model);
+
 /* Reserves a window of `nr` sub-sections in PFN space, section aligned; -ENOMEM. Start-up and attach only. */
 int ferryi_pfn_window_alloc(struct ferryi_memory_model *model, uint64_t nr_subsections, uint64_t *pfn_first);
 void ferryi_pfn_window_free(struct ferryi_memory_model *model, uint64_t pfn_first, uint64_t nr_subsections);

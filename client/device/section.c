@@ -119,6 +119,11 @@ uint64_t ferryi_page_to_pfn(const struct ferryi_memory_model *model, const struc
 	return (uint64_t)(page - model->vmemmap);
 }
 
+struct ferry_page *ferryi_memory_model_map(const struct ferryi_memory_model *model)
+{
+	return model->vmemmap;
+}
+
 static uint64_t sections_for(uint64_t nr_subsections)
 {
 	return (nr_subsections + FERRYI_SUBSECTIONS_PER_SECTION - 1) / FERRYI_SUBSECTIONS_PER_SECTION;

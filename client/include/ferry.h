@@ -614,6 +614,30 @@ unsigned ferry_page_order(const struct ferry_page *page);
 int ferry_pfn_to_server(struct ferry *ferry, uint64_t pfn, char *name, size_t name_len);
 
 /*
+ * The older memory models' view of the same descriptors (Documentation/mm/memory-model.rst): a server is a node, its
+ * number is the order in which the process came to it, for as long as the struct ferry is open. A descriptor's size
+ * is the library's own; pages are counted by ferry_page_at.
+ *   DISCONTIGMEM  page = node_mem_map + (pfn - node_start_pfn), of the node ferry_pfn_to_nid(pfn)
+ *   FLATMEM       the same with one server: node 0 is mem_map, its start_pfn ARCH_PFN_OFFSET
+ * Nodes may interleave. Of PFNs in the span that are not ferry_pfn_valid there is no descriptor: do not touch it.
+ */
+struct ferry_node {
+	size_t size;              /* in */
+	uint64_t start_pfn;       /* node_start_pfn: of the first pool; 0: none is attached */
+	uint64_t spanned_pages;   /* node_spanned_pages: to the end of the last pool, holes too */
+	struct ferry_page *mem_map; /* node_mem_map: descriptor of start_pfn, or NULL */
+};
+/* Servers that the process has come to, lost ones too. Does not block. */
+unsigned ferry_nr_nodes(struct ferry *ferry);
+/* NODE_DATA(nid), as pools are attached now. -EINVAL (no such node, size). Waits for an attach or detach under way. */
+int ferry_node_data(struct ferry *ferry, unsigned nid, struct ferry_node *node);
+/* pfn_to_nid(), page_to_nid(): the node, or -EINVAL (not ferry_pfn_valid). Its pool is not being detached. Do not block. */
+int ferry_pfn_to_nid(struct ferry *ferry, uint64_t pfn);
+int ferry_page_to_nid(struct ferry *ferry, const struct ferry_page *page);
+/* mem_map + nr: descriptors are opaque, so that they may grow. */
+struct ferry_page *ferry_page_at(struct ferry_page *mem_map, uint64_t nr);
+
+/*
  * hmm_device: a fake device that groups pools and mirrors into one owner: give
  * the pointer as their `owner`. The caller's reference; put it after the last
  * pool and mirror that name it. name: 1 to 63 characters, copied.

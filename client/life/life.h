@@ -26,9 +26,9 @@ struct ferry {
 	struct ferryi_mirrors mirrors; /* its own lock */
 	struct ferryi_exports exports; /* its own locks */
 
-	/* protected by lock */
+	/* protected by lock; the number is read without, and stands for as many sessions, which stay */
 	struct ferryi_mutex lock;
-	unsigned nr_sessions;
+	_Atomic unsigned nr_sessions;
 	struct ferryi_session *sessions[FERRYI_MAX_SERVERS];
 	char urls[FERRYI_MAX_SERVERS][320]; /* of each session, to find it again */
 	bool busy[FERRYI_MAX_POOLS_ATTACHED]; /* index taken */

@@ -71,7 +71,8 @@ int ferryi_session_for(struct ferry *ferry, const char *url, struct ferryi_sessi
 	if (rc)
 		return rc;
 	strcpy(ferry->urls[ferry->nr_sessions], url);
-	ferry->sessions[ferry->nr_sessions++] = session;
+	ferry->sessions[ferry->nr_sessions] = session;
+	ferry->nr_sessions++;
 	*out = session;
 	return 0;
 }

@@ -71,6 +71,7 @@ static const char *env_or(const char *name, const char *otherwise)
 	return value ? value : otherwise;
 }
 
+/* ASSUMPTION: with auth, child->token is set. */
 static void start(struct ferryt_child *child, const char *const *args, bool auth)
 {
 	char token_fd[12], lifeline_fd[12], ready_fd[12];
@@ -97,7 +98,6 @@ static void start(struct ferryt_child *child, const char *const *args, bool auth
 		n++;
 	for (; args != NULL && *args != NULL && n < MAX_ARGS - 1; args++)
 		argv[n++] = *args;
-	MUST(ferryi_random(child->token, sizeof(child->token)) == 0);
 	MUST(pipe2(token, O_CLOEXEC) == 0 && pipe2(lifeline, O_CLOEXEC) == 0 && pipe2(ready, O_CLOEXEC) == 0);
 	MUST(write(token[1], child->token, sizeof(child->token)) == (ssize_t)sizeof(child->token));
 	close(token[1]);
@@ -119,7 +119,14 @@ static void start(struct ferryt_child *child, const char *const *args, bool auth
 
 void ferryt_child_start(struct ferryt_child *child, const char *const *args)
 {
+	MUST(ferryi_random(child->token, sizeof(child->token)) == 0);
 	start(child, args, true);
+}
+
+void ferryt_child_start_beside(struct ferryt_child *child, const struct ferryt_child *other)
+{
+	memcpy(child->token, other->token, sizeof(child->token));
+	start(child, NULL, true);
 }
 
 void ferryt_child_start_open(struct ferryt_child *child)

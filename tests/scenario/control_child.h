@@ -22,6 +22,8 @@ struct ferryt_child {
 
 /* args: more options, NULL-terminated; at most 16. The pool is "test", of 64 MiB, over local and tcp. */
 void ferryt_child_start(struct ferryt_child *child, const char *const *args);
+/* One with the other's token: a client of both knows one. */
+void ferryt_child_start_beside(struct ferryt_child *child, const struct ferryt_child *other);
 /* One that wants no token. */
 void ferryt_child_start_open(struct ferryt_child *child);
 void ferryt_child_signal(struct ferryt_child *child, int sig);

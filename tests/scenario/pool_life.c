@@ -211,6 +211,93 @@ static void page__drvdata_and_server__kept_and_named(void **state)
 	RUN(descriptors_body);
 }
 
+/* Every PFN of the span: descriptor and number belong together, in all models, or it is no page. How many are. */
+static uint64_t check_node(struct ferry *ferry, unsigned nid, const struct ferry_node *node)
+{
+	uint64_t valid = 0;
+
+	for (uint64_t i = 0; i < node->spanned_pages; i++) {
+		uint64_t pfn = node->start_pfn + i;
+		struct ferry_page *page = ferry_pfn_to_page(ferry, pfn);
+
+		if (!page || ferry_page_to_nid(ferry, page) != (int)nid)
+			continue; /* a hole, or another node's */
+		CHECK(ferry_page_at(node->mem_map, i) == page);
+		CHECK(ferry_page_to_pfn(ferry, page) == pfn);
+		CHECK_INT(ferry_pfn_to_nid(ferry, pfn), nid);
+		valid++;
+	}
+	return valid;
+}
+
+static struct ferry_node node_of(struct ferry *ferry, unsigned nid)
+{
+	struct ferry_node node = { .size = sizeof(node) };
+
+	CHECK_INT(ferry_node_data(ferry, nid, &node), 0);
+	return node;
+}
+
+static void flatmem_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = first_pool(ferry), *b = attach_test(ferry);
+	struct ferry_node node = node_of(ferry, 0);
+
+	CHECK_INT(ferry_nr_nodes(ferry), 1);
+	CHECK(node.start_pfn == info_of(a).pfn_first && node.start_pfn + node.spanned_pages == info_of(b).pfn_last + 1);
+	CHECK_INT(check_node(ferry, 0, &node), (info_of(a).leased_bytes + info_of(b).leased_bytes) / FERRYT_PAGE);
+	/* the array has a hole between the two: what of a's window is not leased */
+	CHECK(info_of(a).pfn_last - info_of(a).pfn_first + 1 > info_of(a).leased_bytes / FERRYT_PAGE);
+	CHECK_INT(ferry_pool_detach(b), 0);
+	CHECK(node_of(ferry, 0).spanned_pages == info_of(a).pfn_last - info_of(a).pfn_first + 1);
+	CHECK_FAILS(ferry_node_data(ferry, 1, &node), -EINVAL, "no server");
+	CHECK_FAILS(ferry_pfn_to_nid(ferry, 7), -EINVAL, "0x7");
+	CHECK_FAILS(ferry_page_to_nid(ferry, NULL), -EINVAL, "NULL");
+	node.size = 0;
+	CHECK_FAILS(ferry_node_data(ferry, 0, &node), -EINVAL, "size");
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void flatmem__one_server__index_is_pfn_less_offset(void **state)
+{
+	(void)state;
+	RUN(flatmem_body);
+}
+
+static struct ferryt_child second; /* server */
+
+static void discontigmem_body(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *a = first_pool(ferry), *b, *c = attach_test(ferry);
+	char url[192];
+
+	snprintf(url, sizeof(url), "%s?fabric=%s", second.url, ferryt_row());
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .server = url, .pool = "test",
+					.len_bytes = 4 * FERRY_SUBSECTION };
+
+	CHECK_INT(ferry_pool_attach(ferry, &attr, &b), 0);
+	CHECK_INT(ferry_nr_nodes(ferry), 2);
+	struct ferry_node node[2] = { node_of(ferry, 0), node_of(ferry, 1) };
+
+	CHECK(node[1].start_pfn == info_of(b).pfn_first && node[1].mem_map == ferry_pfn_to_page(ferry, node[1].start_pfn));
+	CHECK_INT(check_node(ferry, 0, &node[0]), (info_of(a).leased_bytes + info_of(c).leased_bytes) / FERRYT_PAGE);
+	CHECK_INT(check_node(ferry, 1, &node[1]), info_of(b).leased_bytes / FERRYT_PAGE);
+	CHECK_INT(ferry_pool_detach(b), 0);
+	node[1] = node_of(ferry, 1); /* the server stays a node, without memory */
+	CHECK(!node[1].spanned_pages && !node[1].mem_map);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void discontigmem__two_servers__each_page_in_its_nodes_map(void **state)
+{
+	(void)state;
+	ferryt_child_start_beside(&second, ferryt_server());
+	RUN(discontigmem_body);
+	ferryt_child_end(&second);
+}
+
 static void devices_body(void)
 {
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
@@ -594,6 +681,8 @@ int main(int argc, char **argv)
 		ROW_TEST(pgmap_pfn_valid_has_memory_failure__own_and_others__as_attached),
 		ROW_TEST(pool_end__not_killed_or_bad__einval),
 		ROW_TEST(page__drvdata_and_server__kept_and_named),
+		ROW_TEST(flatmem__one_server__index_is_pfn_less_offset),
+		ROW_TEST(discontigmem__two_servers__each_page_in_its_nodes_map),
 		ROW_TEST(hmm_device_new_put__64_of_them__then_none_until_one_is_put),
 		ROW_TEST(vmem_altmap__reserve_free_align_alloc__obeyed_and_zero_after_detach),
 		ROW_TEST(kill_evict_drain_detach__four_threads_touch__pages_move_to_the_other_pool),
