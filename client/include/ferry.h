@@ -144,8 +144,9 @@ uint64_t ferry_caps(struct ferry *ferry);
 /*
  * ---- memory ----
  *
- * Pages that the application makes read-only (mprotect) cannot leave RAM until
- * they are writable again: the kernel moves writable pages only. Together with
+ * Pages that the application makes read-only (mprotect) do not leave RAM by
+ * themselves until they are writable again, as the kernel moves writable pages
+ * only, but by ferry_migrate_to_device. Together with
  * pinned ones they must fit the budget, with FERRY_BUDGET_MIN to spare, or
  * faults find no memory, wait, and at last poison (FERRY_FAULT_NO_MEMORY).
  */
@@ -968,7 +969,8 @@ struct ferry_migrate_stats {
  * holes and zero pages go too, as zeros, and pages in use: who touches them
  * waits until they are there; one for which there is no mapping more (-ENOMEM:
  * vm.max_map_count) is in the pool as in any other. Pinned pages and pages that lose a race are
- * skipped and counted, never an error. flags 0: SELECT_SYSTEM. Without SELECT_SYSTEM
+ * skipped and counted, never an error. Pages of a read-only mapping go too; no other thread may munmap, mremap or
+ * mprotect that meanwhile (a write to it there raises SIGSEGV as ever). flags 0: SELECT_SYSTEM. Without SELECT_SYSTEM
  * what is in RAM stays: pages go from pools of the kinds selected to this one. stats may be NULL.
  * A transparent huge page that lies whole in [addr, addr + len) goes as one
  * (MIGRATE_VMA_SELECT_COMPOUND): all its 2 MiB are sent, zeros too, and its 512

@@ -331,6 +331,8 @@ static unsigned move_some_locked(struct ferryi_evictor *ev, struct ferryi_evict_
 	}
 	long rc = ferryi_uffd_move(ev->pager->uffd, slot, (void *)page->va, (size_t)nr * FERRYI_PAGE_SIZE);
 
+	if (rc == -EINVAL && ev->takes_readonly)
+		rc = ferryi_evict_move_readonly(ev->pager, slot, page->va, (size_t)nr * FERRYI_PAGE_SIZE);
 	if (rc > 0)
 		mark_holes(ev, page->va, (unsigned)((size_t)rc / FERRYI_PAGE_SIZE));
 	ferryi_notify_end(&notice);

@@ -69,6 +69,7 @@ struct ferryi_evictor {
 	struct ferryi_pager *pager;
 	struct ferryi_lines lines;
 	bool is_unwired;        /* writes nothing itself: the migrator */
+	bool takes_readonly;    /* a migration: pages of read-only mappings too */
 	bool is_urgent;         /* a mirror that would have to sleep may keep its pages for now */
 	bool was_refused;       /* some mirror has, since the owner thread took this back */
 	uint64_t bytes_written; /* in all */

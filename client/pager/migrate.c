@@ -249,6 +249,7 @@ static void send_once_locked(struct ferryi_pager *pager, struct ferry_pool *pool
 	uint64_t before = ev->bytes_written;
 
 	ev->owner = ferryi_pool_owner(pool);
+	ev->takes_readonly = true;
 	for (size_t i = 0, end; i < nr; i = end) {
 		for (end = i; end < nr && go[end] == go[i]; end++)
 			;
@@ -262,6 +263,7 @@ static void send_once_locked(struct ferryi_pager *pager, struct ferry_pool *pool
 	}
 	ferryi_evict_drain(ev);
 	ev->owner = NULL;
+	ev->takes_readonly = false;
 	stats->bytes += ev->bytes_written - before;
 }
 
@@ -523,6 +525,7 @@ int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate 
 	m->cpages = 0;
 	describe_others(pager, m);
 	pager->migrator->owner = ferryi_pool_owner(m->pool);
+	pager->migrator->takes_readonly = true;
 	/* Not in the window of a fork: a page that left RAM after it was sampled would be zeros in the child. */
 	ferryi_mutex_lock(&pager->service_lock);
 	const struct ferryi_evict_batch *batch = ferryi_evict_collect(pager->migrator, m->start, m->end);

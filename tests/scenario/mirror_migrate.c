@@ -110,21 +110,115 @@ static void body_pinned(void)
 	CHECK_INT(ferryt_present(p, PAGES), 20);
 	CHECK_INT(ferry_unpin(ferry, p + 10 * FERRYT_PAGE, 20 * FERRYT_PAGE), 0);
 
-	/* A mapping that is read-only cannot leave: its pages are skipped too. */
 	ferryt_verify(p, 0, PAGES, 2);
-	CHECK_INT(mprotect(p, LEN, PROT_READ), 0);
-	stats = none();
-	CHECK_INT(ferry_migrate_to_device(pool, p, LEN, 0, &stats), 0);
-	CHECK_INT(stats.skipped_raced, PAGES);
-	ferryt_verify(p, 0, PAGES, 2);
-	CHECK_INT(mprotect(p, LEN, PROT_READ | PROT_WRITE), 0);
 	CHECK_INT(ferry_close(ferry), 0);
 }
 
-static void migrate__pinned_or_read_only_pages__skipped_and_counted(void **state)
+static void migrate__pinned_pages__skipped_and_counted(void **state)
 {
 	(void)state;
 	RUN(body_pinned);
+}
+
+static sigjmp_buf denied;
+
+static void on_segv(int sig)
+{
+	siglongjmp(denied, sig);
+}
+
+/* A write there raises SIGSEGV. */
+static bool is_denied(uint8_t *p)
+{
+	struct sigaction action = { .sa_handler = on_segv }, old;
+	volatile bool is = true;
+
+	CHECK_INT(sigaction(SIGSEGV, &action, &old), 0);
+	if (!sigsetjmp(denied, 1)) {
+		*(volatile uint8_t *)p ^= 1;
+		is = false;
+	}
+	CHECK_INT(sigaction(SIGSEGV, &old, NULL), 0);
+	return is;
+}
+
+static void body_read_only(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach(ferry, NULL);
+	struct ferry_migrate_stats stats = none();
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+
+	ferryt_fill(p, PAGES, 2);
+	CHECK_INT(mprotect(p, 600 * FERRYT_PAGE, PROT_READ), 0);
+	CHECK_INT(ferry_migrate_to_device(pool, p, LEN, 0, &stats), 0);
+	CHECK_INT(stats.migrated, PAGES);
+	CHECK_INT(ferryt_present(p, PAGES), 0);
+	CHECK(is_denied(p) && is_denied(p + 599 * FERRYT_PAGE)); /* its rights are what they were */
+	ferryt_verify(p, 0, PAGES, 2);
+	CHECK(is_denied(p) && is_denied(p + 599 * FERRYT_PAGE) && !is_denied(p + 600 * FERRYT_PAGE));
+	p[600 * FERRYT_PAGE] ^= 1;
+	CHECK_INT(mprotect(p, LEN, PROT_READ | PROT_WRITE), 0);
+	ferryt_fill(p, PAGES, 3); /* no page is left protected */
+	ferryt_verify(p, 0, PAGES, 3);
+	CHECK_INT(ferry_close(ferry), 0);
+}
+
+static void migrate__read_only_pages__go_and_stay_read_only(void **state)
+{
+	(void)state;
+	RUN(body_read_only);
+}
+
+static _Atomic bool stop_trying;
+static _Atomic size_t nr_denied;
+
+/* Each of its writes is refused, whatever is done to the mapping meanwhile. */
+static void *try_to_write(void *arg)
+{
+	uint8_t *p = arg;
+	volatile size_t at = 0;
+	struct sigaction action = { .sa_handler = on_segv };
+
+	CHECK_INT(sigaction(SIGSEGV, &action, NULL), 0);
+	while (!atomic_load(&stop_trying)) {
+		if (!sigsetjmp(denied, 1)) {
+			*(volatile uint8_t *)(p + at * FERRYT_PAGE) ^= 1;
+			CHECK(!"a write to read-only memory went through");
+		}
+		at = (at + 1) % PAGES;
+		atomic_fetch_add(&nr_denied, 1);
+	}
+	return NULL;
+}
+
+static void body_read_only_writer(void)
+{
+	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
+	struct ferry_pool *pool = attach(ferry, NULL);
+	uint8_t *p = ferryt_mmap(ferry, LEN);
+	pthread_t thread;
+
+	ferryt_fill(p, PAGES, 4);
+	CHECK_INT(mprotect(p, LEN, PROT_READ), 0);
+	CHECK_INT(pthread_create(&thread, NULL, try_to_write, p), 0);
+	uint64_t deadline_ns = ferryi_deadline_ms(20000);
+
+	for (unsigned round = 0; round < 30 || (atomic_load(&nr_denied) < 1000 && ferryi_now_ns() < deadline_ns); round++) {
+		CHECK_INT(ferry_migrate_to_device(pool, p, LEN, 0, NULL), 0);
+		ferryt_verify(p, 0, PAGES, 4);
+	}
+	atomic_store(&stop_trying, true);
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	CHECK(atomic_load(&nr_denied) >= 1000);
+	CHECK_INT(ferry_close(ferry), 0);
+	ferryt_verify(p, 0, PAGES, 4);
+}
+
+static void migrate__read_only_beside_a_thread_that_writes__sigsegv_as_ever(void **state)
+{
+	(void)state;
+	RUN(body_read_only_writer);
 }
 
 static void body_owners(void)
@@ -657,7 +751,9 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(migrate__there_and_back__counts_and_no_traffic_for_zeros),
-		cmocka_unit_test(migrate__pinned_or_read_only_pages__skipped_and_counted),
+		cmocka_unit_test(migrate__pinned_pages__skipped_and_counted),
+		cmocka_unit_test(migrate__read_only_pages__go_and_stay_read_only),
+		cmocka_unit_test(migrate__read_only_beside_a_thread_that_writes__sigsegv_as_ever),
 		cmocka_unit_test(migrate__owner_filters__both_ways),
 		cmocka_unit_test(migrate__own_and_others__mirror_is_told_the_owner),
 		cmocka_unit_test(migrate__memory_of_any_kind__adopted_on_the_way),
