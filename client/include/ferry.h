@@ -947,6 +947,7 @@ enum ferry_migrate_flags {
 	FERRY_MIGRATE_SELECT_SYSTEM = 1u << 0,          /* pages in RAM */
 	FERRY_MIGRATE_SELECT_DEVICE_PRIVATE = 1u << 1,  /* pages in pools whose owner is pgmap_owner */
 	FERRY_MIGRATE_SELECT_DEVICE_COHERENT = 1u << 2, /* the same, of coherent pools */
+	FERRY_MIGRATE_SELECT_COMPOUND = 1u << 3,        /* ferry_migrate_setup: a huge page, as one */
 };
 
 struct ferry_migrate_stats {
@@ -999,23 +1000,29 @@ int ferry_migrate_to_ram(struct ferry *ferry, void *addr, size_t len, const void
 #define FERRY_MIGRATE_PFN_VALID   (1ull << 0)
 #define FERRY_MIGRATE_PFN_MIGRATE (1ull << 1)
 #define FERRY_MIGRATE_PFN_WRITE   (1ull << 3)
+#define FERRY_MIGRATE_PFN_COMPOUND (1ull << 4)
 #define FERRY_MIGRATE_PFN_SHIFT   6
 #define FERRY_MIGRATE_MAX_PAGES   128u
 
 /*
  * The three steps, for a caller that copies by its own means. The caller's
  * struct; members marked in are set by him. One thread; at most one under way
- * in a process (setup: -EBUSY). Huge pages are split, and device pages single.
+ * in a process (setup: -EBUSY).
  *   setup     collects: pages leave the CPU's page table, src[i] says which; data[i] is where their content is
  *             (NULL for a hole or zero page: it needs no copy), dst[i] the device page chosen for each
  *   (caller)  copies data[i] to dst[i] with ferry_device_write or by its own means; clears dst[i] to leave page i
  *   pages     commits; src[i] loses MIGRATE where the page was touched meanwhile and so stayed
  *   finalize  gives back what did not go; must follow every setup that returned 0
+ * With SELECT_COMPOUND the range is 2 MiB, aligned (-EINVAL), and all arrays have 512 entries: where it is a huge page
+ * that can go as one (ferry_migrate_to_device says when), src[0] and dst[0] have PFN_COMPOUND and stand for all of it,
+ * data[0] is its 2 MiB; else nothing is collected (cpages 0), and the caller goes on by small pages. pages takes
+ * COMPOUND off src[0] where a page of it was touched meanwhile: that one stayed, the others are single device pages.
+ * Without it huge pages are split, and device pages single.
  */
 struct ferry_migrate {
 	size_t size;               /* in */
 	struct ferry_pool *pool;   /* in: destination */
-	uintptr_t start, end;      /* in: at most FERRY_MIGRATE_MAX_PAGES, managed */
+	uintptr_t start, end;      /* in: at most FERRY_MIGRATE_MAX_PAGES, or one huge page; managed */
 	uint64_t *src, *dst;       /* in: arrays of that many entries */
 	const void **data;         /* in: array of that many */
 	const void *pgmap_owner;   /* in: without SELECT_SYSTEM, whose pools pages are taken from; NULL: the destination's owner's */

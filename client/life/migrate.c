@@ -106,8 +106,12 @@ int ferry_migrate_setup(struct ferry_migrate *migrate)
 	int rc = check_pool(ferry, migrate->pool, "migrate_setup");
 
 	rc = rc ? rc : check_range((void *)migrate->start, migrate->end - migrate->start, "migrate_setup");
-	rc = rc ? rc : check_flags(migrate->flags, NULL, "migrate_setup");
-	if (!rc && (migrate->end - migrate->start) / FERRY_PAGE_SIZE > FERRY_MIGRATE_MAX_PAGES)
+	bool compound = migrate->flags & FERRY_MIGRATE_SELECT_COMPOUND;
+
+	rc = rc ? rc : check_flags(migrate->flags & ~(unsigned)FERRY_MIGRATE_SELECT_COMPOUND, NULL, "migrate_setup");
+	if (!rc && compound && (migrate->start % FERRY_SUBSECTION || migrate->end - migrate->start != FERRY_SUBSECTION))
+		rc = ferryi_control_fail(-EINVAL, "migrate_setup: SELECT_COMPOUND is for one huge page, aligned");
+	if (!rc && !compound && (migrate->end - migrate->start) / FERRY_PAGE_SIZE > FERRY_MIGRATE_MAX_PAGES)
 		rc = ferryi_control_fail(-EINVAL, "migrate_setup: more than %u pages", FERRY_MIGRATE_MAX_PAGES);
 	return rc ? rc : ferryi_pager_migrate_setup(ferry->pager, migrate);
 }

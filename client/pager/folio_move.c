@@ -133,8 +133,7 @@ static void stage(struct ferryi_pager *pager, unsigned moved)
 
 /* ---- sending it ---- */
 
-static int write_all(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint64_t pfn,
-		     uint64_t *bytes)
+static int write_all(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint64_t *bytes)
 {
 	uint8_t *bounce = pager->service_evictor->batch[0].bounce;
 	size_t len = (size_t)WRITE_PAGES * FERRYI_PAGE_SIZE;
@@ -143,7 +142,7 @@ static int write_all(struct ferryi_pager *pager, const struct ferryi_page_ref *r
 	ferryi_children_save(pager, ref->object, ref->index, FERRYI_FOLIO_PAGES);
 	for (unsigned i = 0; i < FERRYI_FOLIO_PAGES && !rc; i += WRITE_PAGES) {
 		memcpy(bounce, slots(pager) + (size_t)i * FERRYI_PAGE_SIZE, len);
-		rc = ferryi_service_io_pfn(pager, pfn + i, FERRYI_OP_WRITE, bounce, len);
+		rc = ferryi_service_io_pfn(pager, pager->folio_move->pfn + i, FERRYI_OP_WRITE, bounce, len);
 		if (!rc) {
 			*bytes += len;
 			ferryi_count(&pager->counters.c_bytes_out, len);
@@ -162,10 +161,10 @@ static bool is_in_one_piece_locked(struct ferryi_pager *pager, const struct ferr
 	       ferryi_areas_find_locked(&pager->areas, va, &now) && now.area_pages_left >= FERRYI_FOLIO_PAGES;
 }
 
-/* All is in the pool: pages become AWAY, but those touched or dropped meanwhile. 0: as a folio. */
-static int commit(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint64_t pfn)
+int ferryi_folio_move_commit(struct ferryi_pager *pager, const struct ferryi_page_ref *ref)
 {
 	struct ferryi_folio_move *m = pager->folio_move;
+	const uint64_t pfn = m->pfn;
 	struct ferry_page *desc = ferryi_pfn_to_page(pager->model, pfn);
 	unsigned away = 0;
 
@@ -179,7 +178,7 @@ static int commit(struct ferryi_pager *pager, const struct ferryi_page_ref *ref,
 	if (is_in_one_piece_locked(pager, ref))
 		ferryi_folio_begin(pager, pfn);
 	for (unsigned i = 0; i < FERRYI_FOLIO_PAGES; i++) {
-		if (ferryi_evict_end(pager->service_evictor, &m->page[i], m->first_slot + i,
+		if (ferryi_evict_end(m->evictor, &m->page[i], m->first_slot + i,
 				     FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED))
 			away++;
 		else
@@ -199,7 +198,7 @@ static void put_back(struct ferryi_pager *pager)
 
 	for (unsigned i = 0; i < FERRYI_FOLIO_PAGES; i++) {
 		if (m->page[i].staged)
-			ferryi_evict_put_page_back(pager->service_evictor, &m->page[i], m->first_slot + i);
+			ferryi_evict_put_page_back(m->evictor, &m->page[i], m->first_slot + i);
 	}
 }
 
@@ -229,38 +228,64 @@ static unsigned count_rescued(const struct ferryi_folio_move *m)
 	return n;
 }
 
-int ferryi_folio_move_send(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, const void *owner,
-			   uint64_t *bytes)
+/* No page of it is staged any more; the charge for those that went back is settled. */
+static void end(struct ferryi_pager *pager)
 {
-	int rc;
+	struct ferryi_folio_move *m = pager->folio_move;
 
-	ferryi_assert_held(&pager->service_lock);
-	if (!ferryi_budget_charge(&pager->budget, FERRYI_FOLIO_PAGES)) /* for those that go back */
-		return -ENOMEM;
-	rc = take(pager, ref);
-	if (rc)
-		goto out_charge;
-	uint64_t pfn = ferryi_object_pfn(ref->object, ref->index); /* until the last word is let go */
-	long moved = move_out(pager, ref, owner);
-	unsigned nr_staged = moved > 0 ? (unsigned)((size_t)moved / FERRYI_PAGE_SIZE) : 0;
-
-	stage(pager, nr_staged);
-	rc = moved < 0 ? (int)moved : -EBUSY;
-	if (!nr_staged)
-		goto out_charge;
-	if (nr_staged == FERRYI_FOLIO_PAGES)
-		rc = write_all(pager, ref, pfn, bytes);
-	pager->service_evictor->owner = owner;
-	if (rc)
-		put_back(pager);
-	else
-		rc = commit(pager, ref, pfn);
-	pager->service_evictor->owner = NULL;
-	release_slots(pager);
-	ferryi_budget_uncharge(&pager->budget, nr_staged - count_rescued(pager->folio_move));
-out_charge:
-	ferryi_budget_uncharge(&pager->budget, FERRYI_FOLIO_PAGES);
+	if (m->nr_staged)
+		release_slots(pager);
+	ferryi_budget_uncharge(&pager->budget, m->nr_staged + FERRYI_FOLIO_PAGES - count_rescued(m));
+	m->evictor = NULL;
 	if (atomic_load(&pager->budget_waiters))
 		ferryi_pager_wake_handlers(pager);
+}
+
+int ferryi_folio_move_begin(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, struct ferryi_evictor *ev)
+{
+	struct ferryi_folio_move *m = pager->folio_move;
+
+	ferryi_assert_held(&pager->service_lock);
+	if (m->evictor)
+		return -EBUSY;
+	if (!ferryi_budget_charge(&pager->budget, FERRYI_FOLIO_PAGES)) /* for those that go back */
+		return -ENOMEM;
+	if (take(pager, ref)) {
+		ferryi_budget_uncharge(&pager->budget, FERRYI_FOLIO_PAGES);
+		return -EBUSY;
+	}
+	m->evictor = ev;
+	m->pfn = ferryi_object_pfn(ref->object, ref->index); /* until the last word is let go */
+	long moved = move_out(pager, ref, ev->owner);
+
+	m->nr_staged = moved > 0 ? (unsigned)((size_t)moved / FERRYI_PAGE_SIZE) : 0;
+	stage(pager, m->nr_staged);
+	if (m->nr_staged == FERRYI_FOLIO_PAGES)
+		return 0;
+	put_back(pager);
+	end(pager);
+	return moved < 0 ? (int)moved : -EBUSY;
+}
+
+const uint8_t *ferryi_folio_move_data(const struct ferryi_pager *pager)
+{
+	return slots(pager);
+}
+
+void ferryi_folio_move_end(struct ferryi_pager *pager)
+{
+	put_back(pager);
+	end(pager);
+}
+
+int ferryi_folio_move_send(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, uint64_t *bytes)
+{
+	int rc = ferryi_folio_move_begin(pager, ref, pager->service_evictor);
+
+	if (rc)
+		return rc;
+	rc = write_all(pager, ref, bytes);
+	rc = rc ? rc : ferryi_folio_move_commit(pager, ref);
+	ferryi_folio_move_end(pager);
 	return rc;
 }

@@ -235,7 +235,9 @@ static void send_huge(struct ferryi_pager *pager, struct ferry_pool *pool, const
 		if (round)
 			poll(NULL, 0, PAUSE_MS);
 		ferryi_mutex_lock(&pager->service_lock);
-		rc = ferryi_folio_move_send(pager, ref, ferryi_pool_owner(pool), &stats->bytes);
+		pager->service_evictor->owner = ferryi_pool_owner(pool);
+		rc = ferryi_folio_move_send(pager, ref, &stats->bytes);
+		pager->service_evictor->owner = NULL;
 		ferryi_mutex_unlock(&pager->service_lock);
 	}
 	stats->folios += rc == 0;
@@ -461,7 +463,8 @@ static int bind_all(struct ferryi_pager *pager, struct ferry_migrate *m, bool *g
 		nr = find_piece(pager, va, m->end, &ref);
 		if (!nr)
 			return ferryi_control_fail(-EINVAL, "migrate_setup: %#lx is not managed", (unsigned long)va);
-		size_t nr_go = select_pages(pager, m->pool, &ref, nr, m->pgmap_owner, m->flags,
+		size_t nr_go = select_pages(pager, m->pool, &ref, nr, m->pgmap_owner,
+					    m->flags & ~(unsigned)FERRY_MIGRATE_SELECT_COMPOUND,
 					    go + ((va - m->start) >> FERRYI_PAGE_SHIFT), &unused);
 		int rc = nr_go ? choose_pool(pager, &ref, m->pool) : 0;
 
@@ -472,15 +475,21 @@ static int bind_all(struct ferryi_pager *pager, struct ferry_migrate *m, bool *g
 	return 0;
 }
 
+static void nothing(struct ferry_migrate *m)
+{
+	memset(m->src, 0, m->npages * sizeof(*m->src));
+	memset(m->dst, 0, m->npages * sizeof(*m->dst));
+	memset(m->data, 0, m->npages * sizeof(*m->data));
+}
+
 /* What is not in RAM: a hole needs no copy and is zero at the other end too; all else is not ours to move. */
 static void describe_others(struct ferryi_pager *pager, struct ferry_migrate *m)
 {
 	struct ferryi_page_ref ref;
 	uint64_t word;
 
+	nothing(m);
 	for (size_t i = 0; i < m->npages; i++) {
-		m->src[i] = m->dst[i] = 0;
-		m->data[i] = NULL;
 		if (ferryi_service_look(pager, m->start + i * FERRYI_PAGE_SIZE, &ref, &word) &&
 		    ferryi_page_state(word) == FERRYI_PAGE_ABSENT) {
 			m->src[i] = FERRY_MIGRATE_PFN_MIGRATE | FERRY_MIGRATE_PFN_WRITE;
@@ -504,33 +513,30 @@ static int reserve_room(struct ferryi_pager *pager, uint64_t nr)
 	return 0;
 }
 
-int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate *m)
+static bool is_compound(const struct ferry_migrate *m)
 {
-	bool idle = false, go[FERRY_MIGRATE_MAX_PAGES];
+	return m->flags & FERRY_MIGRATE_SELECT_COMPOUND;
+}
 
-	if (!atomic_compare_exchange_strong(&pager->migrating, &idle, true))
-		return ferryi_control_fail(-EBUSY, "migrate_setup: another migration is under way");
-	ferryi_events_settle(pager);
-	m->npages = (m->end - m->start) >> FERRYI_PAGE_SHIFT;
-	int rc = check_not_own_stack(m->pool, m->start, m->end, "migrate_setup");
+/* The huge page, all of it or nothing. ASSUMPTION: service lock held. */
+static void collect_huge_locked(struct ferryi_pager *pager, struct ferry_migrate *m)
+{
+	struct ferryi_page_ref ref;
+	size_t nr = find_piece(pager, m->start, m->end, &ref);
 
-	rc = rc ? rc : bind_all(pager, m, go);
+	if (!nr || pool_of(pager, &ref) != m->pool || !ferryi_folio_move_can(pager, &ref, nr) ||
+	    ferryi_folio_move_begin(pager, &ref, pager->migrator))
+		return;
+	ferryi_children_save(pager, ref.object, ref.index, nr);
+	m->src[0] = FERRY_MIGRATE_PFN_VALID | FERRY_MIGRATE_PFN_MIGRATE | FERRY_MIGRATE_PFN_WRITE | FERRY_MIGRATE_PFN_COMPOUND;
+	m->dst[0] = pager->folio_move->pfn << FERRY_MIGRATE_PFN_SHIFT | FERRY_MIGRATE_PFN_VALID | FERRY_MIGRATE_PFN_COMPOUND;
+	m->data[0] = ferryi_folio_move_data(pager);
+	m->cpages = nr;
+}
 
-	if (!rc)
-		rc = reserve_room(pager, m->npages);
-	if (rc) {
-		atomic_store(&pager->migrating, false);
-		return rc;
-	}
-	m->cpages = 0;
-	describe_others(pager, m);
-	pager->migrator->owner = ferryi_pool_owner(m->pool);
-	pager->migrator->takes_readonly = true;
-	/* Not in the window of a fork: a page that left RAM after it was sampled would be zeros in the child. */
-	ferryi_mutex_lock(&pager->service_lock);
-	const struct ferryi_evict_batch *batch = ferryi_evict_collect(pager->migrator, m->start, m->end);
-
-	ferryi_mutex_unlock(&pager->service_lock);
+static void collect_small(struct ferryi_pager *pager, struct ferry_migrate *m, const bool *go,
+			  const struct ferryi_evict_batch *batch)
+{
 	for (unsigned k = 0; k < batch->nr_pages; k++) {
 		const struct ferryi_evict_page *page = &batch->page[k];
 		struct ferryi_page_ref ref = { .object = page->object, .index = page->index };
@@ -544,8 +550,59 @@ int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate 
 		m->data[i] = batch->staging + (size_t)k * FERRYI_PAGE_SIZE;
 		m->cpages++;
 	}
+}
+
+int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate *m)
+{
+	const struct ferryi_evict_batch *batch = NULL;
+	bool idle = false, go[FERRYI_PAGES_PER_BLOCK];
+
+	if (!atomic_compare_exchange_strong(&pager->migrating, &idle, true))
+		return ferryi_control_fail(-EBUSY, "migrate_setup: another migration is under way");
+	ferryi_events_settle(pager);
+	m->npages = (m->end - m->start) >> FERRYI_PAGE_SHIFT;
+	int rc = check_not_own_stack(m->pool, m->start, m->end, "migrate_setup");
+
+	rc = rc ? rc : bind_all(pager, m, go);
+
+	if (!rc && !is_compound(m))
+		rc = reserve_room(pager, m->npages);
+	if (rc) {
+		atomic_store(&pager->migrating, false);
+		return rc;
+	}
+	m->cpages = 0;
+	pager->migrator->owner = ferryi_pool_owner(m->pool);
+	pager->migrator->takes_readonly = true;
+	if (is_compound(m))
+		nothing(m);
+	else
+		describe_others(pager, m);
+	/* Not in the window of a fork: a page that left RAM after it was sampled would be zeros in the child. */
+	ferryi_mutex_lock(&pager->service_lock);
+	if (is_compound(m))
+		collect_huge_locked(pager, m);
+	else
+		batch = ferryi_evict_collect(pager->migrator, m->start, m->end);
+	ferryi_mutex_unlock(&pager->service_lock);
+	if (batch)
+		collect_small(pager, m, go, batch);
 	m->private_[0] = 1;
 	return 0;
+}
+
+/* As one, or not as one: then what was not touched is in the pool all the same, and src says that it has parted. */
+static void commit_huge(struct ferryi_pager *pager, struct ferry_migrate *m)
+{
+	struct ferryi_page_ref ref = { .object = pager->folio_move->page[0].object, .index = pager->folio_move->page[0].index };
+	bool wanted = (m->src[0] & FERRY_MIGRATE_PFN_VALID) && (m->dst[0] & FERRY_MIGRATE_PFN_VALID);
+
+	ferryi_mutex_lock(&pager->service_lock);
+	if (!wanted)
+		m->src[0] &= ~FERRY_MIGRATE_PFN_MIGRATE;
+	else if (ferryi_folio_move_commit(pager, &ref))
+		m->src[0] &= ~FERRY_MIGRATE_PFN_COMPOUND;
+	ferryi_mutex_unlock(&pager->service_lock);
 }
 
 int ferryi_pager_migrate_pages(struct ferryi_pager *pager, struct ferry_migrate *m)
@@ -554,6 +611,12 @@ int ferryi_pager_migrate_pages(struct ferryi_pager *pager, struct ferry_migrate 
 
 	if (m->private_[0] != 1)
 		return ferryi_control_fail(-EINVAL, "migrate_pages: follows migrate_setup");
+	m->private_[0] = 2;
+	if (is_compound(m)) {
+		if (m->cpages)
+			commit_huge(pager, m);
+		return 0;
+	}
 	for (unsigned k = 0; k < ev->batch[0].nr_pages; k++) {
 		size_t i = (ev->batch[0].page[k].va - m->start) >> FERRYI_PAGE_SHIFT;
 
@@ -561,7 +624,6 @@ int ferryi_pager_migrate_pages(struct ferryi_pager *pager, struct ferry_migrate 
 		    !ferryi_evict_commit(ev, k))
 			m->src[i] &= ~FERRY_MIGRATE_PFN_MIGRATE;
 	}
-	m->private_[0] = 2;
 	return 0;
 }
 
@@ -583,8 +645,14 @@ int ferryi_pager_migrate_finalize(struct ferryi_pager *pager, struct ferry_migra
 {
 	if (m->private_[0] != 1 && m->private_[0] != 2)
 		return ferryi_control_fail(-EINVAL, "migrate_finalize: follows migrate_setup");
-	ferryi_evict_put_back(pager->migrator);
-	ferryi_budget_uncharge(&pager->budget, m->npages);
+	if (!is_compound(m)) {
+		ferryi_evict_put_back(pager->migrator);
+		ferryi_budget_uncharge(&pager->budget, m->npages);
+	} else if (m->cpages) {
+		ferryi_mutex_lock(&pager->service_lock);
+		ferryi_folio_move_end(pager);
+		ferryi_mutex_unlock(&pager->service_lock);
+	}
 	if (m->private_[0] == 2 && ferryi_pool_is_coherent(m->pool))
 		enter_all(pager, m);
 	m->private_[0] = 0;

@@ -124,6 +124,123 @@ static void folio__huge_page_migrated__one_move_and_content_right(void **state)
 	RUN(as_one_body);
 }
 
+/* ---- in three steps ---- */
+
+struct huge_steps {
+	struct ferry_migrate m;
+	uint64_t src[PAGES], dst[PAGES];
+	const void *data[PAGES];
+};
+
+/* The first PFN when it was collected, else 0. */
+static uint64_t setup_huge(struct huge_steps *s, struct ferry_pool *pool, uint8_t *p)
+{
+	memset(s, 0xff, sizeof(*s));
+	s->m = (struct ferry_migrate){ .size = sizeof(s->m), .pool = pool, .start = (uintptr_t)p, .end = (uintptr_t)p + HUGE,
+				       .src = s->src, .dst = s->dst, .data = s->data, .flags = FERRY_MIGRATE_SELECT_COMPOUND };
+	CHECK_INT(ferry_migrate_setup(&s->m), 0);
+	for (unsigned i = 1; i < PAGES; i++)
+		CHECK(!s->src[i] && !s->dst[i] && !s->data[i]);
+	if (!s->m.cpages) {
+		CHECK(!s->src[0] && !s->dst[0] && !s->data[0]);
+		return 0;
+	}
+	CHECK_INT(s->m.cpages, PAGES);
+	CHECK_INT(s->src[0], FERRY_MIGRATE_PFN_VALID | FERRY_MIGRATE_PFN_MIGRATE | FERRY_MIGRATE_PFN_WRITE |
+				     FERRY_MIGRATE_PFN_COMPOUND);
+	CHECK(s->dst[0] & FERRY_MIGRATE_PFN_COMPOUND);
+	CHECK_INT(ferryt_present(p, PAGES), 0);
+	return s->dst[0] >> FERRY_MIGRATE_PFN_SHIFT;
+}
+
+static void copy_huge(const struct huge_steps *s, uint64_t pfn, size_t first, uint64_t seed)
+{
+	const uint8_t *data = s->data[0];
+
+	ferryt_verify(data, first, PAGES, seed);
+	for (unsigned i = 0; i < PAGES; i++)
+		CHECK_INT(ferry_device_write(the_ferry, pfn + i, data + i * FERRYT_PAGE, FERRYT_PAGE), 0);
+}
+
+static void three_steps_body(void)
+{
+	struct ferry_pool *pool = open_with(BUDGET, &folio_ops);
+	struct ferry_migrate_stats stats = none();
+	static struct huge_steps s;
+	uint8_t *p = huge(2, 5), *other = p + HUGE;
+
+	CHECK_INT(ferry_adopt(the_ferry, p, 2 * HUGE, 0), 0);
+
+	/* given up: it stays, in small pages or as it was */
+	CHECK(setup_huge(&s, pool, p));
+	s.dst[0] = 0;
+	CHECK_INT(ferry_migrate_pages(&s.m), 0);
+	CHECK(!(s.src[0] & FERRY_MIGRATE_PFN_MIGRATE));
+	CHECK_INT(ferry_migrate_finalize(&s.m), 0);
+	CHECK_INT(ferryt_present(p, PAGES), PAGES);
+	ferryt_verify(p, 0, PAGES, 5);
+
+	/* no huge page any more: nothing is collected, and nothing changes */
+	CHECK(!setup_huge(&s, pool, p));
+	CHECK_INT(ferry_migrate_finalize(&s.m), 0);
+	CHECK_INT(ferryt_present(p, PAGES), PAGES);
+	s.m.start += FERRYT_PAGE;
+	s.m.end += FERRYT_PAGE;
+	CHECK_FAILS(ferry_migrate_setup(&s.m), -EINVAL, "COMPOUND");
+
+	/* as one; there is one slot, so a second huge page goes page by page meanwhile */
+	uint64_t pfn = setup_huge(&s, pool, other);
+
+	CHECK(pfn);
+	copy_huge(&s, pfn, PAGES, 5);
+	CHECK_INT(ferry_migrate_to_device(pool, p, HUGE, 0, &stats), 0);
+	CHECK_INT(stats.folios, 0);
+	CHECK_INT(stats.migrated, PAGES);
+	CHECK_INT(ferry_migrate_pages(&s.m), 0);
+	CHECK(s.src[0] & FERRY_MIGRATE_PFN_MIGRATE && s.src[0] & FERRY_MIGRATE_PFN_COMPOUND);
+	CHECK_INT(ferry_migrate_finalize(&s.m), 0);
+	CHECK_INT(ferry_page_order(page_at(pfn)), 9);
+	CHECK_INT(ferryt_present(other, PAGES), 0);
+	check_budget();
+	CHECK_INT(ferry_close(the_ferry), 0);
+	ferryt_verify(p, 0, 2 * PAGES, 5);
+}
+
+static void folio__three_steps__one_entry_for_all(void **state)
+{
+	(void)state;
+	RUN(three_steps_body);
+}
+
+static void three_steps_touched_body(void)
+{
+	struct ferry_pool *pool = open_with(BUDGET, &folio_ops);
+	static struct huge_steps s;
+	uint8_t *p = huge(1, 6);
+
+	CHECK_INT(ferry_adopt(the_ferry, p, HUGE, 0), 0);
+	uint64_t pfn = setup_huge(&s, pool, p);
+
+	CHECK(pfn);
+	copy_huge(&s, pfn, 0, 6);
+	p[30 * FERRYT_PAGE] ^= 0xff; /* comes back from the slot, with the write */
+	CHECK_INT(ferry_migrate_pages(&s.m), 0);
+	CHECK(s.src[0] & FERRY_MIGRATE_PFN_MIGRATE && !(s.src[0] & FERRY_MIGRATE_PFN_COMPOUND));
+	CHECK_INT(ferry_migrate_finalize(&s.m), 0);
+	CHECK_INT(ferry_page_order(page_at(pfn)), 0);
+	CHECK_INT(ferryt_present(p, PAGES), 1);
+	p[30 * FERRYT_PAGE] ^= 0xff;
+	ferryt_verify(p, 0, PAGES, 6);
+	check_budget();
+	CHECK_INT(ferry_close(the_ferry), 0);
+}
+
+static void folio__three_steps_and_a_touch__that_page_stays(void **state)
+{
+	(void)state;
+	RUN(three_steps_touched_body);
+}
+
 /* Of a range that begins and ends anywhere, as malloc's do: what lies whole in it. */
 static void unaligned_body(void)
 {
@@ -512,6 +629,8 @@ int main(int argc, char **argv)
 	char *row = argc > 1 ? argv[1] : "local";
 	const struct CMUnitTest tests[] = {
 		ROW_TEST(folio__huge_page_migrated__one_move_and_content_right),
+		ROW_TEST(folio__three_steps__one_entry_for_all),
+		ROW_TEST(folio__three_steps_and_a_touch__that_page_stays),
 		ROW_TEST(folio__range_of_any_alignment__the_huge_page_inside_goes),
 		ROW_TEST(folio__stats_of_an_older_library__accepted),
 		ROW_TEST(folio_split__part_of_it_leaves__told_of_each_tail_once),
