@@ -1,13 +1,15 @@
 /*
  * See bare_uffd.h. The measurement has a thread of its own, the handler, which
  * lives from ferryi_uffd_measure's begin to its end and answers exactly
- * `count` faults.
+ * `count` faults; by SIGBUS it has none, and the toucher answers its own.
  */
 #include "bare_uffd.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -72,73 +74,113 @@ int ferryi_uffd_probe(struct ferryi_uffd_rights *out)
 	return out->user_mode || out->by_device || out->by_syscall ? 0 : -out->user_mode_errno;
 }
 
+#define SPIN_NS (50 * FERRYI_NS_PER_US) /* as long as the pager's own thread: the floor is what a good handler can do */
+
+/* One measurement at a time, as SIGBUS is the process's. */
 struct loop {
-	int fd;
+	int fd; /* not blocking */
 	unsigned count;
+	bool may_spin; /* else the toucher would have no CPU */
 	unsigned char page[FERRYI_PAGE_SIZE] __attribute__((aligned(4096)));
 };
 
+static struct loop loop;
+
+static void answer(uintptr_t va)
+{
+	struct uffdio_copy copy = {.dst = ferryi_align_down(va, FERRYI_PAGE_SIZE),
+				   .src = (uintptr_t)loop.page,
+				   .len = FERRYI_PAGE_SIZE};
+
+	while (ioctl(loop.fd, UFFDIO_COPY, &copy) != 0 && errno == EAGAIN)
+		copy.copy = 0;
+}
+
+/* Waking a sleeping thread can cost more than the fault: it spins for the next one, for a while. */
 static void *handler(void *arg)
 {
-	struct loop *loop = arg;
+	uint64_t idle_since = ferryi_now_ns();
 
-	for (unsigned i = 0; i < loop->count; i++) {
+	(void)arg;
+	for (unsigned i = 0; i < loop.count;) {
 		struct uffd_msg msg;
-		ssize_t n = read(loop->fd, &msg, sizeof(msg));
+		ssize_t n = read(loop.fd, &msg, sizeof(msg));
 
-		if (n != sizeof(msg) || msg.event != UFFD_EVENT_PAGEFAULT) {
-			i--;
-			continue;
+		if (n == sizeof(msg) && msg.event == UFFD_EVENT_PAGEFAULT) {
+			answer(msg.arg.pagefault.address);
+			i++;
+			idle_since = ferryi_now_ns();
+		} else if (loop.may_spin && ferryi_now_ns() - idle_since < SPIN_NS) {
+			ferryi_cpu_relax();
+		} else {
+			struct pollfd pfd = {.fd = loop.fd, .events = POLLIN};
+
+			poll(&pfd, 1, -1);
 		}
-		struct uffdio_copy copy = {
-			.dst = ferryi_align_down(msg.arg.pagefault.address, FERRYI_PAGE_SIZE),
-			.src = (uintptr_t)loop->page,
-			.len = FERRYI_PAGE_SIZE};
-
-		while (ioctl(loop->fd, UFFDIO_COPY, &copy) != 0 && errno == EAGAIN)
-			copy.copy = 0;
 	}
 	return NULL;
 }
 
-int ferryi_uffd_measure(unsigned count, struct ferryi_samples *samples)
+static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
-	static struct loop loop; /* the handler's; one measurement at a time */
-	size_t len = (size_t)count * FERRYI_PAGE_SIZE;
-	struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_MISSING};
-	unsigned char *area;
-	pthread_t thread;
-	int rc;
+	int saved = errno;
 
-	loop.fd = open_syscall(FERRYI_UFFD_USER_MODE_ONLY);
+	(void)sig;
+	(void)context;
+	answer((uintptr_t)info->si_addr);
+	errno = saved;
+}
+
+static int open_loop(unsigned count, uint64_t features)
+{
+	struct uffdio_api a = {.api = UFFD_API, .features = features};
+
+	loop.fd = open_syscall(FERRYI_UFFD_USER_MODE_ONLY | O_NONBLOCK);
 	if (loop.fd < 0)
-		loop.fd = open_syscall(0);
+		loop.fd = open_syscall(O_NONBLOCK);
 	if (loop.fd < 0)
 		return loop.fd;
 	loop.count = count;
+	loop.may_spin = sysconf(_SC_NPROCESSORS_ONLN) > 1;
 	memset(loop.page, 0x5a, sizeof(loop.page));
-	rc = api(loop.fd, NULL);
-	if (rc != 0)
-		goto err_close;
-	area = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (area == MAP_FAILED) {
-		rc = -errno;
-		goto err_close;
+	if (ioctl(loop.fd, UFFDIO_API, &a) != 0) {
+		int rc = -errno;
+
+		close(loop.fd);
+		return rc;
 	}
+	return 0;
+}
+
+/* An armed area of count pages, all of them missing. */
+static int open_area(unsigned char **area)
+{
+	size_t len = (size_t)loop.count * FERRYI_PAGE_SIZE;
+	struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+
+	*area = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (*area == MAP_FAILED)
+		return -errno;
 	/* The page tables are there in a process that has used its memory before. */
-	madvise(area, len, MADV_NOHUGEPAGE);
-	madvise(area, len, MADV_POPULATE_WRITE);
-	madvise(area, len, MADV_DONTNEED);
-	reg.range.start = (uintptr_t)area;
+	madvise(*area, len, MADV_NOHUGEPAGE);
+	madvise(*area, len, MADV_POPULATE_WRITE);
+	madvise(*area, len, MADV_DONTNEED);
+	reg.range.start = (uintptr_t)*area;
 	reg.range.len = len;
 	if (ioctl(loop.fd, UFFDIO_REGISTER, &reg) != 0) {
-		rc = -errno;
-		goto err_unmap;
+		int rc = -errno;
+
+		munmap(*area, len);
+		return rc;
 	}
-	rc = -pthread_create(&thread, NULL, handler, &loop);
-	if (rc != 0)
-		goto err_unmap;
-	for (unsigned i = 0; i < count; i++) {
+	return 0;
+}
+
+static int touch_all(const unsigned char *area, struct ferryi_samples *samples)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < loop.count; i++) {
 		const volatile unsigned char *p = area + (size_t)i * FERRYI_PAGE_SIZE;
 		uint64_t start = ferryi_now_ns();
 		unsigned char v = *p;
@@ -147,10 +189,45 @@ int ferryi_uffd_measure(unsigned count, struct ferryi_samples *samples)
 		if (v != 0x5a)
 			rc = -EIO;
 	}
-	pthread_join(thread, NULL);
-err_unmap:
-	munmap(area, len);
-err_close:
+	return rc;
+}
+
+static int touch_by_handler(const unsigned char *area, struct ferryi_samples *samples)
+{
+	pthread_t thread;
+	int rc = -pthread_create(&thread, NULL, handler, NULL);
+
+	if (rc == 0) {
+		rc = touch_all(area, samples);
+		pthread_join(thread, NULL);
+	}
+	return rc;
+}
+
+static int touch_by_sigbus(const unsigned char *area, struct ferryi_samples *samples)
+{
+	struct sigaction act = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER}, old;
+	int rc;
+
+	if (sigaction(SIGBUS, &act, &old) != 0)
+		return -errno;
+	rc = touch_all(area, samples);
+	sigaction(SIGBUS, &old, NULL);
+	return rc;
+}
+
+int ferryi_uffd_measure(unsigned count, bool by_sigbus, struct ferryi_samples *samples)
+{
+	unsigned char *area;
+	int rc = open_loop(count, by_sigbus ? FERRYI_UFFD_FEATURE_SIGBUS : 0);
+
+	if (rc != 0)
+		return rc;
+	rc = open_area(&area);
+	if (rc == 0) {
+		rc = (by_sigbus ? touch_by_sigbus : touch_by_handler)(area, samples);
+		munmap(area, (size_t)count * FERRYI_PAGE_SIZE);
+	}
 	close(loop.fd);
 	return rc;
 }

@@ -1,7 +1,7 @@
 /*
  * userfaultfd without ferry: what this node allows (for `ferry doctor`), and
- * what a fault costs when a handler thread answers it with local data (for
- * `ferry bench`). Beside the pager the only user of userfaultfd: a yardstick
+ * what a fault costs when a handler thread, or the faulting thread itself,
+ * answers it with local data (for `ferry bench`). Beside the pager the only user of userfaultfd: a yardstick
  * must not depend on what it measures.
  */
 #ifndef FERRYI_BARE_UFFD_H
@@ -25,9 +25,11 @@ struct ferryi_uffd_rights {
 int ferryi_uffd_probe(struct ferryi_uffd_rights *out);
 
 /*
- * count faults on fresh pages, answered by a handler thread with UFFDIO_COPY;
- * adds the toucher's latencies to samples. 0 or a negative errno.
+ * count faults on fresh pages, answered with UFFDIO_COPY: by a handler thread,
+ * which spins for the next fault as the pager's does, or in the faulting thread
+ * by UFFD_FEATURE_SIGBUS. Adds the toucher's latencies to samples. 0 or a
+ * negative errno. Main thread; SIGBUS is the measurement's meanwhile.
  */
-int ferryi_uffd_measure(unsigned count, struct ferryi_samples *samples);
+int ferryi_uffd_measure(unsigned count, bool by_sigbus, struct ferryi_samples *samples);
 
 #endif

@@ -138,7 +138,7 @@ static int yardsticks(struct ferryi_bench *bench, const struct ferryi_bench_kind
 					 ferryi_raw_server(bench->raw), ferryi_raw_fabric(bench->raw),
 					 strerror(-rc));
 	bench->samples.n = 0;
-	rc = ferryi_uffd_measure(UFFD_FAULTS, &bench->samples);
+	rc = ferryi_uffd_measure(UFFD_FAULTS, bench->options.mode == FERRYI_BENCH_INLINE, &bench->samples);
 	if (rc != 0)
 		return ferryi_bench_fail(bench, "userfaultfd: %s; \"ferry doctor\" says how to get it",
 					 strerror(-rc));

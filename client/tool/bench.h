@@ -3,6 +3,8 @@
  * measured in runs, and each run takes the raw transport and the bare
  * userfaultfd figures first, against the same server. What is printed are the
  * medians over the runs.
+ * The bare userfaultfd is measured in the mode that the run is: by a handler
+ * thread that spins, or by SIGBUS in the faulting thread.
  *
  * Threads: everything here runs in the main thread, but for the handler of
  * bare_uffd.c and the library's own threads.
@@ -19,10 +21,12 @@
 
 struct ferry;
 
+enum ferryi_bench_mode { FERRYI_BENCH_HANDLER, FERRYI_BENCH_INLINE };
+
 struct ferryi_bench_options {
 	const char *servers, *token_file, *pool;
 	int fabric; /* index into ferryi_bench_fabrics */
-	int mode;
+	int mode;   /* enum ferryi_bench_mode */
 	uint64_t size_bytes, local_bytes; /* local 0: what the kind asks for */
 	uint64_t seconds, count;	  /* of one run; 0: the kind's */
 	uint64_t runs, seed;
@@ -96,7 +100,7 @@ int ferryi_bench_corrupt(const struct ferryi_bench *bench, size_t page);
 /* ---- output (bench_line.c) ---- */
 
 extern const char *const ferryi_bench_fabrics[];
-extern const char *const ferryi_bench_modes[];
+extern const char *const ferryi_bench_modes[]; /* by enum ferryi_bench_mode */
 
 void ferryi_bench_print(const struct ferryi_bench *bench, const struct ferryi_bench_kind *kind,
 			const struct ferryi_bench_figures *runs, size_t nruns);
