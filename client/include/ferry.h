@@ -258,7 +258,7 @@ struct ferry_stats {
 	uint64_t pinned_bytes;
 	uint64_t away_bytes;         /* pages whose data is in a pool only */
 	uint64_t leased_bytes;
-	uint64_t bookkeeping_bytes;  /* the library's own memory for these ranges */
+	uint64_t bookkeeping_bytes;  /* the library's own memory for these ranges at most: what was never touched takes none */
 	/* counters */
 	uint64_t faults;             /* touches that had to wait for the library */
 	uint64_t faults_major;       /* ... for a read from a pool */

@@ -17,7 +17,8 @@
 #define MAX_RUNS      101u
 
 static const struct ferryi_bench_kind *const kinds[] = {
-	&ferryi_bench_raw, &ferryi_bench_fault, &ferryi_bench_seq, &ferryi_bench_random, &ferryi_bench_evict,
+	&ferryi_bench_raw,   &ferryi_bench_fault, &ferryi_bench_seq,	  &ferryi_bench_random, &ferryi_bench_evict,
+	&ferryi_bench_todev, &ferryi_bench_toram, &ferryi_bench_threads, &ferryi_bench_map,	  &ferryi_bench_idle,
 };
 
 #define NKINDS	   (sizeof(kinds) / sizeof(kinds[0]))
@@ -165,7 +166,17 @@ static int bench_kind(struct ferryi_bench *bench, const struct ferryi_bench_kind
 	if (kind->prepare != NULL && kind->prepare(bench) != 0)
 		goto out;
 	for (size_t run = 0; run < o->runs; run++) {
-		runs[run] = (struct ferryi_bench_figures){NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, count};
+		runs[run] = (struct ferryi_bench_figures){.raw_us_p50 = NAN,
+							  .raw_us_p99 = NAN,
+							  .raw_mbps = NAN,
+							  .uffd_us_p50 = NAN,
+							  .us_p50 = NAN,
+							  .us_p99 = NAN,
+							  .mbps = NAN,
+							  .faults_per_s = NAN,
+							  .hit_rate = NAN,
+							  .ratio = NAN,
+							  .count = count};
 		if (yardsticks(bench, kind, &runs[run]) != 0 || kind->run(bench, &runs[run]) != 0)
 			goto out;
 	}
@@ -191,9 +202,8 @@ static int check(const struct ferryi_tool_command *command, const struct ferryi_
 	for (size_t i = 0; i < NKINDS; i++)
 		known |= wanted(name, kinds[i]);
 	if (!known)
-		return ferryi_tool_fail(
-			command, FERRYI_TOOL_USAGE,
-			"no benchmark \"%s\"; there are raw, fault, seq, random, evict and all", name);
+		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE, "no benchmark \"%s\"; \"ferry bench --help\" lists them",
+					name);
 	if (o->mode != 0)
 		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE,
 					"--mode=%s is not built yet; use --mode=handler",
@@ -222,6 +232,7 @@ static int measure(struct ferryi_bench *bench, const char *name)
 	int status = FERRYI_TOOL_FAILED;
 
 	bench->token_file = o->token_file;
+	bench->server_pid = -1;
 	if (o->servers == NULL || o->servers[0] == '\0') {
 		/* Own server: as much as the area and the yardstick need, and room for rounding. */
 		uint64_t bytes = o->size_bytes + FERRYI_RAW_LEASE + 4 * FERRYI_SUBSECTION_SIZE;
@@ -231,6 +242,7 @@ static int measure(struct ferryi_bench *bench, const char *name)
 			return ferryi_tool_fail(bench->command, FERRYI_TOOL_FAILED, "%s", why);
 		snprintf(url, sizeof(url), "%s", server.url);
 		bench->token_file = server.token_file;
+		bench->server_pid = server.pid;
 	} else if (o->fabric == 0 || strchr(o->servers, '?') != NULL) {
 		snprintf(url, sizeof(url), "%s", o->servers);
 	} else {
@@ -261,7 +273,7 @@ static int bench_run(const struct ferryi_tool_command *command, int argc, char *
 
 	if (status < 0 && n == 0)
 		status = ferryi_tool_fail(command, FERRYI_TOOL_USAGE,
-					  "say what to measure: raw, fault, seq, random, evict or all");
+					  "say what to measure: raw, fault, seq, ... or all; \"ferry bench --help\" lists them");
 	if (status < 0)
 		status = check(command, &bench.options, name);
 	if (status < 0)
@@ -272,7 +284,7 @@ static int bench_run(const struct ferryi_tool_command *command, int argc, char *
 
 const struct ferryi_tool_command ferryi_tool_bench = {
 	.name = "bench",
-	.usage = "ferry bench raw|fault|seq|random|evict|all [OPTIONS]",
+	.usage = "ferry bench KIND|all [OPTIONS]",
 	.text = "Measures faults and transfers, beside the raw transport and the bare userfaultfd.",
 	.params = params,
 	.more = usage_kinds,

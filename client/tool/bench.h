@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "bench_raw.h"
 #include "bench_server.h"
@@ -33,13 +34,21 @@ struct ferryi_bench_options {
 	bool json;
 };
 
+#define FERRYI_BENCH_MORE 4u
+
 /* Figures of one run; NaN where a kind has none. */
 struct ferryi_bench_figures {
 	double raw_us_p50, raw_us_p99, raw_mbps; /* raw_mbps: reads, or writes for a kind that writes */
 	double uffd_us_p50;
 	double us_p50, us_p99, mbps;
 	double faults_per_s, hit_rate;
+	double ratio;	/* of a kind that has one of its own */
 	uint64_t count; /* accesses (or pages) measured */
+	unsigned nr_more;
+	struct {
+		const char *name;
+		double value;
+	} more[FERRYI_BENCH_MORE]; /* the same ones in each run */
 };
 
 struct ferryi_bench {
@@ -47,6 +56,7 @@ struct ferryi_bench {
 	struct ferryi_bench_options options;
 	const char *url; /* of the one server */
 	const char *token_file;
+	pid_t server_pid; /* of the ferryd started for this; -1: none */
 	struct ferryi_raw *raw;
 	/* of the kind under way */
 	struct ferry *ferry;
@@ -62,6 +72,7 @@ struct ferryi_bench_kind {
 	const char *name;
 	const char *text;
 	bool by_throughput;	 /* ratio = mbps / raw_mbps, else us_p50 / (raw_us_p50 + uffd_us_p50) */
+	bool has_ratio;		 /* its runs set the ratio themselves, or it has none */
 	bool writes;		 /* its raw throughput is that of writes */
 	unsigned budget_percent; /* of the size; over 100: nothing is evicted */
 	uint64_t count;		 /* default accesses of a run; 0: every page */
@@ -71,7 +82,15 @@ struct ferryi_bench_kind {
 };
 
 extern const struct ferryi_bench_kind ferryi_bench_raw, ferryi_bench_fault, ferryi_bench_seq,
-	ferryi_bench_random, ferryi_bench_evict;
+	ferryi_bench_random, ferryi_bench_evict, ferryi_bench_todev, ferryi_bench_toram, ferryi_bench_threads,
+	ferryi_bench_map, ferryi_bench_idle;
+
+/* One figure more of a run, by its name in JSON. */
+static inline void ferryi_bench_add(struct ferryi_bench_figures *out, const char *name, double value)
+{
+	out->more[out->nr_more].name = name;
+	out->more[out->nr_more++].value = value;
+}
 
 /* "ferry bench: ..." on stderr; returns -1. */
 int ferryi_bench_fail(const struct ferryi_bench *bench, const char *fmt, ...)

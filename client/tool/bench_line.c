@@ -64,6 +64,8 @@ static void print_json(const struct ferryi_bench *bench, const struct ferryi_ben
 	add_number(o, "raw_us_p99", f->raw_us_p99, 2);
 	add_number(o, "faults_per_s", f->faults_per_s, 0);
 	add_number(o, "hit_rate", f->hit_rate, 5);
+	for (unsigned i = 0; i < f->nr_more; i++)
+		add_number(o, f->more[i].name, f->more[i].value, 3);
 	add_count(o, "count", f->count);
 	add_count(o, "runs", nruns);
 	add_count(o, "seed", bench->options.seed);
@@ -106,6 +108,8 @@ static void print_row(const struct ferryi_bench *bench, const struct ferryi_benc
 	print_cell(9, 0, f->raw_mbps);
 	print_cell(7, 3, ratio);
 	print_cell(9, 0, f->faults_per_s);
+	for (unsigned i = 0; i < f->nr_more; i++)
+		printf("  %s=%.5g", f->more[i].name, f->more[i].value);
 	putchar('\n');
 }
 
@@ -122,9 +126,17 @@ void ferryi_bench_print(const struct ferryi_bench *bench, const struct ferryi_be
 		.mbps = MEDIAN(mbps),
 		.faults_per_s = MEDIAN(faults_per_s),
 		.hit_rate = MEDIAN(hit_rate),
+		.ratio = MEDIAN(ratio),
 		.count = runs[nruns - 1].count,
+		.nr_more = runs[0].nr_more,
 	};
-	double ratio = kind->by_throughput ? f.mbps / f.raw_mbps : f.us_p50 / (f.raw_us_p50 + f.uffd_us_p50);
+	for (unsigned i = 0; i < f.nr_more; i++) {
+		f.more[i].name = runs[0].more[i].name;
+		f.more[i].value = MEDIAN(more[i].value);
+	}
+	double ratio = kind->has_ratio	     ? f.ratio
+		       : kind->by_throughput ? f.mbps / f.raw_mbps
+					     : f.us_p50 / (f.raw_us_p50 + f.uffd_us_p50);
 
 	if (bench->options.json)
 		print_json(bench, kind, &f, ratio, nruns);

@@ -81,10 +81,10 @@ check_lines() {
 }
 # shellcheck disable=SC2086 # several words
 expect 0 0 '"fabric":"tcp"' bench all $small --servers "$server" --token-file token --fabric tcp
-check_lines 5
+check_lines 10
 # shellcheck disable=SC2086
 expect 0 0 '"fabric":"local"' bench all $small
-check_lines 5
+check_lines 10
 expect 0 0 RATIO bench fault --size=16M --runs=1 --count=200
 exec 5>&-
 wait

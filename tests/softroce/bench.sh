@@ -14,7 +14,7 @@ status=0
 timeout 240 "$FERRY_BUILD/client/tool/ferry" bench all --fabric verbs --json --size 16M --runs 1 --count 300 >/tmp/bench.json || status=$?
 cat /tmp/bench.json
 [ "$status" = 0 ] || fail "ferry bench ended with status $status"
-for kind in raw fault seq random evict; do
+for kind in raw fault seq random evict todev toram threads map idle; do
 	grep -qE "\"bench\": ?\"$kind\".*\"fabric\": ?\"verbs\"" /tmp/bench.json || fail "no figures of $kind over verbs"
 done
 ferryd_signal TERM
