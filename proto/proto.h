@@ -24,6 +24,7 @@
 #define FERRYI_NONCE_LEN    32u
 #define FERRYI_MAC_LEN      32u
 #define FERRYI_AUTH_TOKEN_LEN 32u /* bytes of the shared secret */
+#define FERRYI_HEIR_SECRET_LEN 16u /* bytes */
 
 /* Limits that validation keeps; a message outside them never reaches a caller. */
 #define FERRYI_MAX_NAME     63u   /* pool, fabric, client names */

@@ -316,9 +316,26 @@ static int check_attach(const Farferry__Envelope *e, struct why *why)
 
 	if (rc || (rc = check_name(why, "fabric", m->fabric)) ||
 	    (rc = m->type[0] ? check_name(why, "type", m->type) : 0) ||
-	    (rc = m->name[0] ? check_name(why, "lease name", m->name) : 0))
+	    (rc = m->name[0] ? check_name(why, "lease name", m->name) : 0) ||
+	    (rc = m->heir_secret.len
+			  ? check_bytes(why, "heir_secret", &m->heir_secret, FERRYI_HEIR_SECRET_LEN)
+			  : 0))
 		return rc;
+	if (m->name[0] && m->heir_secret.len)
+		return invalid(why, "a lease with a name has no heir");
 	return check_granules(why, "size_bytes", m->size_bytes);
+}
+
+static int check_heir(const Farferry__Envelope *e, struct why *why)
+{
+	return check_bytes(why, "secret", &e->heir->secret, FERRYI_HEIR_SECRET_LEN);
+}
+
+static int check_claim(const Farferry__Envelope *e, struct why *why)
+{
+	int rc = check_bytes(why, "secret", &e->claim->secret, FERRYI_HEIR_SECRET_LEN);
+
+	return rc ? rc : check_name(why, "fabric", e->claim->fabric);
 }
 
 static int check_lease_reply(const Farferry__Envelope *e, struct why *why)
@@ -339,6 +356,8 @@ static int check_lease_reply(const Farferry__Envelope *e, struct why *why)
 		return invalid(why, "fabric_addr is empty");
 	if (m->keep_ms && !m->name[0])
 		return invalid(why, "keep_ms of a lease without a name");
+	if (m->takes_heir && m->name[0])
+		return invalid(why, "takes_heir of a lease with a name");
 	if (m->kept_extents > m->n_extents)
 		return invalid(why, "kept_extents %u of %zu extents", m->kept_extents, m->n_extents);
 	for (size_t i = 0; i < m->n_extents; i++) {
@@ -640,6 +659,8 @@ static const struct body {
 	[FARFERRY__ENVELOPE__BODY_DRAIN] = {"drain", TO_CLIENT, ID_ZERO, check_drain},
 	[FARFERRY__ENVELOPE__BODY_FAILED] = {"failed", TO_CLIENT, ID_ZERO, check_failed},
 	[FARFERRY__ENVELOPE__BODY_INJECT] = {"inject", TO_SERVER, ID_SET, check_inject},
+	[FARFERRY__ENVELOPE__BODY_HEIR] = {"heir", TO_SERVER, ID_SET, check_heir},
+	[FARFERRY__ENVELOPE__BODY_CLAIM] = {"claim", TO_SERVER, ID_SET, check_claim},
 	[FARFERRY__ENVELOPE__BODY_EXPORT_REQUEST] = {"export", TO_SERVER, ID_SET, check_export_request},
 	[FARFERRY__ENVELOPE__BODY_UNEXPORT] = {"unexport", TO_SERVER, ID_SET, check_unexport},
 	[FARFERRY__ENVELOPE__BODY_VIEW_OPEN] = {"view_open", TO_SERVER, ID_SET, check_view_open},

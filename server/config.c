@@ -126,15 +126,13 @@ static const struct ferryi_param table[] = {
 	{.name = "keep",
 	 .type = FERRYI_PARAM_MS,
 	 .offset = AT(limits.keep_ms),
-	 .min = 1,
 	 .max = 86400000,
 	 .deflt = "10s",
 	 .metavar = "TIME",
 	 .text = "How long the memory of a lease with a name waits, once its client is gone without giving "
-		 "it "
-		 "back, for a client that takes it over; then it is zeroed and free. Pools of type fs_dax "
-		 "keep "
-		 "theirs for good."},
+		 "it back, for a client that takes it over; then it is zeroed and free. Pools of type fs_dax "
+		 "keep theirs for good. Also how long that of a lease without a name waits for its heir, who "
+		 "serves children of fork when their parent is killed. 0: nothing is kept in memory."},
 	{.name = "handshake-timeout",
 	 .type = FERRYI_PARAM_MS,
 	 .offset = AT(limits.handshake_ms),

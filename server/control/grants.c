@@ -19,10 +19,7 @@
 
 #define SCRUB_WAIT_MS 3000 /* how long a request waits for memory that is being zeroed */
 
-static int refuse(struct refusal *why, Farferry__Code code, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static int refuse(struct refusal *why, Farferry__Code code, const char *fmt, ...)
+int ferryi_grants_refuse(struct refusal *why, Farferry__Code code, const char *fmt, ...)
 {
 	va_list args;
 
@@ -40,7 +37,8 @@ static struct tenancy *tenancy_of(struct ferryi_grants *grants, const struct fer
 	return &grants->tenancies[fabric - grants->hub->fabrics];
 }
 
-static int tenancy_get(struct ferryi_grants *grants, struct ferryi_hub_fabric *fabric, struct refusal *why)
+int ferryi_grants_tenancy_get(struct ferryi_grants *grants, struct ferryi_hub_fabric *fabric,
+			      struct refusal *why)
 {
 	struct tenancy *tenancy = tenancy_of(grants, fabric);
 	int rc;
@@ -53,9 +51,9 @@ static int tenancy_get(struct ferryi_grants *grants, struct ferryi_hub_fabric *f
 		if (rc) {
 			ferryi_error("%s: opening a tenant over %s failed: %s", grants->label,
 				     fabric->row->name, ferryi_strerror(rc));
-			return refuse(why, FARFERRY__CODE__CODE_INTERNAL,
-				      "the %s fabric cannot take this session: %s", fabric->row->name,
-				      ferryi_strerror(rc));
+			return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+						    "the %s fabric cannot take this session: %s",
+						    fabric->row->name, ferryi_strerror(rc));
 		}
 	}
 	tenancy->nleases++;
@@ -122,7 +120,8 @@ static int region_open(struct ferryi_grants *grants, struct lease *lease, struct
 	int rc;
 
 	rc = ferryi_region_open(tenancy_of(grants, lease->fabric)->tenant, &extent->memory->memory,
-				FERRYI_ACCESS_READ | FERRYI_ACCESS_WRITE, &extent->region);
+				FERRYI_ACCESS_READ | (lease->is_inherited ? 0 : FERRYI_ACCESS_WRITE),
+				&extent->region);
 	ferryi_count(&status->c_registrations_total, 1);
 	ferryi_count(&status->c_registration_ns_total, ferryi_now_ns() - begin);
 	if (!rc)
@@ -130,11 +129,11 @@ static int region_open(struct ferryi_grants *grants, struct lease *lease, struct
 	ferryi_error("%s: registering %zu bytes of pool %s over %s failed: %s", grants->label,
 		     extent->memory->memory.len_bytes, ferryi_pool_spec(lease->pool)->name,
 		     lease->fabric->row->name, ferryi_strerror(rc));
-	return refuse(why, rc == -ENOMEM ? FARFERRY__CODE__CODE_FULL : FARFERRY__CODE__CODE_INTERNAL,
-		      "the server could not register the memory with the %s fabric: %s%s",
-		      lease->fabric->row->name, ferryi_strerror(rc),
-		      rc == -ENOMEM
-			      ? " (its limit of locked memory is too small; raise LimitMEMLOCK or ulimit -l)"
+	return ferryi_grants_refuse(
+		why, rc == -ENOMEM ? FARFERRY__CODE__CODE_FULL : FARFERRY__CODE__CODE_INTERNAL,
+		"the server could not register the memory with the %s fabric: %s%s", lease->fabric->row->name,
+		ferryi_strerror(rc),
+		rc == -ENOMEM ? " (its limit of locked memory is too small; raise LimitMEMLOCK or ulimit -l)"
 			      : "");
 }
 
@@ -144,24 +143,25 @@ static int refuse_take(struct ferryi_grants *grants, const struct lease *lease, 
 	const char *pool = ferryi_pool_spec(lease->pool)->name;
 
 	if (rc == -ENOMEM)
-		return refuse(why, FARFERRY__CODE__CODE_FULL,
-			      "pool %s cannot give %" PRIu64 " bytes: %" PRIu64 " bytes are free", pool,
-			      size_bytes, free_bytes);
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_FULL,
+					    "pool %s cannot give %" PRIu64 " bytes: %" PRIu64
+					    " bytes are free",
+					    pool, size_bytes, free_bytes);
 	if (rc == -E2BIG)
-		return refuse(why, FARFERRY__CODE__CODE_LIMIT,
-			      "%" PRIu64
-			      " bytes of pool %s would take more than %u extents; ask for less at a time",
-			      size_bytes, pool, max_extents);
+		return ferryi_grants_refuse(
+			why, FARFERRY__CODE__CODE_LIMIT,
+			"%" PRIu64
+			" bytes of pool %s would take more than %u extents; ask for less at a time",
+			size_bytes, pool, max_extents);
 	ferryi_error("%s: pool %s: allocating %" PRIu64 " bytes failed: %s", grants->label, pool, size_bytes,
 		     ferryi_strerror(rc));
-	return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "pool %s could not allocate %" PRIu64 " bytes: %s",
-		      pool, size_bytes, ferryi_strerror(rc));
+	return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+				    "pool %s could not allocate %" PRIu64 " bytes: %s", pool, size_bytes,
+				    ferryi_strerror(rc));
 }
 
-/* Takes extents that are the lease's now into its table, and gives them keys. On failure none of them is
- * left. */
-static int add_extents(struct ferryi_grants *grants, struct lease *lease, struct ferryi_pool_extent **list,
-		       unsigned count, struct refusal *why)
+int ferryi_grants_add_extents(struct ferryi_grants *grants, struct lease *lease,
+			      struct ferryi_pool_extent **list, unsigned count, struct refusal *why)
 {
 	struct ferryi_status *status = &grants->hub->status;
 	const size_t before = lease->nextents;
@@ -169,7 +169,8 @@ static int add_extents(struct ferryi_grants *grants, struct lease *lease, struct
 	int rc = 0;
 
 	if (!grown && count)
-		return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+					    "the server is out of memory");
 	if (grown)
 		lease->extents = grown;
 	while (*list) {
@@ -205,81 +206,10 @@ static int extend(struct ferryi_grants *grants, struct lease *lease, uint64_t si
 			      &count, &free_bytes);
 	if (rc)
 		return refuse_take(grants, lease, rc, size_bytes, free_bytes, max_extents, why);
-	rc = add_extents(grants, lease, &list, count, why);
+	rc = ferryi_grants_add_extents(grants, lease, &list, count, why);
 	if (rc)
 		ferryi_pool_give_back(lease->pool, list);
 	return rc;
-}
-
-/* ---- leases with a name ---- */
-
-/* A hold that came to nothing: the memory stays the name's, unless keys that it has had meanwhile cost its
- * content. */
-static void unhold(struct lease *lease, const char *name, struct ferryi_pool_extent *list, uint64_t until_ns)
-{
-	if (!ferryi_pool_gives_fd(lease->pool)) {
-		ferryi_pool_keep(lease->pool, name, list, until_ns);
-		return;
-	}
-	ferryi_pool_forget(lease->pool, name);
-	ferryi_pool_give_back(lease->pool, list);
-}
-
-/* What the name has becomes the lease's. */
-static int hold(struct ferryi_grants *grants, struct lease *lease, const char *name, struct refusal *why)
-{
-	const char *pool = ferryi_pool_spec(lease->pool)->name;
-	struct ferryi_pool_extent *list;
-	unsigned count;
-	int rc = ferryi_pool_hold(lease->pool, name, &list, &count);
-
-	if (rc == -EBUSY)
-		return refuse(why, FARFERRY__CODE__CODE_BUSY,
-			      "lease '%s' of pool %s is another session's; it is free once that has ended",
-			      name, pool);
-	if (rc == -EDQUOT)
-		return refuse(why, FARFERRY__CODE__CODE_LIMIT,
-			      "pool %s has as many leases with a name as it can", pool);
-	if (rc)
-		return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "lease '%s' of pool %s cannot be had: %s",
-			      name, pool, ferryi_strerror(rc));
-	if (count > FERRYI_MAX_EXTENTS ||
-	    count > grants->hub->limits.extents -
-			    ferryi_min_u64(grants->hub->limits.extents, grants->nextents))
-		rc = refuse(why, FARFERRY__CODE__CODE_LIMIT,
-			    "lease '%s' of pool %s has %u extents, more than one session may hold", name,
-			    pool, count);
-	else
-		rc = add_extents(grants, lease, &list, count, why);
-	if (rc) {
-		unhold(lease, name, list, ferryi_grants_keep_until(grants));
-		return rc;
-	}
-	snprintf(lease->name, sizeof(lease->name), "%s", name);
-	lease->nkept = lease->nextents;
-	return 0;
-}
-
-/* The name has the lease's first n extents that do not leave, and no other, from now on. */
-static int record(struct lease *lease, size_t n, struct refusal *why)
-{
-	struct ferryi_pool_extent **extents = calloc(n + 1, sizeof(struct ferryi_pool_extent *));
-	size_t nstay = 0;
-	int rc = extents ? 0 : -ENOMEM;
-
-	for (size_t i = 0; i < n && !rc; i++) {
-		if (!lease->extents[i].leaving)
-			extents[nstay++] = lease->extents[i].memory;
-	}
-	if (!rc)
-		rc = ferryi_pool_record(lease->pool, lease->name, extents, nstay);
-	free(extents);
-	if (rc)
-		return refuse(why, FARFERRY__CODE__CODE_INTERNAL,
-			      "pool %s could not write down what lease '%s' has: %s",
-			      ferryi_pool_spec(lease->pool)->name, lease->name, ferryi_strerror(rc));
-	lease->nkept = nstay;
-	return 0;
 }
 
 static uint64_t bytes_of(const struct lease *lease)
@@ -295,14 +225,14 @@ static uint64_t bytes_of(const struct lease *lease)
 static int fill(struct ferryi_grants *grants, struct lease *lease, const Farferry__AttachRequest *request,
 		size_t *nold, struct refusal *why)
 {
-	int rc = request->name[0] ? hold(grants, lease, request->name, why) : 0;
+	int rc = request->name[0] ? ferryi_grants_hold(grants, lease, request->name, why) : 0;
 	uint64_t have = bytes_of(lease);
 
 	*nold = lease->nextents;
 	if (!rc && request->size_bytes > have)
 		rc = extend(grants, lease, request->size_bytes - have, why);
 	/* Also an empty one: the name is there from now on. */
-	return rc || !lease->name[0] ? rc : record(lease, lease->nextents, why);
+	return rc || !lease->name[0] ? rc : ferryi_grants_record(lease, lease->nextents, why);
 }
 
 /* ---- replies ---- */
@@ -313,9 +243,9 @@ struct lease_message {
 	Farferry__Location *locations[1];
 };
 
-/* The lease reply with extents [from, nextents), nold of which are not new. 0, or negative with *why set. */
-static int reply_lease(struct ferryi_grants *grants, const struct lease *lease, size_t from, size_t nold,
-		       uint64_t request_id, struct ferryi_reply *reply, struct refusal *why)
+int ferryi_grants_reply_lease(struct ferryi_grants *grants, const struct lease *lease, size_t from,
+			      size_t nold, uint64_t request_id, struct ferryi_reply *reply,
+			      struct refusal *why)
 {
 	struct tenancy *tenancy = tenancy_of(grants, lease->fabric);
 	const size_t n = lease->nextents - from;
@@ -328,12 +258,13 @@ static int reply_lease(struct ferryi_grants *grants, const struct lease *lease, 
 
 	rc = ferryi_tenant_addr(tenancy->tenant, addr, sizeof(addr));
 	if (rc)
-		return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the %s fabric has no address to give: %s",
-			      lease->fabric->row->name, ferryi_strerror(rc));
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+					    "the %s fabric has no address to give: %s",
+					    lease->fabric->row->name, ferryi_strerror(rc));
 	parts = calloc(n + 1, sizeof(*parts));
 	extents = calloc(n + 1, sizeof(Farferry__Extent *));
 	if (!parts || !extents) {
-		rc = refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
+		rc = ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
 		goto out;
 	}
 	for (size_t i = 0; i < n; i++) {
@@ -367,15 +298,16 @@ static int reply_lease(struct ferryi_grants *grants, const struct lease *lease, 
 	message.kept_extents = (uint32_t)nold;
 	message.name = (char *)lease->name;
 	if (lease->name[0] && !ferryi_pool_keeps_for_good(lease->pool))
-		message.keep_ms = (uint32_t)grants->hub->limits.keep_ms;
+		message.keep_ms = (uint32_t)ferryi_max_u64(grants->hub->limits.keep_ms, 1); /* 0: for good */
+	message.takes_heir = lease->has_secret;
 	message.pool_type = (char *)ferryi_pool_type_name(ferryi_pool_spec(lease->pool)->type);
 	envelope.request_id = request_id;
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_LEASE_REPLY;
 	envelope.lease_reply = &message;
 	rc = ferryi_frame_encode(&envelope, &reply->bytes, &reply->len);
 	if (rc)
-		rc = refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server could not encode its reply: %s",
-			    ferryi_strerror(rc));
+		rc = ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+					  "the server could not encode its reply: %s", ferryi_strerror(rc));
 out:
 	free(extents);
 	free(parts);
@@ -411,8 +343,7 @@ static void forget_regions(struct ferryi_grants *grants, struct lease *lease)
 	}
 }
 
-/* Ends a lease that is on the list no more. */
-static void lease_destroy(struct ferryi_grants *grants, struct lease *lease)
+void ferryi_grants_lease_destroy(struct ferryi_grants *grants, struct lease *lease)
 {
 	struct tenancy *tenancy = tenancy_of(grants, lease->fabric);
 
@@ -426,6 +357,9 @@ static void lease_destroy(struct ferryi_grants *grants, struct lease *lease)
 	if (lease->name[0])
 		ferryi_pool_keep(lease->pool, lease->name, cut_from(grants, lease, 0),
 				 ferryi_grants_keep_until(grants));
+	if (lease->has_secret)
+		ferryi_pool_leave(lease->pool, lease->secret, cut_from(grants, lease, 0),
+				  ferryi_grants_keep_until(grants));
 	tenancy_put(grants, lease->fabric);
 	ferryi_uncount(&grants->hub->status.g_leases, 1);
 	grants->nleases--;
@@ -439,14 +373,16 @@ static struct lease **lease_find(struct ferryi_grants *grants, uint64_t id, uint
 	struct lease **at = &grants->leases;
 
 	if (epoch != grants->epoch) {
-		refuse(why, FARFERRY__CODE__CODE_EPOCH,
-		       "epoch %" PRIu64 " is not this session's (%" PRIu64 ")", epoch, grants->epoch);
+		ferryi_grants_refuse(why, FARFERRY__CODE__CODE_EPOCH,
+				     "epoch %" PRIu64 " is not this session's (%" PRIu64 ")", epoch,
+				     grants->epoch);
 		return NULL;
 	}
 	while (*at && (*at)->id != id)
 		at = &(*at)->next;
 	if (!*at) {
-		refuse(why, FARFERRY__CODE__CODE_NO_LEASE, "this session has no lease %" PRIu64, id);
+		ferryi_grants_refuse(why, FARFERRY__CODE__CODE_NO_LEASE, "this session has no lease %" PRIu64,
+				     id);
 		return NULL;
 	}
 	return at;
@@ -455,16 +391,16 @@ static struct lease **lease_find(struct ferryi_grants *grants, uint64_t id, uint
 static int check_granting(struct ferryi_grants *grants, struct refusal *why)
 {
 	if (atomic_load(&grants->hub->draining))
-		return refuse(why, FARFERRY__CODE__CODE_DRAINING,
-			      "the server is shutting down and grants nothing any more");
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_DRAINING,
+					    "the server is shutting down and grants nothing any more");
 	return 0;
 }
 
 static int check_size(uint64_t size_bytes, struct refusal *why)
 {
 	if (!ferryi_is_aligned(size_bytes, FERRYI_SUBSECTION_SIZE))
-		return refuse(why, FARFERRY__CODE__CODE_INVALID,
-			      "size %" PRIu64 " is not a multiple of 2 MiB", size_bytes);
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INVALID,
+					    "size %" PRIu64 " is not a multiple of 2 MiB", size_bytes);
 	return 0;
 }
 
@@ -476,33 +412,37 @@ static int find_parts(struct ferryi_grants *grants, const Farferry__AttachReques
 
 	lease->pool = ferryi_hub_pool(grants->hub, request->pool, request->type);
 	if (!lease->pool && request->type[0])
-		return refuse(why, FARFERRY__CODE__CODE_NO_POOL,
-			      "there is no pool '%s' of type %s; this server has: %.300s", request->pool,
-			      request->type, ferryi_hub_pool_names(grants->hub, names, sizeof(names)));
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_NO_POOL,
+					    "there is no pool '%s' of type %s; this server has: %.300s",
+					    request->pool, request->type,
+					    ferryi_hub_pool_names(grants->hub, names, sizeof(names)));
 	if (!lease->pool)
-		return refuse(why, FARFERRY__CODE__CODE_NO_POOL,
-			      "there is no pool '%s'; this server has: %.300s", request->pool,
-			      ferryi_hub_pool_names(grants->hub, names, sizeof(names)));
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_NO_POOL,
+					    "there is no pool '%s'; this server has: %.300s", request->pool,
+					    ferryi_hub_pool_names(grants->hub, names, sizeof(names)));
 	lease->fabric = ferryi_hub_fabric(grants->hub, request->fabric);
 	if (!lease->fabric)
-		return refuse(why, FARFERRY__CODE__CODE_FABRIC,
-			      "fabric '%s' is not served; this server has: %s", request->fabric,
-			      ferryi_hub_fabric_names(grants->hub, names, sizeof(names)));
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_FABRIC,
+					    "fabric '%s' is not served; this server has: %s", request->fabric,
+					    ferryi_hub_fabric_names(grants->hub, names, sizeof(names)));
 	if ((lease->fabric->row->flags & FERRYI_FABRIC_SAME_HOST) && !ferryi_pool_gives_fd(lease->pool))
-		return refuse(why, FARFERRY__CODE__CODE_FABRIC,
-			      "pool %s is %s memory, which the %s fabric cannot lend; start the server with "
-			      "backing=memfd, or use another fabric (ferry://...?fabric=tcp)",
-			      ferryi_pool_spec(lease->pool)->name, ferryi_pool_backing_name(lease->pool),
-			      lease->fabric->row->name);
+		return ferryi_grants_refuse(
+			why, FARFERRY__CODE__CODE_FABRIC,
+			"pool %s is %s memory, which the %s fabric cannot lend; start the server with "
+			"backing=memfd, or use another fabric (ferry://...?fabric=tcp)",
+			ferryi_pool_spec(lease->pool)->name, ferryi_pool_backing_name(lease->pool),
+			lease->fabric->row->name);
 	if (ferryi_pool_spec(lease->pool)->type == FERRYI_POOL_COHERENT &&
 	    !(lease->fabric->row->flags & FERRYI_FABRIC_SAME_HOST))
-		return refuse(why, FARFERRY__CODE__CODE_FABRIC,
-			      "pool %s is coherent, which the %s fabric cannot be: it is for clients of the "
-			      "server's host, with ferry://...?fabric=local",
-			      ferryi_pool_spec(lease->pool)->name, lease->fabric->row->name);
+		return ferryi_grants_refuse(
+			why, FARFERRY__CODE__CODE_FABRIC,
+			"pool %s is coherent, which the %s fabric cannot be: it is for clients of the "
+			"server's host, with ferry://...?fabric=local",
+			ferryi_pool_spec(lease->pool)->name, lease->fabric->row->name);
 	if (request->name[0] && ferryi_pool_spec(lease->pool)->type == FERRYI_POOL_COHERENT)
-		return refuse(why, FARFERRY__CODE__CODE_INVALID, "pool %s is coherent: it keeps no leases",
-			      ferryi_pool_spec(lease->pool)->name);
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INVALID,
+					    "pool %s is coherent: it keeps no leases",
+					    ferryi_pool_spec(lease->pool)->name);
 	return 0;
 }
 
@@ -520,27 +460,29 @@ static int attach(struct ferryi_grants *grants, uint64_t request_id, const Farfe
 	    (rc = find_parts(grants, request, &found, why)))
 		return rc;
 	if (grants->nleases >= grants->hub->limits.leases)
-		return refuse(
+		return ferryi_grants_refuse(
 			why, FARFERRY__CODE__CODE_LIMIT,
 			"this session holds %zu leases already, the limit (--max-leases) of this server",
 			grants->nleases);
 	lease = calloc(1, sizeof(*lease));
 	if (!lease)
-		return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+					    "the server is out of memory");
 	*lease = found;
 	lease->id = atomic_fetch_add(&grants->hub->next_id, 1);
-	rc = tenancy_get(grants, lease->fabric, why);
+	rc = ferryi_grants_tenancy_get(grants, lease->fabric, why);
 	if (rc) {
 		free(lease);
 		return rc;
 	}
 	grants->nleases++;
 	ferryi_count(&status->g_leases, 1);
+	ferryi_grants_bequeath(grants, lease, &request->heir_secret);
 	rc = fill(grants, lease, request, &nold, why);
 	if (!rc)
-		rc = reply_lease(grants, lease, 0, nold, request_id, reply, why);
+		rc = ferryi_grants_reply_lease(grants, lease, 0, nold, request_id, reply, why);
 	if (rc) {
-		lease_destroy(grants, lease);
+		ferryi_grants_lease_destroy(grants, lease);
 		return rc;
 	}
 	lease->next = grants->leases;
@@ -556,7 +498,7 @@ static void undo_grow(struct ferryi_grants *grants, struct lease *lease, size_t 
 {
 	struct refusal why;
 
-	if (lease->nkept > before && record(lease, before, &why))
+	if (lease->nkept > before && ferryi_grants_record(lease, before, &why))
 		ferryi_error("%s: %s", grants->label, why.text);
 	else
 		release_from(grants, lease, before);
@@ -581,9 +523,9 @@ static int grow(struct ferryi_grants *grants, uint64_t request_id, const Farferr
 	if (rc)
 		return rc;
 	if ((*at)->name[0])
-		rc = record(*at, (*at)->nextents, why);
+		rc = ferryi_grants_record(*at, (*at)->nextents, why);
 	if (!rc)
-		rc = reply_lease(grants, *at, before, 0, request_id, reply, why);
+		rc = ferryi_grants_reply_lease(grants, *at, before, 0, request_id, reply, why);
 	if (rc) {
 		undo_grow(grants, *at, before);
 		return rc;
@@ -616,14 +558,14 @@ static int shrink(struct ferryi_grants *grants, const Farferry__ShrinkRequest *r
 		struct extent *extent = extent_find(lease, request->extent_ids[i]);
 
 		if (!extent)
-			rc = refuse(why, FARFERRY__CODE__CODE_NO_LEASE,
-				    "lease %" PRIu64 " has no extent %" PRIu64, lease->id,
-				    request->extent_ids[i]);
+			rc = ferryi_grants_refuse(why, FARFERRY__CODE__CODE_NO_LEASE,
+						  "lease %" PRIu64 " has no extent %" PRIu64, lease->id,
+						  request->extent_ids[i]);
 		else
 			extent->leaving = true;
 	}
 	if (!rc && lease->name[0])
-		rc = record(lease, lease->nextents, why);
+		rc = ferryi_grants_record(lease, lease->nextents, why);
 	if (rc) {
 		for (size_t i = 0; i < lease->nextents; i++)
 			lease->extents[i].leaving = false;
@@ -653,18 +595,18 @@ static int inject(struct ferryi_grants *grants, const Farferry__InjectRequest *r
 	int rc;
 
 	if (!grants->hub->inject_failures)
-		return refuse(why, FARFERRY__CODE__CODE_INVALID,
-			      "this server lets nobody inject failures (--inject-failures)");
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INVALID,
+					    "this server lets nobody inject failures (--inject-failures)");
 	if (!at)
 		return ferryi_code_to_errno(why->code);
 	extent = extent_find(*at, request->extent_id);
 	if (!extent || request->off >= extent->memory->memory.len_bytes)
-		return refuse(why, FARFERRY__CODE__CODE_NO_LEASE,
-			      "lease %" PRIu64 " has no byte %" PRIu64 " of an extent %" PRIu64,
-			      request->lease_id, request->off, request->extent_id);
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_NO_LEASE,
+					    "lease %" PRIu64 " has no byte %" PRIu64 " of an extent %" PRIu64,
+					    request->lease_id, request->off, request->extent_id);
 	rc = ferryi_mce_inject((char *)extent->memory->memory.base + request->off, false);
-	return rc ? refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the kernel does not take it: %s",
-			   ferryi_strerror(rc))
+	return rc ? ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+					 "the kernel does not take it: %s", ferryi_strerror(rc))
 		  : 0;
 }
 
@@ -676,12 +618,13 @@ static int forget(struct lease *lease, struct refusal *why)
 	int rc;
 
 	if (!lease->name[0])
-		return refuse(why, FARFERRY__CODE__CODE_INVALID, "lease %" PRIu64 " has no name to forget",
-			      lease->id);
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INVALID,
+					    "lease %" PRIu64 " has no name to forget", lease->id);
 	rc = ferryi_pool_forget(lease->pool, lease->name);
 	if (rc)
-		return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "pool %s could not forget lease '%s': %s",
-			      ferryi_pool_spec(lease->pool)->name, lease->name, ferryi_strerror(rc));
+		return ferryi_grants_refuse(
+			why, FARFERRY__CODE__CODE_INTERNAL, "pool %s could not forget lease '%s': %s",
+			ferryi_pool_spec(lease->pool)->name, lease->name, ferryi_strerror(rc));
 	lease->name[0] = '\0';
 	lease->nkept = 0;
 	return 0;
@@ -705,7 +648,7 @@ static int detach(struct ferryi_grants *grants, const Farferry__DetachRequest *r
 	*at = lease->next;
 	change->lease_removed = lease->id;
 	ferryi_info("%s: ended lease %" PRIu64 " of %zu extents", grants->label, lease->id, lease->nextents);
-	lease_destroy(grants, lease);
+	ferryi_grants_lease_destroy(grants, lease);
 	return 0;
 }
 
@@ -731,8 +674,11 @@ void ferryi_grants_close(struct ferryi_grants **grantsp)
 	if (!grants)
 		return;
 	*grantsp = NULL;
-	for (struct lease *lease = grants->leases; lease; lease = lease->next)
+	ferryi_grants_renounce(grants);
+	for (struct lease *lease = grants->leases; lease; lease = lease->next) {
+		ferryi_grants_heir_gets(grants, lease);
 		ferryi_grants_save_kept(grants, lease);
+	}
 	/* Connections first, all at once: revoking key by key would close them one after another. */
 	ferryi_grants_views_close(grants);
 	for (unsigned i = 0; i < grants->hub->nfabrics; i++) {
@@ -747,7 +693,7 @@ void ferryi_grants_close(struct ferryi_grants **grantsp)
 		struct lease *lease = grants->leases;
 
 		grants->leases = lease->next;
-		lease_destroy(grants, lease);
+		ferryi_grants_lease_destroy(grants, lease);
 	}
 	free(grants);
 }
@@ -757,7 +703,8 @@ void ferryi_grants_request(struct ferryi_grants *grants, const Farferry__Envelop
 {
 	struct ferryi_status *status = &grants->hub->status;
 	const bool is_grant = request->body_case == FARFERRY__ENVELOPE__BODY_ATTACH ||
-			      request->body_case == FARFERRY__ENVELOPE__BODY_GROW;
+			      request->body_case == FARFERRY__ENVELOPE__BODY_GROW ||
+			      request->body_case == FARFERRY__ENVELOPE__BODY_CLAIM;
 	struct refusal why = {.code = FARFERRY__CODE__CODE_INTERNAL};
 	uint64_t begin = ferryi_now_ns();
 	int rc;
@@ -771,6 +718,12 @@ void ferryi_grants_request(struct ferryi_grants *grants, const Farferry__Envelop
 		break;
 	case FARFERRY__ENVELOPE__BODY_SHRINK:
 		rc = shrink(grants, request->shrink, &why);
+		break;
+	case FARFERRY__ENVELOPE__BODY_HEIR:
+		rc = ferryi_grants_heir(grants, request->heir, &why);
+		break;
+	case FARFERRY__ENVELOPE__BODY_CLAIM:
+		rc = ferryi_grants_claim(grants, request->request_id, request->claim, reply, change, &why);
 		break;
 	case FARFERRY__ENVELOPE__BODY_INJECT:
 		rc = inject(grants, request->inject, &why);

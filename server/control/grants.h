@@ -26,7 +26,7 @@ int ferryi_grants_open(struct ferryi_hub *hub, uint64_t epoch, const char *label
  */
 void ferryi_grants_close(struct ferryi_grants **grants);
 
-/* Serves one attach, grow, shrink or detach request. Context: the session's worker; blocks. */
+/* Serves one attach, grow, shrink, detach, heir or claim request. Context: the session's worker; blocks. */
 void ferryi_grants_request(struct ferryi_grants *grants, const Farferry__Envelope *request,
 			   struct ferryi_reply *reply, struct ferryi_grants_change *change);
 

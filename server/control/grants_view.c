@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -28,20 +27,6 @@ struct view_tenancy {
 	uint8_t token[FERRYI_TOKEN_LEN];
 	struct view_region *regions;
 };
-
-static int refuse(struct refusal *why, Farferry__Code code, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static int refuse(struct refusal *why, Farferry__Code code, const char *fmt, ...)
-{
-	va_list args;
-
-	why->code = code;
-	va_start(args, fmt);
-	vsnprintf(why->text, sizeof(why->text), fmt, args);
-	va_end(args);
-	return ferryi_code_to_errno(code);
-}
 
 /* ---- the end of them ---- */
 
@@ -126,7 +111,7 @@ static struct view_tenancy *tenancy_get(struct ferryi_grants *grants, uint64_t v
 		return view;
 	view = calloc(1, sizeof(*view));
 	if (!view) {
-		refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
+		ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
 		return NULL;
 	}
 	view->view_id = view_id;
@@ -138,8 +123,9 @@ static struct view_tenancy *tenancy_get(struct ferryi_grants *grants, uint64_t v
 	if (rc) {
 		ferryi_error("%s: opening a tenant over %s failed: %s", label, fabric->row->name,
 			     ferryi_strerror(rc));
-		refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the %s fabric cannot take this view: %s",
-		       fabric->row->name, ferryi_strerror(rc));
+		ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+				     "the %s fabric cannot take this view: %s", fabric->row->name,
+				     ferryi_strerror(rc));
 		free(view);
 		return NULL;
 	}
@@ -162,7 +148,7 @@ static struct view_region *region_get(struct ferryi_grants *grants, struct view_
 		return region;
 	region = calloc(1, sizeof(*region));
 	if (!region) {
-		refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
+		ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
 		return NULL;
 	}
 	region->extent_id = extent->id;
@@ -172,8 +158,9 @@ static struct view_region *region_get(struct ferryi_grants *grants, struct view_
 	if (rc) {
 		ferryi_error("%s: registering extent %" PRIu64 " for a view over %s failed: %s",
 			     grants->label, extent->id, view->fabric->row->name, ferryi_strerror(rc));
-		refuse(why, FARFERRY__CODE__CODE_INTERNAL,
-		       "the server could not register the extent for the view: %s", ferryi_strerror(rc));
+		ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+				     "the server could not register the extent for the view: %s",
+				     ferryi_strerror(rc));
 		free(region);
 		return NULL;
 	}
@@ -193,8 +180,9 @@ static int answer(struct ferryi_grants *grants, struct view_tenancy *view, const
 	int rc = ferryi_tenant_addr(view->tenant, addr, sizeof(addr));
 
 	if (rc)
-		return refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the %s fabric has no address to give: %s",
-			      view->fabric->row->name, ferryi_strerror(rc));
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
+					    "the %s fabric has no address to give: %s",
+					    view->fabric->row->name, ferryi_strerror(rc));
 	ferryi_region_remote(region->region, &remote);
 	location.server_id = grants->hub->server_id;
 	location.key = remote.key;
@@ -222,13 +210,13 @@ static int view_extent(struct ferryi_grants *grants, uint64_t view_id, uint64_t 
 	struct view_region *region;
 
 	if (!extent)
-		return refuse(why, FARFERRY__CODE__CODE_NO_LEASE, "the exporter holds no extent %" PRIu64,
-			      extent_id);
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_NO_LEASE,
+					    "the exporter holds no extent %" PRIu64, extent_id);
 	/* There the memory is handed over as a file, which two cannot have with different rights and ends. */
 	if (lease->fabric->row->flags & FERRYI_FABRIC_SAME_HOST)
-		return refuse(why, FARFERRY__CODE__CODE_FABRIC,
-			      "an extent lent over the %s fabric cannot be lent to a view",
-			      lease->fabric->row->name);
+		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_FABRIC,
+					    "an extent lent over the %s fabric cannot be lent to a view",
+					    lease->fabric->row->name);
 	view = tenancy_get(grants, view_id, lease->fabric, why);
 	region = view ? region_get(grants, view, extent, why) : NULL;
 	return region ? answer(grants, view, region, request_id, reply, why)

@@ -411,7 +411,7 @@ static void add_pool_stats(const struct ferryi_hub *hub, struct stats_list *list
 	add_stat(list, "g_pool_bytes", sum.size_bytes, true, "bytes of all pools");
 	add_stat(list, "g_free_bytes", sum.free_bytes, true, "bytes that can be lent now");
 	add_stat(list, "g_kept_bytes", sum.kept_bytes, true,
-		 "bytes of leases with a name that nobody has now");
+		 "bytes of leases with a name, or for an heir, that nobody has now");
 	add_stat(list, "g_scrub_bytes", sum.scrub_bytes, true, "bytes given back and not zeroed yet");
 	add_stat(list, "c_scrubbed_bytes_total", sum.scrubbed_bytes_total, false, "bytes zeroed after use");
 	add_stat(list, "c_scrub_ns_total", sum.scrub_ns_total, false, "time spent on zeroing them");
@@ -510,6 +510,8 @@ static int dispatch(struct ferryi_server_session *session, Farferry__Envelope **
 	case FARFERRY__ENVELOPE__BODY_SHRINK:
 	case FARFERRY__ENVELOPE__BODY_DETACH:
 	case FARFERRY__ENVELOPE__BODY_INJECT:
+	case FARFERRY__ENVELOPE__BODY_HEIR:
+	case FARFERRY__ENVELOPE__BODY_CLAIM:
 		request_submit(session, request);
 		break;
 	default:

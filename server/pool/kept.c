@@ -13,7 +13,9 @@
 
 struct ferryi_kept_entry {
 	struct ferryi_kept_entry *next;
-	char name[FERRYI_BOOK_NAME_LEN];
+	char name[FERRYI_BOOK_NAME_LEN]; /* of one with a secret: a text that is no name */
+	bool has_secret;
+	uint64_t heir; /* who stands by; 0: nobody */
 	bool held;
 	/* of one that is not held */
 	struct ferryi_pool_extent *extents; /* at least one */
@@ -34,7 +36,7 @@ static void drop(struct ferryi_kept *kept, struct ferryi_kept_entry **at)
 	struct ferryi_kept_entry *entry = *at;
 
 	*at = entry->next;
-	kept->nentries--;
+	kept->nentries -= !entry->has_secret;
 	free(entry);
 }
 
@@ -83,6 +85,110 @@ void ferryi_kept_forget(struct ferryi_kept *kept, const char *name)
 
 	assert(*at && (*at)->held);
 	drop(kept, at);
+}
+
+/* ---- leases that may have an heir ---- */
+
+/* Names have no blanks. */
+static struct ferryi_kept_entry **find_secret(struct ferryi_kept *kept,
+					      const uint8_t secret[FERRYI_POOL_SECRET_LEN],
+					      char name[FERRYI_BOOK_NAME_LEN])
+{
+	int n = snprintf(name, FERRYI_BOOK_NAME_LEN, "heir ");
+
+	for (size_t i = 0; i < FERRYI_POOL_SECRET_LEN; i++)
+		n += snprintf(name + n, FERRYI_BOOK_NAME_LEN - (size_t)n, "%02x", secret[i]);
+	return find(kept, name);
+}
+
+int ferryi_kept_bequeath(struct ferryi_kept *kept, const uint8_t secret[FERRYI_POOL_SECRET_LEN])
+{
+	char name[FERRYI_BOOK_NAME_LEN];
+	struct ferryi_kept_entry *entry;
+
+	if (*find_secret(kept, secret, name))
+		return -EEXIST;
+	entry = calloc(1, sizeof(*entry));
+	if (!entry)
+		return -ENOMEM;
+	memcpy(entry->name, name, sizeof(name));
+	entry->has_secret = true;
+	entry->held = true;
+	entry->next = kept->entries;
+	kept->entries = entry;
+	return 0;
+}
+
+int ferryi_kept_stand_by(struct ferryi_kept *kept, const uint8_t secret[FERRYI_POOL_SECRET_LEN],
+			 uint64_t heir)
+{
+	char name[FERRYI_BOOK_NAME_LEN];
+	struct ferryi_kept_entry *entry = *find_secret(kept, secret, name);
+
+	if (!entry || !entry->held)
+		return -ENOENT;
+	if (entry->heir)
+		return -EBUSY;
+	entry->heir = heir;
+	return 0;
+}
+
+bool ferryi_kept_has_heir(struct ferryi_kept *kept, const uint8_t secret[FERRYI_POOL_SECRET_LEN])
+{
+	char name[FERRYI_BOOK_NAME_LEN];
+	const struct ferryi_kept_entry *entry = *find_secret(kept, secret, name);
+
+	return entry && entry->heir;
+}
+
+bool ferryi_kept_leave(struct ferryi_kept *kept, const uint8_t secret[FERRYI_POOL_SECRET_LEN],
+		       struct ferryi_pool_extent *list, uint64_t until_ns)
+{
+	char name[FERRYI_BOOK_NAME_LEN];
+	struct ferryi_kept_entry **at = find_secret(kept, secret, name);
+
+	assert(*at && (*at)->held);
+	if (!list || !(*at)->heir) {
+		drop(kept, at);
+		return false;
+	}
+	(*at)->held = false;
+	(*at)->extents = list;
+	(*at)->until_ns = until_ns;
+	return true;
+}
+
+int ferryi_kept_claim(struct ferryi_kept *kept, const uint8_t secret[FERRYI_POOL_SECRET_LEN], uint64_t heir,
+		      struct ferryi_pool_extent **list)
+{
+	char name[FERRYI_BOOK_NAME_LEN];
+	struct ferryi_kept_entry **at = find_secret(kept, secret, name);
+
+	*list = NULL;
+	if (!*at || (*at)->heir != heir)
+		return -ENOENT;
+	if ((*at)->held)
+		return -EBUSY;
+	*list = (*at)->extents;
+	drop(kept, at);
+	return 0;
+}
+
+struct ferryi_pool_extent *ferryi_kept_renounce(struct ferryi_kept *kept,
+						const uint8_t secret[FERRYI_POOL_SECRET_LEN], uint64_t heir)
+{
+	char name[FERRYI_BOOK_NAME_LEN];
+	struct ferryi_kept_entry **at = find_secret(kept, secret, name);
+	struct ferryi_pool_extent *list;
+
+	if (!*at || (*at)->heir != heir)
+		return NULL;
+	(*at)->heir = 0;
+	if ((*at)->held)
+		return NULL;
+	list = (*at)->extents;
+	drop(kept, at);
+	return list;
 }
 
 struct ferryi_pool_extent *ferryi_kept_expire(struct ferryi_kept *kept, uint64_t now_ns, uint64_t *next_ns)

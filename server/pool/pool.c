@@ -18,7 +18,7 @@
 #include "backing.h"
 #include "book.h"
 #include "clock.h"
-#include "kept.h"
+#include "heir.h"
 #include "lock.h"
 #include "log.h"
 #include "mce.h"
@@ -720,13 +720,31 @@ int ferryi_pool_save(struct ferryi_pool *pool, struct ferryi_pool_extent *extent
 	return pool->backing->save ? pool->backing->save(pool->handle, extent) : 0;
 }
 
+void ferryi_pool_use_saved(struct ferryi_pool *pool, struct ferryi_pool_extent *list)
+{
+	for (; list; list = list->next) {
+		if (list->saved.base)
+			pool->backing->use_saved(pool->handle, list);
+	}
+}
+
+struct ferryi_kept *ferryi_pool_lock_kept(struct ferryi_pool *pool)
+{
+	ferryi_mutex_lock(&pool->lock);
+	return &pool->kept;
+}
+
+void ferryi_pool_unlock_kept(struct ferryi_pool *pool, uint64_t more, uint64_t less)
+{
+	pool->kept_bytes += more - less;
+	pthread_cond_signal(&pool->work);
+	ferryi_mutex_unlock(&pool->lock);
+}
+
 void ferryi_pool_keep(struct ferryi_pool *pool, const char *name, struct ferryi_pool_extent *list,
 		      uint64_t until_ns)
 {
-	for (struct ferryi_pool_extent *extent = list; extent; extent = extent->next) {
-		if (extent->saved.base)
-			pool->backing->use_saved(pool->handle, extent);
-	}
+	ferryi_pool_use_saved(pool, list);
 	ferryi_mutex_lock(&pool->lock);
 	pool->kept_bytes += bytes_of(list);
 	if (!pool->book)

@@ -16,6 +16,7 @@
 
 #define FERRYI_POOL_NAME_LEN 64	  /* with its NUL */
 #define FERRYI_POOL_PATH_LEN 1024 /* with its NUL */
+#define FERRYI_POOL_SECRET_LEN 16 /* bytes */
 
 struct ferryi_backing;
 struct ferryi_pool;
@@ -166,10 +167,37 @@ void ferryi_pool_keep(struct ferryi_pool *pool, const char *name, struct ferryi_
 /* The name is gone, its extents are the caller's to give back. Or negative errno with nothing changed. */
 int ferryi_pool_forget(struct ferryi_pool *pool, const char *name);
 
+/*
+ * ---- leases that may have an heir ----
+ *
+ * Known by a secret. What such a lease holds when it is lost waits for the heir
+ * who stood by, for a time, in memory, whatever the pool's type. It counts as
+ * kept, and as leased. heir.c; context as above.
+ */
+
+/* -EEXIST (the secret is in use), -ENOMEM. */
+int ferryi_pool_bequeath(struct ferryi_pool *pool, const uint8_t secret[FERRYI_POOL_SECRET_LEN]);
+/* The session `heir` (not 0) stands by. -ENOENT (no such lease), -EBUSY (another one does). */
+int ferryi_pool_stand_by(struct ferryi_pool *pool, const uint8_t secret[FERRYI_POOL_SECRET_LEN], uint64_t heir);
+/* Somebody does. */
+bool ferryi_pool_has_heir(struct ferryi_pool *pool, const uint8_t secret[FERRYI_POOL_SECRET_LEN]);
+/*
+ * The lease has ended. list is what its heir gets, each extent saved; if there is
+ * no heir, or none comes until until_ns, it is given back.
+ * ASSUMPTION: no key names this memory any more.
+ */
+void ferryi_pool_leave(struct ferryi_pool *pool, const uint8_t secret[FERRYI_POOL_SECRET_LEN],
+		       struct ferryi_pool_extent *list, uint64_t until_ns);
+/* What waits is the caller's, once. -ENOENT (nothing does for this heir), -EBUSY (the lease has not ended). */
+int ferryi_pool_claim(struct ferryi_pool *pool, const uint8_t secret[FERRYI_POOL_SECRET_LEN], uint64_t heir,
+		      struct ferryi_pool_extent **list, unsigned *count);
+/* It stands by no more; what waits for it is given back. */
+void ferryi_pool_renounce(struct ferryi_pool *pool, const uint8_t secret[FERRYI_POOL_SECRET_LEN], uint64_t heir);
+
 struct ferryi_pool_usage {
 	uint64_t size_bytes, free_bytes;
 	uint64_t leased_bytes;	       /* kept ones included */
-	uint64_t kept_bytes;	       /* leases with a name that nobody has now */
+	uint64_t kept_bytes;	       /* leases with a name, or for an heir, that nobody has now */
 	uint64_t scrub_bytes;	       /* given back, not zeroed yet */
 	uint64_t scrubbed_bytes_total; /* counters since start */
 	uint64_t scrub_ns_total;

@@ -12,6 +12,10 @@ static uint8_t bytes32[32] = {1, 2, 3, 0, 255};
 	{                                \
 		sizeof(bytes32), bytes32 \
 	}
+#define BYTES16                                   \
+	{                                         \
+		16, (uint8_t *)"0123456789abcdef" \
+	}
 
 /* A message on the stack to one on the heap, by way of its bytes. */
 static Farferry__Envelope *copy(Farferry__Envelope *e)
@@ -242,6 +246,8 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 	Farferry__RevokedNotice revoked = FARFERRY__REVOKED_NOTICE__INIT;
 	Farferry__FailedNotice failed = FARFERRY__FAILED_NOTICE__INIT;
 	Farferry__InjectRequest inject = FARFERRY__INJECT_REQUEST__INIT;
+	Farferry__HeirRequest heir = FARFERRY__HEIR_REQUEST__INIT;
+	Farferry__ClaimRequest claim = FARFERRY__CLAIM_REQUEST__INIT;
 	Farferry__DrainNotice drain = FARFERRY__DRAIN_NOTICE__INIT;
 	char *fabrics[] = {"tcp", "tcp;ofi_rxm"};
 	uint64_t ids[] = {7, 0, 3};
@@ -355,6 +361,15 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 		inject.off = 8192;
 		e.inject = &inject;
 		break;
+	case FARFERRY__ENVELOPE__BODY_HEIR:
+		heir.secret = (ProtobufCBinaryData)BYTES16;
+		e.heir = &heir;
+		break;
+	case FARFERRY__ENVELOPE__BODY_CLAIM:
+		claim.secret = (ProtobufCBinaryData)BYTES16;
+		claim.fabric = "tcp";
+		e.claim = &claim;
+		break;
 	default: {
 		Farferry__Envelope *view = message_view(&e);
 
@@ -386,6 +401,8 @@ enum ferryi_role ferryt_receiver(Farferry__Envelope__BodyCase body)
 	case FARFERRY__ENVELOPE__BODY_VIEW_EXTENT:
 	case FARFERRY__ENVELOPE__BODY_ACCESS_ANSWER:
 	case FARFERRY__ENVELOPE__BODY_INJECT:
+	case FARFERRY__ENVELOPE__BODY_HEIR:
+	case FARFERRY__ENVELOPE__BODY_CLAIM:
 		return FERRYI_ROLE_SERVER;
 	default:
 		return FERRYI_ROLE_CLIENT;

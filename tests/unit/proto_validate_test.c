@@ -398,6 +398,11 @@ static void lists__too_many_pools_and_statistics__refused(void **state)
 	ferryi_envelope_free(&s);
 }
 
+static void set_heir_secret(Farferry__Envelope *e, size_t len)
+{
+	e->attach->heir_secret = (ProtobufCBinaryData){.len = len, .data = calloc(1, len)};
+}
+
 static void notices__fields__checked(void **state)
 {
 	(void)state;
@@ -419,6 +424,17 @@ static void notices__fields__checked(void **state)
 	REFUSED(INJECT, "extent_id", e->inject->extent_id = 0);
 	REFUSED(INJECT, "whole pages", e->inject->off = 4097);
 	REFUSED(INJECT, "whole pages", e->inject->off = UINT64_MAX - 4095);
+	REFUSED(HEIR, "secret is 0 bytes", e->heir->secret.len = 0);
+	REFUSED(HEIR, "secret is 15 bytes", e->heir->secret.len = 15);
+	REFUSED(CLAIM, "secret is 15 bytes", e->claim->secret.len = 15);
+	REFUSED(CLAIM, "fabric is empty", ferryt_set_text(&e->claim->fabric, ""));
+	REFUSED(ATTACH, "heir_secret is 15 bytes", set_heir_secret(e, 15));
+	REFUSED(ATTACH, "with a name has no heir",
+		(ferryt_set_text(&e->attach->name, "job"), set_heir_secret(e, 16)));
+	ACCEPTED(ATTACH, set_heir_secret(e, 16));
+	ACCEPTED(LEASE_REPLY, e->lease_reply->takes_heir = true);
+	REFUSED(LEASE_REPLY, "takes_heir of a lease with a name",
+		(ferryt_set_text(&e->lease_reply->name, "job"), e->lease_reply->takes_heir = true));
 }
 
 /* ---- views ---- */
