@@ -125,6 +125,36 @@ int ferryi_lease_open(struct ferryi_session *session, const char *pool, uint64_t
  * came. All or nothing. Same errors.
  */
 int ferryi_lease_grow(struct ferryi_lease *lease, uint64_t size_bytes, unsigned *first, unsigned *count);
+/* ---- heirs ---- */
+
+#define FERRYI_LEASE_SECRET_LEN 16u /* bytes */
+
+/* What another process needs to stand by for a lease of this one. All of it is secret. */
+struct ferryi_lease_will {
+	char url[320]; /* of the server, with the lease's fabric */
+	bool has_token;
+	uint8_t token[32];
+	uint8_t secret[FERRYI_LEASE_SECRET_LEN];
+};
+/*
+ * false: nobody can inherit this lease: it has a name, or its pool or server
+ * keeps nothing, or its session is lost. Any thread; does not block, allocates nothing.
+ */
+bool ferryi_lease_bequest(const struct ferryi_lease *lease, struct ferryi_lease_will *out);
+/*
+ * The session stands by for a lease of another one, until it is closed or has claimed it.
+ * -ENOENT no such lease, -EBUSY another one does, -EDQUOT, -ENOTCONN, -ETIMEDOUT.
+ */
+int ferryi_session_stand_by(struct ferryi_session *session, const uint8_t secret[FERRYI_LEASE_SECRET_LEN]);
+/* It stands by no more. -ENOENT (it did not), -ENOTCONN, -ETIMEDOUT. */
+int ferryi_session_renounce(struct ferryi_session *session, const uint8_t secret[FERRYI_LEASE_SECRET_LEN]);
+/*
+ * Takes that lease over, once it is lost: to be read only.
+ * -EBUSY it is not yet: ask again; -ENOENT it was given back, or has waited for too long; else as ferryi_lease_open.
+ */
+int ferryi_lease_claim(struct ferryi_session *session, const uint8_t secret[FERRYI_LEASE_SECRET_LEN],
+		       struct ferryi_lease **out);
+
 /* Gives one extent back; no operation on it may be under way. Its index stays used, with len_bytes 0. */
 int ferryi_lease_shrink(struct ferryi_lease *lease, unsigned extent_index);
 /* Gives everything back, but what has a name. All channels of the peer must be closed. Nulls *lease. */

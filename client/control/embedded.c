@@ -27,7 +27,7 @@
 #include "arith.h"
 #include "clock.h"
 #include "error.h"
-#include "ferryd_path.h"
+#include "program_path.h"
 #include "inherit.h"
 #include "log.h"
 #include "proto.h"
@@ -199,10 +199,9 @@ static int child_attributes(posix_spawnattr_t *attr)
 static int spawn(struct ferryi_embedded *embedded, const struct ends *ends, char *path, uint64_t size_bytes)
 {
 	char pool[128], token[12], lifeline[12], ready[12];
-	char *argv[MAX_ARGS] = {path,	 "--pool",	  pool,		 "--fabric",
-				"local", "--listen",	  "127.0.0.1:0", "--token-fd",
-				token,	 "--lifeline-fd", lifeline,	 "--ready-fd",
-				ready,	 "--log-level",	  "warn",	 NULL};
+	char *argv[MAX_ARGS] = {path,	       "--pool",      pool,   "--fabric",      "local",	 "--listen",
+				"127.0.0.1:0", "--token-fd",  token,  "--lifeline-fd", lifeline, "--ready-fd",
+				ready,	       "--log-level", "warn", "--keep",	       "0",	 NULL};
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attr;
 	char **env = child_environment();

@@ -56,7 +56,8 @@ const struct ferryi_fabric_row *ferryi_grant_row(const struct ferryi_session *se
 }
 
 int ferryi_grant_attach(struct ferryi_session *session, const struct ferryi_lease_want *want,
-			const struct ferryi_fabric_row *row, uint64_t deadline_ns, Farferry__Envelope **reply)
+			const struct ferryi_fabric_row *row, uint8_t *secret, uint64_t deadline_ns,
+			Farferry__Envelope **reply)
 {
 	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
 	Farferry__AttachRequest body = FARFERRY__ATTACH_REQUEST__INIT;
@@ -66,8 +67,41 @@ int ferryi_grant_attach(struct ferryi_session *session, const struct ferryi_leas
 	body.size_bytes = want->size_bytes;
 	body.type = (char *)(want->type != NULL ? want->type : "");
 	body.name = (char *)(want->name != NULL ? want->name : "");
+	if (body.name[0] == '\0')
+		body.heir_secret = (ProtobufCBinaryData){.len = FERRYI_LEASE_SECRET_LEN, .data = secret};
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_ATTACH;
 	envelope.attach = &body;
+	return ferryi_request_call(session, &envelope, FARFERRY__ENVELOPE__BODY_LEASE_REPLY, deadline_ns,
+				   reply);
+}
+
+int ferryi_grant_stand_by(struct ferryi_session *session, uint8_t *secret, bool renounce,
+			  uint64_t deadline_ns)
+{
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT, *reply;
+	Farferry__HeirRequest body = FARFERRY__HEIR_REQUEST__INIT;
+
+	body.secret = (ProtobufCBinaryData){.len = FERRYI_LEASE_SECRET_LEN, .data = secret};
+	body.renounce = renounce;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_HEIR;
+	envelope.heir = &body;
+	int rc = ferryi_request_call(session, &envelope, FARFERRY__ENVELOPE__BODY_DONE, deadline_ns, &reply);
+
+	if (rc == 0)
+		ferryi_envelope_free(&reply);
+	return rc;
+}
+
+int ferryi_grant_claim(struct ferryi_session *session, uint8_t *secret, const struct ferryi_fabric_row *row,
+		       uint64_t deadline_ns, Farferry__Envelope **reply)
+{
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+	Farferry__ClaimRequest body = FARFERRY__CLAIM_REQUEST__INIT;
+
+	body.secret = (ProtobufCBinaryData){.len = FERRYI_LEASE_SECRET_LEN, .data = secret};
+	body.fabric = (char *)row->name;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_CLAIM;
+	envelope.claim = &body;
 	return ferryi_request_call(session, &envelope, FARFERRY__ENVELOPE__BODY_LEASE_REPLY, deadline_ns,
 				   reply);
 }

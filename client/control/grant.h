@@ -12,10 +12,16 @@
 /* The row that the session's URL and both sides allow; NULL with the error line of -ENODEV. */
 const struct ferryi_fabric_row *ferryi_grant_row(const struct ferryi_session *session);
 
-/* *reply holds a lease_reply; free it with ferryi_envelope_free. */
+/* *reply holds a lease_reply; free it with ferryi_envelope_free. secret: FERRYI_LEASE_SECRET_LEN bytes, for
+ * its heir. */
 int ferryi_grant_attach(struct ferryi_session *session, const struct ferryi_lease_want *want,
-			const struct ferryi_fabric_row *row, uint64_t deadline_ns,
+			const struct ferryi_fabric_row *row, uint8_t *secret, uint64_t deadline_ns,
 			Farferry__Envelope **reply);
+int ferryi_grant_stand_by(struct ferryi_session *session, uint8_t *secret, bool renounce,
+			  uint64_t deadline_ns);
+/* As attach. */
+int ferryi_grant_claim(struct ferryi_session *session, uint8_t *secret, const struct ferryi_fabric_row *row,
+		       uint64_t deadline_ns, Farferry__Envelope **reply);
 int ferryi_grant_grow(struct ferryi_lease *lease, uint64_t size_bytes, uint64_t deadline_ns,
 		      Farferry__Envelope **reply);
 int ferryi_grant_shrink(struct ferryi_lease *lease, uint64_t *ids, size_t n, uint64_t deadline_ns);

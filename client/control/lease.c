@@ -83,6 +83,12 @@ static void extent_from(struct ferryi_extent *to, const Farferry__Extent *from)
 	};
 }
 
+/* A name may have more than is asked for, and an heir asks for nothing. */
+static bool is_of_unknown_size(const struct ferryi_lease *lease)
+{
+	return lease->name[0] || lease->is_claimed;
+}
+
 static int check_grant(const struct ferryi_lease *lease, const Farferry__LeaseReply *reply,
 		       uint64_t size_bytes)
 {
@@ -93,14 +99,13 @@ static int check_grant(const struct ferryi_lease *lease, const Farferry__LeaseRe
 		const Farferry__Extent *extent = reply->extents[i];
 
 		if (extent->n_locations == 0 || extent->len_bytes == 0 ||
-		    (!lease->name[0] && extent->len_bytes > size_bytes - sum) ||
+		    (!is_of_unknown_size(lease) && extent->len_bytes > size_bytes - sum) ||
 		    !ferryi_range_ok(extent->pool_off, extent->len_bytes, reply->pool_size_bytes))
 			return ferryi_control_fail(
 				-EPROTO, "ferryd at %s granted an extent that makes no sense", session->name);
 		sum += extent->len_bytes;
 	}
-	/* A name may have more than is asked for. */
-	if (lease->name[0] ? sum < size_bytes : sum != size_bytes)
+	if (is_of_unknown_size(lease) ? sum < size_bytes : sum != size_bytes)
 		return ferryi_control_fail(
 			-EPROTO, "ferryd at %s granted %llu bytes where %llu were asked for", session->name,
 			(unsigned long long)sum, (unsigned long long)size_bytes);
@@ -268,6 +273,7 @@ static int check_type(struct ferryi_lease *lease, const Farferry__LeaseReply *re
 	snprintf(lease->name, sizeof(lease->name), "%s", reply->name);
 	lease->nkept = reply->kept_extents;
 	lease->keep_ms = reply->keep_ms;
+	lease->takes_heir = reply->takes_heir;
 	if (strcmp(want->name != NULL ? want->name : "", lease->name) != 0)
 		return ferryi_control_fail(-EOPNOTSUPP,
 					   "ferryd at %s knows no leases with a name: upgrade it",
@@ -284,7 +290,10 @@ static int build_lease(struct ferryi_lease *lease, const struct ferryi_lease_wan
 	uint64_t deadline_ns = request_deadline(session);
 	Farferry__Envelope *envelope;
 	unsigned first;
-	int rc = ferryi_grant_attach(session, want, lease->row, deadline_ns, &envelope);
+	int rc = lease->is_claimed
+			 ? ferryi_grant_claim(session, lease->secret, lease->row, deadline_ns, &envelope)
+			 : ferryi_grant_attach(session, want, lease->row, lease->secret, deadline_ns,
+					       &envelope);
 
 	if (rc < 0)
 		return rc;
@@ -322,6 +331,45 @@ err_detach:
 	return rc;
 }
 
+/* secret: of the lease that is to be claimed; NULL: a new one as wanted. */
+static int open_lease(struct ferryi_session *session, const struct ferryi_lease_want *want,
+		      const uint8_t *secret, struct ferryi_lease **out)
+{
+	const struct ferryi_fabric_row *row = ferryi_grant_row(session);
+
+	if (row == NULL)
+		return -ENODEV;
+	struct ferryi_lease *lease = calloc(1, sizeof(*lease));
+	int rc = 0;
+
+	if (lease == NULL)
+		return ferryi_control_fail(-ENOMEM, "out of memory");
+	lease->magic = FERRYI_LEASE_MAGIC;
+	ferryi_session_get(session);
+	lease->session = session;
+	lease->row = row;
+	lease->is_claimed = secret != NULL;
+	if (secret != NULL)
+		memcpy(lease->secret, secret, sizeof(lease->secret));
+	else if (ferryi_random(lease->secret, sizeof(lease->secret)) < 0)
+		rc = ferryi_control_fail(-EIO, "no random numbers");
+	count_attaching(session, 1);
+	rc = rc < 0 ? rc : build_lease(lease, want);
+	count_attaching(session, -1);
+	if (rc < 0) {
+		free_lease(lease);
+		return rc;
+	}
+	if (ferryi_loop_call(session->control->loop, watch_peer, lease, request_deadline(session)) < 0)
+		ferryi_warn("session %s: its data connection is not watched: the control thread is busy",
+			    session->name);
+	ferryi_info("session %s: lease %llu open over %s, %llu bytes in %u extents", session->name,
+		    (unsigned long long)lease->id, row->name, (unsigned long long)want->size_bytes,
+		    ferryi_lease_extent_count(lease));
+	*out = lease;
+	return 0;
+}
+
 int ferryi_lease_open(struct ferryi_session *session, const char *pool, uint64_t size_bytes,
 		      struct ferryi_lease **out)
 {
@@ -347,33 +395,56 @@ int ferryi_lease_open_as(struct ferryi_session *session, const struct ferryi_lea
 			-EINVAL,
 			"no lease can be named \"%.80s\": 1 to 63 letters, digits and . _ : ; - are wanted",
 			want->name);
-	const struct ferryi_fabric_row *row = ferryi_grant_row(session);
+	return open_lease(session, want, NULL, out);
+}
 
-	if (row == NULL)
-		return -ENODEV;
-	struct ferryi_lease *lease = calloc(1, sizeof(*lease));
+static int heir_request(struct ferryi_session *session, const uint8_t secret[FERRYI_LEASE_SECRET_LEN],
+			bool renounce)
+{
+	uint8_t copy[FERRYI_LEASE_SECRET_LEN];
 
-	if (lease == NULL)
-		return ferryi_control_fail(-ENOMEM, "out of memory");
-	lease->magic = FERRYI_LEASE_MAGIC;
-	ferryi_session_get(session);
-	lease->session = session;
-	lease->row = row;
-	count_attaching(session, 1);
-	rc = build_lease(lease, want);
-	count_attaching(session, -1);
-	if (rc < 0) {
-		free_lease(lease);
-		return rc;
-	}
-	if (ferryi_loop_call(session->control->loop, watch_peer, lease, request_deadline(session)) < 0)
-		ferryi_warn("session %s: its data connection is not watched: the control thread is busy",
-			    session->name);
-	ferryi_info("session %s: lease %llu open over %s, %llu bytes in %u extents", session->name,
-		    (unsigned long long)lease->id, row->name, (unsigned long long)want->size_bytes,
-		    ferryi_lease_extent_count(lease));
-	*out = lease;
-	return 0;
+	memcpy(copy, secret, sizeof(copy));
+	int rc = ferryi_grant_stand_by(session, copy, renounce, request_deadline(session));
+
+	explicit_bzero(copy, sizeof(copy));
+	return rc;
+}
+
+int ferryi_session_stand_by(struct ferryi_session *session, const uint8_t secret[FERRYI_LEASE_SECRET_LEN])
+{
+	return heir_request(session, secret, false);
+}
+
+int ferryi_session_renounce(struct ferryi_session *session, const uint8_t secret[FERRYI_LEASE_SECRET_LEN])
+{
+	return heir_request(session, secret, true);
+}
+
+int ferryi_lease_claim(struct ferryi_session *session, const uint8_t secret[FERRYI_LEASE_SECRET_LEN],
+		       struct ferryi_lease **out)
+{
+	const struct ferryi_lease_want want = {0};
+	int rc = check_size(session, 0);
+
+	return rc < 0 ? rc : open_lease(session, &want, secret, out);
+}
+
+bool ferryi_lease_bequest(const struct ferryi_lease *lease, struct ferryi_lease_will *out)
+{
+	const struct ferryi_session *session = lease->session;
+	const struct ferryi_url *url = &session->url;
+	const struct ferryi_token *token;
+
+	if (!lease->takes_heir || lease->is_claimed || atomic_load(&session->state) == FERRYI_SESSION_LOST)
+		return false;
+	token = &session->control->token;
+	snprintf(out->url, sizeof(out->url),
+		 strchr(url->host, ':') ? "ferry://[%s]:%u?fabric=%s" : "ferry://%s:%u?fabric=%s", url->host,
+		 url->port, lease->row->name);
+	out->has_token = token->known;
+	memcpy(out->token, token->bytes, sizeof(out->token));
+	memcpy(out->secret, lease->secret, sizeof(out->secret));
+	return true;
 }
 
 int ferryi_lease_grow(struct ferryi_lease *lease, uint64_t size_bytes, unsigned *first, unsigned *count)

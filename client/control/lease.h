@@ -30,6 +30,9 @@ struct ferryi_lease {
 	char name[FERRYI_MAX_NAME + 1];
 	unsigned nkept; /* extents that came with the name */
 	uint32_t keep_ms;
+	bool is_claimed; /* taken over from another session */
+	bool takes_heir;
+	uint8_t secret[FERRYI_LEASE_SECRET_LEN];
 	/* atomic: published (release) after the extents below it were written */
 	_Atomic unsigned count;
 	/* atomic: as the server's last reply says */

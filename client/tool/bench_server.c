@@ -16,7 +16,7 @@
 
 #include "clock.h"
 #include "control.h"
-#include "ferryd_path.h"
+#include "program_path.h"
 #include "proto.h"
 
 #define START_MS 20000u /* the pool is reserved and registered by then */

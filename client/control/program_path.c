@@ -1,5 +1,5 @@
-/* See ferryd_path.h. */
-#include "ferryd_path.h"
+/* See program_path.h. */
+#include "program_path.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -66,21 +66,24 @@ static bool own_dir(char buf[PATH_MAX])
 	return true;
 }
 
-static bool beside_us(char *buf, size_t buf_len)
+/* installed: below the prefix; built: below the top of a build tree. */
+static bool beside_us(const char *installed, const char *built, char *buf, size_t buf_len)
 {
-	char dir[PATH_MAX];
+	char dir[PATH_MAX], up_one[PATH_MAX], up_two[PATH_MAX];
 
 	if (!own_dir(dir))
 		return false;
 	/* lib, and lib/<triplet> */
-	if (try_path(dir, "../bin/ferryd", buf, buf_len) || try_path(dir, "../../bin/ferryd", buf, buf_len))
+	snprintf(up_one, sizeof(up_one), "../%s", installed);
+	snprintf(up_two, sizeof(up_two), "../../%s", installed);
+	if (try_path(dir, up_one, buf, buf_len) || try_path(dir, up_two, buf, buf_len))
 		return true;
 	/* A build tree: our programs and libraries lie up to three folders below its top. */
 	for (unsigned up = 0; up <= 3; up++) {
 		char *slash = strrchr(dir, '/');
 
 		if (is_file(dir, "CMakeCache.txt"))
-			return try_path(dir, "server/ferryd", buf, buf_len);
+			return try_path(dir, built, buf, buf_len);
 		if (slash == NULL)
 			break;
 		*slash = '\0';
@@ -121,7 +124,7 @@ int ferryi_ferryd_path(char *buf, size_t buf_len)
 						   named);
 		return 0;
 	}
-	if (beside_us(buf, buf_len) || try_file(FERRYD_INSTALL_PATH, buf, buf_len) ||
+	if (beside_us("bin/ferryd", "server/ferryd", buf, buf_len) || try_file(FERRYD_INSTALL_PATH, buf, buf_len) ||
 	    on_search_path(buf, buf_len))
 		return 0;
 	return ferryi_control_fail(
@@ -129,4 +132,16 @@ int ferryi_ferryd_path(char *buf, size_t buf_len)
 		"no ferryd for an embedded server, neither beside the library nor at %s nor in PATH: install "
 		"it, set FERRY_FERRYD to its path, or name a server in FERRY_SERVERS",
 		FERRYD_INSTALL_PATH);
+}
+
+int ferryi_heir_path(char *buf, size_t buf_len)
+{
+	const char *named = secure_getenv("FERRY_HEIR");
+
+	if (named != NULL && named[0] != '\0')
+		return try_file(named, buf, buf_len) ? 0 : -ENOENT;
+	return beside_us("libexec/farferry/ferry-heir", "client/heir/ferry-heir", buf, buf_len) ||
+			       try_file(HEIR_INSTALL_PATH, buf, buf_len)
+		       ? 0
+		       : -ENOENT;
 }
