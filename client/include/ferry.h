@@ -24,8 +24,15 @@
  *   fork        parent and child each have their own copy of managed ranges.
  *               The parent serves what was away as long as it lives, and
  *               hands over the rest in ferry_close and exit(3), which may take
- *               long then; after another end of it (a signal, _exit) the child
- *               gets SIGBUS there, never zeros. What the child
+ *               long then. After another end of it (a signal, _exit, an exec)
+ *               the program ferry-heir [FERRY_HEIR: its path] serves the
+ *               child from the server, as long as that keeps what it lent
+ *               (ferryd --keep). The first fork that leaves pages away starts
+ *               it, with a session of its own, and waits until that stands by
+ *               for the pool; it ends when no child needs it. Where there is
+ *               no heir (an embedded server, a pool with a name, a coherent
+ *               pool, a server of 0.1, no such program), or it is killed too,
+ *               the child gets SIGBUS there, never zeros. What the child
  *               has in RAM is in no budget. It may not call this library
  *               (except ferry_open anew); in its own children, and in those of
  *               a raw clone(2), managed memory raises a signal. vfork,

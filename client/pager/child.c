@@ -1,8 +1,10 @@
 /* Records of children: made at the fork, looked up, ended. See child.h. */
 #include "child.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "bitmap.h"
@@ -36,13 +38,15 @@ static bool is_first_of_object(const struct ferryi_area_table *table, unsigned i
 static size_t object_bytes(const struct ferryi_object *object)
 {
 	return sizeof(struct ferryi_child_object) + 2 * FERRYI_BITMAP_WORDS(object->nr_pages) * sizeof(uint64_t) +
+	       object->nr_blocks * sizeof(uint64_t) +
 	       ferryi_align_up(object->nr_blocks * sizeof(uint32_t), sizeof(uint64_t));
 }
 
 static struct ferryi_child *allocate(struct ferryi_pager *pager)
 {
 	const struct ferryi_area_table *table = &pager->areas;
-	size_t bytes = ferryi_align_up(sizeof(struct ferryi_child), sizeof(uint64_t));
+	size_t bytes = ferryi_align_up(sizeof(struct ferryi_child), sizeof(uint64_t)) +
+		       FERRYI_MAX_AREAS * sizeof(struct ferryi_area);
 
 	for (unsigned i = 0; i < table->nr_areas; i++) {
 		if (is_first_of_object(table, i))
@@ -53,11 +57,10 @@ static struct ferryi_child *allocate(struct ferryi_pager *pager)
 	if (!child)
 		return NULL;
 	child->bytes = bytes;
+	child->self = (uintptr_t)child;
 	child->uffd = child->sock = -1;
-	if (ferryi_areas_init(&child->areas, pager->arena)) {
-		ferryi_arena_free(pager->arena, child, bytes);
-		return NULL;
-	}
+	/* Last, so that what is not used of it is never touched. */
+	child->areas.areas = (struct ferryi_area *)((uint8_t *)child + bytes) - FERRYI_MAX_AREAS;
 	return child;
 }
 
@@ -71,8 +74,9 @@ static void copy_object(struct ferryi_child_object *copy, struct ferryi_object *
 	copy->as_object.nr_blocks = of->nr_blocks;
 	copy->needed = (uint64_t *)*at;
 	copy->lost = copy->needed + words;
-	copy->subsection = (uint32_t *)(copy->lost + words);
-	*at += 2 * words * sizeof(uint64_t) + ferryi_align_up(of->nr_blocks * sizeof(uint32_t), sizeof(uint64_t));
+	copy->place = copy->lost + words;
+	copy->subsection = (uint32_t *)(copy->place + of->nr_blocks);
+	*at += (2 * words + of->nr_blocks) * sizeof(uint64_t) + ferryi_align_up(of->nr_blocks * sizeof(uint32_t), sizeof(uint64_t));
 }
 
 struct ferryi_child *ferryi_child_create(struct ferryi_pager *pager)
@@ -224,20 +228,55 @@ bool ferryi_child_sample(struct ferryi_pager *pager, struct ferryi_child *child,
 	return true;
 }
 
-void ferryi_child_drop(struct ferryi_child *child, uintptr_t start, uintptr_t end)
+/* ---- where it lies ---- */
+
+static void free_record(struct ferryi_pager *pager, struct ferryi_child *child)
 {
-	struct ferryi_page_ref ref;
+	size_t bytes = child->bytes;
 
-	for (uintptr_t va = start; va < end; va += FERRYI_PAGE_SIZE) {
-		if (!ferryi_areas_find_locked(&child->areas, va, &ref))
-			continue;
-		struct ferryi_child_object *copy = (struct ferryi_child_object *)ref.object;
+	/* The arena's own memory is there again. */
+	if (child->is_shared && mmap(child, ferryi_align_up(bytes, FERRYI_PAGE_SIZE), PROT_NONE,
+				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return; /* out of mappings: the address space is lost to the arena */
+	ferryi_arena_free(pager->arena, child, bytes);
+}
 
-		child->nr_needed -= ferryi_bitmap_test(copy->needed, ref.index);
-		child->nr_lost -= ferryi_bitmap_test(copy->lost, ref.index);
-		ferryi_bitmap_clear(copy->needed, ref.index);
-		ferryi_bitmap_clear(copy->lost, ref.index);
+/* Memory of a new memfd over memory of the arena, so that no address is taken that the application could own. */
+static struct ferryi_child *map_shared(struct ferryi_pager *pager, size_t bytes, int *memfd)
+{
+	size_t len = ferryi_align_up(bytes, FERRYI_PAGE_SIZE);
+	void *at = ferryi_arena_alloc(pager->arena, bytes);
+
+	*memfd = at ? memfd_create("ferry-child", MFD_CLOEXEC) : -1;
+	if (*memfd < 0)
+		goto err_free;
+	if (!ftruncate(*memfd, (off_t)len) &&
+	    mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, *memfd, 0) != MAP_FAILED)
+		return at;
+	close(*memfd);
+	*memfd = -1;
+err_free:
+	ferryi_arena_free(pager->arena, at, bytes);
+	return NULL;
+}
+
+int ferryi_child_share(struct ferryi_pager *pager, struct ferryi_child **child, int *memfd)
+{
+	struct ferryi_child *old = *child, *new = map_shared(pager, old->bytes, memfd);
+	size_t used = (size_t)((uint8_t *)(old->areas.areas + old->areas.nr_areas) - (uint8_t *)old);
+
+	if (!new)
+		return -errno;
+	memcpy(new, old, used);
+	new->is_shared = true;
+	if (!ferryi_child_moved(new, new->bytes)) {
+		free_record(pager, new);
+		close(*memfd);
+		return -EPROTO;
 	}
+	free_record(pager, old);
+	*child = new;
+	return 0;
 }
 
 /* ---- the end ---- */
@@ -264,6 +303,5 @@ void ferryi_child_destroy(struct ferryi_pager *pager, struct ferryi_child **chil
 		close(child->uffd);
 	if (child->sock >= 0)
 		close(child->sock);
-	ferryi_areas_fini(&child->areas);
-	ferryi_arena_free(pager->arena, child, child->bytes);
+	free_record(pager, child);
 }

@@ -28,12 +28,30 @@
  * they need wait for it, and the read has a deadline. A fork holds it from the
  * snapshot until the child has its descriptor here, so nothing is overwritten
  * between. The RAM of a child is its own: no budget counts it.
+ *
+ * The parent may be killed at any instruction. So that its heir (heir.h) finds
+ * the truth, a record that an heir knows of lies in memory which both map, and
+ * each step leaves it usable:
+ *
+ *   step of the parent                     killed before it: the heir finds
+ *   ------------------------------------   --------------------------------------
+ *   reads events, into the record          they are unread, and come to the heir
+ *   drops pages (bits cleared)             the event in the record: drops them
+ *   table_busy; cuts, moves areas; not     the event in the record: does the same;
+ *                                            while it was busy: gives SIGBUS
+ *   event in the record = 0                the same again: nothing is left to do
+ *   a page is copied to the child          needed, and its place is untouched
+ *   not needed any more (bit cleared)      needed: the copy says EEXIST, or it
+ *                                            was dropped, by an unread event
+ *   its place in the pool is overwritten   not needed: nobody looks there
  */
 #ifndef FERRYI_PAGER_CHILD_H
 #define FERRYI_PAGER_CHILD_H
 
 #include "area.h"
+#include "heir.h"
 #include "link.h"
+#include "uapi.h"
 
 #define FERRYI_MAX_CHILDREN   64u /* with pages away, at a time; one more gets SIGBUS */
 #define FERRYI_CHILD_RUN      32u /* pages read at once */
@@ -46,28 +64,48 @@ struct ferryi_child_object {
 	struct ferryi_object as_object; /* what the child's areas refer to; it has no page words and no blocks */
 	struct ferryi_object *of;       /* the parent's: may be gone, or another one by now */
 	uint32_t *subsection; /* of each block: number + 1, held; 0: no page of it was away */
+	uint64_t *place;      /* of each block, for an heir: heir.h */
 	uint64_t *needed;     /* bitmaps, a bit a page */
 	uint64_t *lost;
 };
 
-/* All members: protected by the children's lock, but in the child itself, which has one thread then. */
+#define FERRYI_CHILD_EVENTS 16u /* read at once */
+
+/* All members: protected by the children's lock, but in the child itself, which has one thread then, and in its heir. */
 struct ferryi_child {
-	size_t bytes;
+	size_t bytes; /* with all that the pointers point to */
+	uintptr_t self; /* where it was when the pointers were made */
+	bool is_shared; /* memory of a memfd is mapped over the arena's */
 	int uffd; /* of the child's address space */
 	int sock; /* its end is a sign of the child's life, and ours of our own */
 	bool gone;
-	struct ferryi_area_table areas;
+	bool table_busy; /* areas are being changed */
+	struct uffd_msg events[2][FERRYI_CHILD_EVENTS]; /* read last; in the middle of an answer: the second row. 0: done */
+	struct ferryi_area_table areas; /* its lock is not used */
 	uint64_t nr_needed, nr_lost; /* pages */
 	unsigned nr_objects;
 	struct ferryi_child_object *objects;
 };
 
+/* How pages come to a child: from its parent, or from its heir. */
+struct ferryi_child_giver {
+	/* immutable */
+	uint8_t *buf; /* FERRYI_CHILD_RUN pages */
+	uint32_t timeout_ms; /* of one read, and of one copy */
+	void *ctx;
+	/*
+	 * What was at the place of needed pages [index, index + nr), all of one block, into buf. 0; -EHWPOISON: one of
+	 * them is not to be had; else none is. Blocks, within the timeout.
+	 */
+	int (*read)(void *ctx, const struct ferryi_child_object *copy, size_t index, size_t nr);
+};
+
 struct ferryi_children {
 	/* immutable after open */
 	bool started;
+	struct ferryi_child_giver giver;
 	pthread_t thread;
 	int kick_fd;
-	uint8_t *buf; /* FERRYI_CHILD_RUN pages, registered with the lines */
 	void *orphan_stack; /* for a thread of a child: nothing is to be mapped there just now */
 	/* atomic: set once */
 	_Atomic bool stopping;
@@ -75,6 +113,7 @@ struct ferryi_children {
 	/* protected by lock */
 	struct ferryi_mutex lock;
 	struct ferryi_lines lines;
+	struct ferryi_heir heir;
 	unsigned nr;
 	struct ferryi_child *child[FERRYI_MAX_CHILDREN];
 };
@@ -98,10 +137,42 @@ struct ferryi_child *ferryi_child_create(struct ferryi_pager *pager);
 bool ferryi_child_sample(struct ferryi_pager *pager, struct ferryi_child *child, uint64_t deadline_ns);
 /* Gives back what it holds, closes its descriptors. NULL allowed. */
 void ferryi_child_destroy(struct ferryi_pager *pager, struct ferryi_child **child);
-/* Its pages of [start, end) are read as zeros by whoever faults: dropped. */
-void ferryi_child_drop(struct ferryi_child *child, uintptr_t start, uintptr_t end);
+/*
+ * The record into memory of a memfd, so that another process can map it: *memfd is the caller's. -ENOMEM, -EFBIG, ...:
+ * it is where it was.
+ */
+int ferryi_child_share(struct ferryi_pager *pager, struct ferryi_child **child, int *memfd);
 /* The child has come up: its faults are answered from now on. ASSUMPTION: lock held. */
 void ferryi_children_add_locked(struct ferryi_pager *pager, struct ferryi_child *child);
+
+/*
+ * ---- child_page.c: giving pages, following the child's changes ----
+ * ASSUMPTION: nobody else has the record (in the parent: the children's lock is held).
+ */
+
+/* Its pages of [start, end) are read as zeros by whoever faults: dropped. */
+void ferryi_child_drop(struct ferryi_child *child, uintptr_t start, uintptr_t end);
+/* A record of `bytes` bytes was copied to here, or mapped: its pointers point here from now on. false: it makes no sense. */
+bool ferryi_child_moved(struct ferryi_child *child, size_t bytes);
+/* The place of a page at the fork. ASSUMPTION: needed. */
+uint64_t ferryi_child_pfn(const struct ferryi_child_object *copy, size_t index);
+/* All that the child needs of pages [index, end) of one of its objects, all in one block. */
+void ferryi_child_give_pages(struct ferryi_child_giver *giver, struct ferryi_child *child,
+			     struct ferryi_child_object *copy, size_t index, size_t end);
+/* Reads the child's events, if there are any: changes are applied, faults answered. Sets gone. */
+void ferryi_child_serve(struct ferryi_child_giver *giver, struct ferryi_child *child);
+/*
+ * Poison where data is lost; then holes read as zeros, without us: there is nothing left that they could hide.
+ * If there is (false), they stay armed. ASSUMPTION: no page is needed.
+ */
+bool ferryi_child_disarm(struct ferryi_child_giver *giver, struct ferryi_child *child);
+/*
+ * In an heir, with a record that its writer has left in whatever he was doing: what he had read is done, what is
+ * counted anew. false: it cannot be told where pages are, so all that is needed is lost.
+ */
+bool ferryi_child_resume(struct ferryi_child *child);
+/* Its end of the socket is closed: it has exited, or execs. It never writes. */
+bool ferryi_child_has_ended(const struct ferryi_child *child);
 
 /*
  * Pages [index, index + nr) of the object, all in one block, are about to be overwritten in the pool: children get

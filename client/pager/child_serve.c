@@ -9,57 +9,13 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "bitmap.h"
 #include "clock.h"
 #include "log.h"
 #include "orphan.h"
 #include "pager_priv.h"
 #include "thread.h"
-#include "uapi.h"
-#include "uffd.h"
 
-#define EVENT_BATCH 16u
 #define PAUSE_MS    1
-
-static struct ferryi_child_object *copy_of(const struct ferryi_page_ref *ref)
-{
-	return (struct ferryi_child_object *)ref->object;
-}
-
-/* ---- pages ---- */
-
-static void not_needed(struct ferryi_child *child, struct ferryi_child_object *copy, size_t index)
-{
-	if (ferryi_bitmap_test(copy->needed, index))
-		child->nr_needed--;
-	ferryi_bitmap_clear(copy->needed, index);
-}
-
-static void set_lost(struct ferryi_child *child, struct ferryi_child_object *copy, size_t index)
-{
-	not_needed(child, copy, index);
-	if (!ferryi_bitmap_test(copy->lost, index))
-		child->nr_lost++;
-	ferryi_bitmap_set(copy->lost, index);
-}
-
-static uint64_t place_of(const struct ferryi_child_object *copy, size_t index)
-{
-	return (uint64_t)(copy->subsection[index / FERRYI_PAGES_PER_BLOCK] - 1) * FERRYI_PAGES_PER_SUBSECTION +
-	       index % FERRYI_PAGES_PER_BLOCK;
-}
-
-/* Needed pages from index on: neighbours in one block, at most FERRYI_CHILD_RUN. */
-static size_t run_of(const struct ferryi_child_object *copy, size_t index, size_t max)
-{
-	size_t n = 0;
-
-	max = ferryi_min_u64(max, FERRYI_PAGES_PER_BLOCK - index % FERRYI_PAGES_PER_BLOCK);
-	max = ferryi_min_u64(ferryi_min_u64(max, FERRYI_CHILD_RUN), copy->as_object.nr_pages - index);
-	while (n < max && ferryi_bitmap_test(copy->needed, index + n))
-		n++;
-	return n;
-}
 
 /* ---- reading ---- */
 
@@ -94,11 +50,13 @@ static int read_once_locked(struct ferryi_pager *pager, struct ferry_pool *pool,
 	return n < 0 ? n : op->status;
 }
 
-/* The old content of nr places into the buffer. 0, or: it is not to be had. Blocks, within the fault timeout. */
-static int read_places_locked(struct ferryi_pager *pager, uint64_t pfn, size_t nr)
+/* As ferryi_child_giver.read. */
+static int read_places(void *ctx, const struct ferryi_child_object *copy, size_t index, size_t nr)
 {
+	struct ferryi_pager *pager = ctx;
+	uint64_t pfn = ferryi_child_pfn(copy, index);
 	struct ferryi_op op = { .kind = FERRYI_OP_READ,
-				.local = pager->children.buf,
+				.local = pager->children.giver.buf,
 				.len_bytes = nr * FERRYI_PAGE_SIZE,
 				.deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms) };
 	struct ferry_pool *pool = ferryi_locate(pager, pfn, &op.remote, &op.remote_off);
@@ -116,160 +74,6 @@ static int read_places_locked(struct ferryi_pager *pager, uint64_t pfn, size_t n
 		rc = read_once_locked(pager, pool, &op);
 	} while (rc && ferryi_now_ns() < deadline_ns);
 	return rc;
-}
-
-/* ---- into the child ---- */
-
-static void read_events_locked(struct ferryi_pager *pager, struct ferryi_child *child, bool answer);
-
-/* One page; what cannot be given is lost. `from` NULL: poison. false: it could not be, and is a hole still. */
-static bool put_page_locked(struct ferryi_pager *pager, struct ferryi_child *child, struct ferryi_child_object *copy,
-			    size_t index, const uint8_t *from)
-{
-	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
-	uintptr_t va;
-	long rc = -EAGAIN;
-
-	/* The child's own munmap or mremap moves the page under way: its events say where it is now. */
-	while ((rc == -EAGAIN || rc == -ENOMEM) && !child->gone && ferryi_now_ns() < deadline_ns) {
-		if (!ferryi_areas_va_locked(&child->areas, &copy->as_object, index, &va) ||
-		    (from && !ferryi_bitmap_test(copy->needed, index)))
-			return true; /* unmapped or dropped by the child: who waits for it is woken by on_fault_locked */
-		rc = from ? ferryi_uffd_copy(child->uffd, (void *)va, from, FERRYI_PAGE_SIZE) :
-			    ferryi_uffd_poison(child->uffd, (void *)va);
-		if (rc == -EAGAIN || rc == -ENOMEM) {
-			read_events_locked(pager, child, false);
-			poll(NULL, 0, rc == -ENOMEM ? PAUSE_MS : 0);
-		}
-	}
-	if (rc == -ESRCH)
-		child->gone = true;
-	if (from && (rc > 0 || rc == -EEXIST))
-		not_needed(child, copy, index);
-	else if (from)
-		set_lost(child, copy, index);
-	if (rc == -EEXIST)
-		ferryi_uffd_wake(child->uffd, (void *)va, FERRYI_PAGE_SIZE);
-	return rc >= 0 || rc == -EEXIST;
-}
-
-/* Gives the child pages [index, index + nr), all needed, all of one block. */
-static void give_run_locked(struct ferryi_pager *pager, struct ferryi_child *child, struct ferryi_child_object *copy,
-			    size_t index, size_t nr)
-{
-	int rc = read_places_locked(pager, place_of(copy, index), nr);
-
-	if (rc == -EHWPOISON && nr > 1) { /* one bad page is not to spoil its neighbours */
-		for (size_t i = 0; i < nr; i++)
-			give_run_locked(pager, child, copy, index + i, 1);
-		return;
-	}
-	if (rc && !child->nr_lost)
-		ferryi_warn("fork: pages that a child needs cannot be had (%s)", ferryi_strerror(rc));
-	for (size_t i = 0; i < nr; i++) {
-		if (rc)
-			set_lost(child, copy, index + i);
-		put_page_locked(pager, child, copy, index + i,
-				rc ? NULL : pager->children.buf + i * FERRYI_PAGE_SIZE);
-	}
-}
-
-/* All that the child needs of pages [index, end) of one of its objects. */
-static void give_pages_locked(struct ferryi_pager *pager, struct ferryi_child *child, struct ferryi_child_object *copy,
-			      size_t index, size_t end)
-{
-	while (index < end && !child->gone) {
-		index = ferryi_bitmap_next_set(copy->needed, end, index);
-		if (index < end)
-			give_run_locked(pager, child, copy, index, run_of(copy, index, end - index));
-	}
-}
-
-/* ---- the child's events ---- */
-
-static void on_fault_locked(struct ferryi_pager *pager, struct ferryi_child *child, uintptr_t va)
-{
-	struct ferryi_page_ref ref;
-
-	if (!ferryi_areas_find_locked(&child->areas, va, &ref)) {
-		ref.object = NULL; /* the old end of an mremap, or growth in place: zeros */
-	} else if (ferryi_bitmap_test(copy_of(&ref)->needed, ref.index)) {
-		size_t nr = run_of(copy_of(&ref), ref.index, ref.area_pages_left);
-
-		give_run_locked(pager, child, copy_of(&ref), ref.index, nr);
-		ferryi_uffd_wake(child->uffd, (void *)va, FERRYI_PAGE_SIZE); /* it may have been moved meanwhile */
-		return;
-	} else if (ferryi_bitmap_test(copy_of(&ref)->lost, ref.index)) {
-		put_page_locked(pager, child, copy_of(&ref), ref.index, NULL);
-		return;
-	}
-	/* EAGAIN, EEXIST, ...: let it fault again, the answer is another one then. */
-	if (ferryi_uffd_zero(child->uffd, (void *)va, FERRYI_PAGE_SIZE))
-		ferryi_uffd_wake(child->uffd, (void *)va, FERRYI_PAGE_SIZE);
-}
-
-static void cut(struct ferryi_child *child, uintptr_t start, uintptr_t end)
-{
-	struct ferryi_area piece;
-
-	ferryi_child_drop(child, start, end);
-	while (ferryi_areas_cut_first_locked(&child->areas, start, end, &piece) == 1)
-		;
-}
-
-static void move(struct ferryi_child *child, uintptr_t from, uintptr_t to, size_t len)
-{
-	struct ferryi_area piece;
-
-	cut(child, to, to + len); /* what was there is unmapped: its event may come late, and then finds this */
-	while (ferryi_areas_cut_first_locked(&child->areas, from, from + len, &piece) == 1) {
-		piece.start = piece.start - from + to;
-		piece.end = piece.end - from + to;
-		if (ferryi_areas_insert_locked(&child->areas, &piece))
-			ferryi_error("fork: a child has more than %u separate ranges", FERRYI_MAX_AREAS);
-	}
-}
-
-static void on_event_locked(struct ferryi_pager *pager, struct ferryi_child *child, const struct uffd_msg *msg, bool answer)
-{
-	uintptr_t va = (uintptr_t)msg->arg.pagefault.address & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1);
-
-	switch (msg->event) {
-	case UFFD_EVENT_PAGEFAULT:
-		if (answer)
-			on_fault_locked(pager, child, va);
-		else /* in the middle of an answer: this one comes again */
-			ferryi_uffd_wake(child->uffd, (void *)va, FERRYI_PAGE_SIZE);
-		break;
-	case UFFD_EVENT_REMOVE:
-		ferryi_child_drop(child, (uintptr_t)msg->arg.remove.start, (uintptr_t)msg->arg.remove.end);
-		break;
-	case UFFD_EVENT_UNMAP:
-		cut(child, (uintptr_t)msg->arg.remove.start, (uintptr_t)msg->arg.remove.end);
-		break;
-	case UFFD_EVENT_REMAP:
-		move(child, (uintptr_t)msg->arg.remap.from, (uintptr_t)msg->arg.remap.to, (size_t)msg->arg.remap.len);
-		break;
-	default:
-		break;
-	}
-}
-
-static void read_events_locked(struct ferryi_pager *pager, struct ferryi_child *child, bool answer)
-{
-	struct uffd_msg msgs[EVENT_BATCH];
-	ssize_t len = read(child->uffd, msgs, sizeof(msgs));
-	unsigned n = len > 0 ? (unsigned)((size_t)len / sizeof(msgs[0])) : 0;
-
-	/* Changes first: a fault that follows a MADV_DONTNEED must not find what that dropped. */
-	for (unsigned i = 0; i < n; i++) {
-		if (msgs[i].event != UFFD_EVENT_PAGEFAULT)
-			on_event_locked(pager, child, &msgs[i], answer);
-	}
-	for (unsigned i = 0; i < n && !child->gone; i++) {
-		if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
-			on_event_locked(pager, child, &msgs[i], answer);
-	}
 }
 
 /* ---- before a place is overwritten ---- */
@@ -298,7 +102,7 @@ void ferryi_children_save_pfn(struct ferryi_pager *pager, uint64_t pfn)
 				size_t index = b * FERRYI_PAGES_PER_BLOCK + pfn % FERRYI_PAGES_PER_BLOCK;
 
 				if (copy->subsection[b] == sub && index < copy->as_object.nr_pages)
-					give_pages_locked(pager, child, copy, index, index + 1);
+					ferryi_child_give_pages(&pager->children.giver, child, copy, index, index + 1);
 			}
 		}
 	}
@@ -322,7 +126,7 @@ void ferryi_children_save(struct ferryi_pager *pager, const struct ferryi_object
 			/* The address may be another object's by now: the sub-section tells. */
 			if (copy->of == object && block < copy->as_object.nr_blocks &&
 			    copy->subsection[block] == pfn / FERRYI_PAGES_PER_SUBSECTION + 1)
-				give_pages_locked(pager, child, copy, index, index + nr);
+				ferryi_child_give_pages(&pager->children.giver, child, copy, index, index + nr);
 		}
 	}
 	ferryi_mutex_unlock(&pager->children.lock);
@@ -338,7 +142,7 @@ static void leave_block_locked(struct ferryi_pager *pager, struct ferryi_child *
 
 	if (!info || (pool && ferryi_subsection_pool(info) != pool))
 		return;
-	give_pages_locked(pager, child, copy, first,
+	ferryi_child_give_pages(&pager->children.giver, child, copy, first,
 			  ferryi_min_u64(first + FERRYI_PAGES_PER_BLOCK, copy->as_object.nr_pages));
 	if (child->gone)
 		return; /* given with its record */
@@ -372,14 +176,6 @@ static void remove_locked(struct ferryi_pager *pager, unsigned c)
 	children->child[c] = children->child[--children->nr];
 }
 
-/* Its end of the socket is closed: it has exited, or execs. It never writes. */
-static bool has_ended(const struct ferryi_child *child)
-{
-	struct pollfd pfd = { .fd = child->sock, .events = POLLIN };
-
-	return poll(&pfd, 1, 0) > 0;
-}
-
 static void serve_locked(struct ferryi_pager *pager)
 {
 	struct ferryi_children *children = &pager->children;
@@ -387,12 +183,13 @@ static void serve_locked(struct ferryi_pager *pager)
 	for (unsigned c = 0; c < children->nr;) {
 		struct ferryi_child *child = children->child[c];
 
-		read_events_locked(pager, child, true);
-		if (child->gone || has_ended(child))
+		ferryi_child_serve(&children->giver, child);
+		if (child->gone || ferryi_child_has_ended(child))
 			remove_locked(pager, c);
 		else
 			c++;
 	}
+	ferryi_heir_rest_locked(pager);
 	ferryi_lines_tend(&children->lines);
 }
 
@@ -450,14 +247,18 @@ int ferryi_children_open(struct ferryi_pager *pager)
 	struct ferryi_children *children = &pager->children;
 	const size_t bytes = FERRYI_CHILD_RUN * FERRYI_PAGE_SIZE;
 
-	children->buf = ferryi_arena_alloc(pager->arena, bytes);
+	children->giver = (struct ferryi_child_giver){ .buf = ferryi_arena_alloc(pager->arena, bytes),
+						      .timeout_ms = (uint32_t)pager->attr.fault_timeout_ms,
+						      .ctx = pager,
+						      .read = read_places };
 	children->orphan_stack = ferryi_arena_alloc(pager->arena, FERRYI_ORPHAN_STACK_BYTES);
-	if (!children->buf || !children->orphan_stack)
+	if (!children->giver.buf || !children->orphan_stack)
 		return -ENOMEM;
+	ferryi_heir_open(pager);
 	children->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (children->kick_fd < 0)
 		return -errno;
-	int rc = ferryi_lines_init(&children->lines, pager->keeper, children->buf, bytes, 1, children->kick_fd);
+	int rc = ferryi_lines_init(&children->lines, pager->keeper, children->giver.buf, bytes, 1, children->kick_fd);
 
 	if (!rc)
 		rc = ferryi_thread_start(&children->thread, children_main, pager);
@@ -465,27 +266,10 @@ int ferryi_children_open(struct ferryi_pager *pager)
 	return rc;
 }
 
-/*
- * Holes of the child read as zeros from now on: there is nothing left that they could hide. If there is, they stay
- * armed, and orphan.c gives SIGBUS.
- */
 static void release_locked(struct ferryi_pager *pager, struct ferryi_child *child)
 {
-	bool all = true;
-
 	leave_pool_locked(pager, child, NULL);
-	for (unsigned o = 0; o < child->nr_objects && child->nr_lost; o++) {
-		struct ferryi_child_object *copy = &child->objects[o];
-		size_t nr = copy->as_object.nr_pages;
-
-		for (size_t i = 0; (i = ferryi_bitmap_next_set(copy->lost, nr, i)) < nr; i++)
-			all = put_page_locked(pager, child, copy, i, NULL) && all;
-	}
-	for (unsigned i = 0; i < child->areas.nr_areas && all && !child->gone; i++) {
-		const struct ferryi_area *area = &child->areas.areas[i];
-
-		ferryi_uffd_unregister(child->uffd, (void *)area->start, area->end - area->start);
-	}
+	ferryi_child_disarm(&pager->children.giver, child); /* what it leaves armed, orphan.c answers with SIGBUS */
 }
 
 void ferryi_children_give_all(struct ferryi_pager *pager)
@@ -493,6 +277,7 @@ void ferryi_children_give_all(struct ferryi_pager *pager)
 	ferryi_mutex_lock(&pager->children.lock);
 	for (unsigned c = 0; c < pager->children.nr; c++)
 		release_locked(pager, pager->children.child[c]);
+	ferryi_heir_rest_locked(pager);
 	ferryi_mutex_unlock(&pager->children.lock);
 }
 
@@ -509,5 +294,6 @@ void ferryi_children_close(struct ferryi_pager *pager)
 	ferryi_mutex_lock(&children->lock);
 	while (children->nr)
 		remove_locked(pager, 0);
+	ferryi_heir_close_locked(pager);
 	ferryi_mutex_unlock(&children->lock);
 }

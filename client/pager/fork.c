@@ -20,6 +20,7 @@
  *   events of before the fork are read       MADV_DONTFORK
  *   eviction goes on, service_lock is let go
  *   takes the descriptor            <----  sends it
+ *   its heir (heir.h)
  *   serves it (child.h); verdict    ---->  ranges that changed meanwhile: SIGBUS
  *   children's lock is let go              a thread that outlives us (orphan.c)
  *
@@ -251,32 +252,63 @@ static void before_fork(void)
 
 /* ---- parent ---- */
 
-/* The child's hello and its userfaultfd: 0, or it is not to be had (the fork failed, the child is dead already, ...). */
-static int receive_hello(struct ferryi_child *child, struct hello *hello, uint64_t deadline_ns)
+/* A packet, with a descriptor (-1: none), at once or not at all. 0 or negative errno. */
+static int send_with_fd(int sock, const void *packet, size_t len, int fd)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control = { 0 };
+	struct iovec iov = { (void *)(uintptr_t)packet, len };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (fd >= 0) {
+		msg.msg_control = control.buf;
+		msg.msg_controllen = sizeof(control.buf);
+		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &fd, sizeof(int));
+	}
+	return sendmsg(sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)len ? 0 : -errno;
+}
+
+/* A packet of that length, and the descriptor that comes with it, or -1. -ETIMEDOUT, -EPIPE. */
+static int receive_with_fd(int sock, void *packet, size_t len, int *fd, uint64_t deadline_ns)
 {
 	union {
 		struct cmsghdr align;
 		char buf[CMSG_SPACE(sizeof(int))];
 	} control;
-	struct iovec iov = { hello, sizeof(*hello) };
+	struct iovec iov = { packet, len };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.buf,
 			      .msg_controllen = sizeof(control.buf) };
-	struct pollfd pfd = { .fd = child->sock, .events = POLLIN };
+	struct pollfd pfd = { .fd = sock, .events = POLLIN };
 	int n;
 
+	*fd = -1;
 	do {
 		n = poll(&pfd, 1, ferryi_remaining_ms(deadline_ns));
 	} while (n < 0 && errno == EINTR);
 	if (n <= 0)
 		return -ETIMEDOUT;
-	if (recvmsg(child->sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != sizeof(*hello))
+	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != (ssize_t)len)
 		return -EPIPE;
 	const struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
 
-	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(sizeof(int)))
-		return -EPROTO;
-	memcpy(&child->uffd, CMSG_DATA(c), sizeof(int));
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(fd, CMSG_DATA(c), sizeof(int));
 	return 0;
+}
+
+/* The child's hello and its userfaultfd: 0, or it is not to be had (the fork failed, the child is dead already, ...). */
+static int receive_hello(struct ferryi_child *child, struct hello *hello, uint64_t deadline_ns)
+{
+	int rc = receive_with_fd(child->sock, hello, sizeof(*hello), &child->uffd, deadline_ns);
+
+	return rc ? rc : child->uffd < 0 ? -EPROTO : 0;
 }
 
 /* Reads what the application changed until the fork, into *verdict. */
@@ -303,10 +335,14 @@ static void adopt_child(struct ferryi_pager *pager, const struct verdict *verdic
 		if (verdict->change[i].is_drop)
 			ferryi_child_drop(now.child, verdict->change[i].start, verdict->change[i].end);
 	}
-	if (rc || send(now.child->sock, verdict, sizeof(*verdict), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(*verdict))
+	int heir_sock = rc ? -1 : ferryi_heir_add_locked(pager, &now.child);
+
+	if (rc || send_with_fd(now.child->sock, verdict, sizeof(*verdict), heir_sock))
 		ferryi_child_destroy(pager, &now.child);
 	else
 		ferryi_children_add_locked(pager, now.child);
+	if (heir_sock >= 0)
+		close(heir_sock); /* it is the child's */
 }
 
 static void after_copy_in_parent(struct ferryi_pager *pager)
@@ -368,37 +404,6 @@ static int arm(struct ferryi_pager *pager, const struct ferryi_area_table *areas
 	return uffd;
 }
 
-static int send_hello(int sock, int uffd, const struct hello *hello)
-{
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
-	struct iovec iov = { (void *)(uintptr_t)hello, sizeof(*hello) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.buf,
-			      .msg_controllen = sizeof(control.buf) };
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &uffd, sizeof(int));
-	return sendmsg(sock, &msg, MSG_NOSIGNAL) == (ssize_t)sizeof(*hello) ? 0 : -errno;
-}
-
-static int receive_verdict(int sock, struct verdict *verdict, uint64_t deadline_ns)
-{
-	struct pollfd pfd = { .fd = sock, .events = POLLIN };
-	int n;
-
-	do {
-		n = poll(&pfd, 1, ferryi_remaining_ms(deadline_ns));
-	} while (n < 0 && errno == EINTR);
-	if (n <= 0)
-		return -ETIMEDOUT;
-	return recv(sock, verdict, sizeof(*verdict), MSG_DONTWAIT) == sizeof(*verdict) ? 0 : -EPIPE;
-}
-
 /* Nobody would read the event of an unmapping: no part of the range may be armed when the guard is mapped over it. */
 static void disarm_and_guard(struct ferryi_pager *pager, int uffd, uintptr_t start, uintptr_t end)
 {
@@ -408,21 +413,25 @@ static void disarm_and_guard(struct ferryi_pager *pager, int uffd, uintptr_t sta
 
 static int come_up(struct ferryi_pager *pager, int uffd)
 {
-	/* Twice the parent's: it may take all of its own before it looks here. */
-	uint64_t deadline_ns = ferryi_deadline_ms(2ull * pager->attr.fault_timeout_ms);
+	/* More than the parent's: it may take all of its own before it looks here, and as much for each server of an heir. */
+	uint64_t deadline_ns = ferryi_deadline_ms((2ull + FERRYI_MAX_POOLS_ATTACHED) * pager->attr.fault_timeout_ms);
 	struct hello hello = { .nr_changes = pager->nr_changes };
 	struct verdict verdict;
-	int rc = uffd < 0 ? uffd : send_hello(now.child_sock, uffd, &hello);
+	int rc = uffd < 0 ? uffd : send_with_fd(now.child_sock, &hello, sizeof(hello), uffd), heir_sock = -1;
 
 	if (!rc)
-		rc = receive_verdict(now.child_sock, &verdict, deadline_ns);
+		rc = receive_with_fd(now.child_sock, &verdict, sizeof(verdict), &heir_sock, deadline_ns);
 	if (!rc && verdict.nr > FERRYI_FORK_LOG)
 		rc = -EOVERFLOW;
 	for (unsigned i = 0; !rc && i < verdict.nr; i++) {
 		if (!verdict.change[i].is_drop)
 			disarm_and_guard(pager, uffd, verdict.change[i].start, verdict.change[i].end);
 	}
-	return rc ? rc : ferryi_orphan_start(pager, now.child, uffd, now.child_sock, now.parent);
+	if (!rc)
+		rc = ferryi_orphan_start(pager, now.child, uffd, now.child_sock, heir_sock, now.parent);
+	if (rc && heir_sock >= 0)
+		close(heir_sock);
+	return rc;
 }
 
 static void come_up_or_guard(struct ferryi_pager *pager)
@@ -450,6 +459,8 @@ static void close_of_others(struct ferryi_pager *pager)
 	}
 	if (now.parent_sock >= 0)
 		close(now.parent_sock);
+	if (pager->children.heir.sock >= 0)
+		close(pager->children.heir.sock);
 }
 
 /* ferry_fault_query reads this table; a writer may have been at work on it, so it is written anew. */

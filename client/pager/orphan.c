@@ -18,6 +18,7 @@
 static struct {
 	bool active;
 	int uffd, sock;
+	int heir_sock; /* -1: none */
 	int parent_fd; /* pidfd; -1: the socket alone tells */
 	int guard_fd;
 	const struct ferryi_child *child;
@@ -59,7 +60,10 @@ static void *orphan_main(void *arg)
 	pthread_setname_np(pthread_self(), "ferry-orphan");
 	while (poll(pfd, 2, -1) < 0)
 		;
-	/* Faults that the parent had read, and did not come to answer: woken, they come again, to us. */
+	pfd[0].fd = orphan.heir_sock;
+	while (orphan.heir_sock >= 0 && poll(pfd, 1, -1) < 0)
+		;
+	/* Faults that they had read, and did not come to answer: woken, they come again, to us. */
 	for (unsigned i = 0; i < orphan.child->areas.nr_areas; i++) {
 		const struct ferryi_area *area = &orphan.child->areas.areas[i];
 
@@ -69,12 +73,14 @@ static void *orphan_main(void *arg)
 	return NULL;
 }
 
-int ferryi_orphan_start(struct ferryi_pager *pager, const struct ferryi_child *child, int uffd, int sock, pid_t parent)
+int ferryi_orphan_start(struct ferryi_pager *pager, const struct ferryi_child *child, int uffd, int sock, int heir_sock,
+			pid_t parent)
 {
 	pthread_t thread;
 
 	orphan.uffd = uffd;
 	orphan.sock = sock;
+	orphan.heir_sock = heir_sock;
 	orphan.guard_fd = pager->fork_guard_fd;
 	orphan.child = child;
 	orphan.parent_fd = (int)syscall(SYS_pidfd_open, parent, 0);
@@ -99,6 +105,8 @@ void ferryi_orphan_forked(void)
 	orphan.active = false;
 	close(orphan.uffd);
 	close(orphan.sock);
+	if (orphan.heir_sock >= 0)
+		close(orphan.heir_sock);
 	if (orphan.parent_fd >= 0)
 		close(orphan.parent_fd);
 	/* Where the child has put something of its own since, that stays. */

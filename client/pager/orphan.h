@@ -1,8 +1,8 @@
 /*
  * In the child of a fork: a thread, `ferry-orphan`, that does nothing as long
- * as the parent lives. When the parent is gone (or execs), it answers faults on
- * inherited ranges: what the parent did not give in time is lost, SIGBUS. It
- * holds the userfaultfd, so that no hole can turn into zeros.
+ * as the parent lives, or its heir (heir.h). When both are gone (or exec), it
+ * answers faults on inherited ranges: what they did not give in time is lost,
+ * SIGBUS. It holds the userfaultfd, so that no hole can turn into zeros.
  *
  * The child's own children do not inherit what it has of its parent.
  */
@@ -15,8 +15,9 @@
 
 #define FERRYI_ORPHAN_STACK_BYTES ((size_t)1 << 20) /* a sanitizer has much thread-local data there */
 
-/* Takes uffd and sock over. In the atfork handler of a child, with all areas of the record armed. 0, -EAGAIN, ... */
-int ferryi_orphan_start(struct ferryi_pager *pager, const struct ferryi_child *child, int uffd, int sock, pid_t parent);
+/* Takes uffd and the sockets over; heir_sock -1: there is no heir. In the atfork handler of a child, with all areas of the record armed. 0, -EAGAIN, ... */
+int ferryi_orphan_start(struct ferryi_pager *pager, const struct ferryi_child *child, int uffd, int sock, int heir_sock,
+			pid_t parent);
 /* In the atfork handler of a child's child: closes what is its parent's, and guards the ranges. */
 void ferryi_orphan_forked(void);
 

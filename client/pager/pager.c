@@ -228,6 +228,7 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->arena = attr->arena;
 	pager->model = attr->model;
 	pager->uffd = pager->pagemap_fd = pager->fork_guard_fd = pager->children.kick_fd = -1;
+	pager->children.heir.sock = -1;
 	pager->coherent.maps_fd = -1;
 	ferryi_mutex_init(&pager->leave_lock, FERRYI_RANK_LEAVE);
 	ferryi_mutex_init(&pager->service_lock, FERRYI_RANK_SERVICE);

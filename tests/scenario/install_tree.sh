@@ -10,7 +10,7 @@ unset DESTDIR
 rm -rf "$prefix"
 cmake --install "$build" --prefix "$prefix" > "$prefix.log" 2>&1 || { cat "$prefix.log" >&2; fail "cmake --install failed"; }
 
-for f in bin/ferry bin/ferryd include/ferry.h "$3/libferry.so" "$3/pkgconfig/ferry.pc" "$3/cmake/ferry/ferryConfig.cmake" \
+for f in bin/ferry bin/ferryd libexec/farferry/ferry-heir include/ferry.h "$3/libferry.so" "$3/pkgconfig/ferry.pc" "$3/cmake/ferry/ferryConfig.cmake" \
 	"$3/cmake/ferry/ferryConfigVersion.cmake" "$3/cmake/ferry/ferryTargets.cmake" share/man/man1/ferry.1 \
 	share/man/man3/ferry.3 share/man/man3/ferry_open.3 share/man/man8/ferryd.8; do
 	[ -e "$prefix/$f" ] || fail "$f is not installed"

@@ -1,6 +1,6 @@
 # The public API, through libferry.so and a real ferryd: memory, errors, the kernel's own accesses, fork.
 set(pager_kit pager_kit.c control_child.c)
-foreach(part memory ranges errors private kernel fork fork_copy fork_ends crash memcg)
+foreach(part memory ranges errors private kernel fork fork_copy fork_ends fork_heir crash memcg)
 	ferry_test(scenario_pager_${part}_local LABELS scenario needs-uffd TIMEOUT 900
 		SOURCES pager_${part}.c ${pager_kit}
 		LINK ferry ferry_control ferry_proto ferry_pager_uapi
@@ -18,12 +18,16 @@ endforeach()
 # What passes through the fabric, over tcp too.
 add_test(NAME scenario_pager_fork_copy_tcp COMMAND scenario_pager_fork_copy_local tcp "*parent_*")
 add_test(NAME scenario_pager_fork_ends_tcp COMMAND scenario_pager_fork_ends_local tcp "*parent_*")
-set_tests_properties(scenario_pager_fork_copy_tcp scenario_pager_fork_ends_tcp PROPERTIES LABELS "scenario;needs-uffd"
+add_test(NAME scenario_pager_fork_heir_tcp COMMAND scenario_pager_fork_heir_local tcp)
+add_test(NAME scenario_pager_fork_heir_embedded COMMAND scenario_pager_fork_heir_local embedded "*embedded*")
+set_tests_properties(scenario_pager_fork_copy_tcp scenario_pager_fork_ends_tcp scenario_pager_fork_heir_tcp
+	scenario_pager_fork_heir_embedded PROPERTIES LABELS "scenario;needs-uffd"
 	SKIP_RETURN_CODE 77 TIMEOUT 900)
 # Unprivileged: its own memory is all it takes.
 if(NOT FERRY_SANITIZE)
 	add_test(NAME scenario_pager_private_nobody COMMAND scenario_pager_private_local local)
-	set_tests_properties(scenario_pager_private_nobody PROPERTIES LABELS "scenario;needs-uffd"
+	add_test(NAME scenario_pager_fork_heir_nobody COMMAND scenario_pager_fork_heir_local local "*parent_killed*")
+	set_tests_properties(scenario_pager_private_nobody scenario_pager_fork_heir_nobody PROPERTIES LABELS "scenario;needs-uffd"
 		SKIP_RETURN_CODE 77 TIMEOUT 900 ENVIRONMENT FERRYT_AS_NOBODY=1)
 endif()
 pkg_check_modules(LIBURING IMPORTED_TARGET liburing)

@@ -1,6 +1,6 @@
 /*
  * fork with pages away: how children and parents end, and what is left of them. FERRY_FORK=copy, the default;
- * pager_fork_copy.c has the data.
+ * pager_fork_copy.c has the data, pager_fork_heir.c parents that are killed.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -188,61 +188,6 @@ static void fork_copy__child_ends__its_pool_memory_is_free_again(void **state)
 
 /* ---- ends ---- */
 
-/* In a process of its own: forks a child that looks at away pages once the parent is dead. Its verdict: to_parent. */
-static void orphan(uint8_t *p, struct talk *t)
-{
-	struct ferry_fault_info info = {.size = sizeof(info)};
-	unsigned poisoned = 0;
-	uint8_t byte;
-
-	hear(t->to_child);
-	for (size_t i = 0; i < PAGES; i++) {
-		const uint8_t *page = p + i * FERRYT_PAGE;
-		int rc = ferryt_touch(page, &byte);
-
-		if (rc == 0) {
-			ferryt_verify(page, i, 1, 17);
-			continue;
-		}
-		CHECK_INT(rc, SIGBUS);
-		CHECK_INT(ferry_fault_query(NULL, (uintptr_t)page, &info), 0);
-		CHECK_INT(info.reason, FERRY_FAULT_FORKED);
-		poisoned++;
-	}
-	CHECK(poisoned > PAGES / 2);
-	say(t->to_parent);
-	_exit(0);
-}
-
-static void body_parent_dies(void)
-{
-	struct talk t = talk_open();
-	pid_t parent = fork();
-
-	if (parent == 0) {
-		struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
-		uint8_t *p = ferryt_mmap(ferry, LEN);
-
-		ferryt_fill(p, PAGES, 17);
-		if (fork() == 0)
-			orphan(p, &t);
-		say(t.to_parent);
-		for (;;)
-			pause();
-	}
-	hear(t.to_parent);
-	CHECK_INT(kill(parent, SIGKILL), 0);
-	CHECK_INT(ferryt_wait_child(parent, FERRYT_BODY_MS / 2), 128 + SIGKILL);
-	say(t.to_child);
-	hear(t.to_parent);
-}
-
-static void fork_copy__parent_killed__sigbus_never_zeros(void **state)
-{
-	(void)state;
-	RUN(body_parent_dies);
-}
-
 /* exit(3), as a program does that goes on in its child. */
 static void body_parent_exits(void)
 {
@@ -273,38 +218,6 @@ static void fork_copy__parent_exits__child_has_everything(void **state)
 {
 	(void)state;
 	RUN(body_parent_exits);
-}
-
-/* The parent dies while the child waits for its pages. */
-static void body_parent_dies_midway(void)
-{
-	struct talk t = talk_open();
-	pid_t parent = fork();
-
-	if (parent == 0) {
-		struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
-		uint8_t *p = ferryt_mmap(ferry, LEN);
-
-		ferryt_fill(p, PAGES, 17);
-		if (fork() == 0) {
-			say(t.to_child); /* to itself: it begins at once */
-			orphan(p, &t);
-		}
-		kill(getpid(), SIGSTOP); /* so that the child's fault is unanswered, for certain */
-		_exit(9);
-	}
-	siginfo_t info;
-
-	CHECK_INT(waitid(P_PID, (id_t)parent, &info, WSTOPPED), 0);
-	CHECK_INT(kill(parent, SIGKILL), 0);
-	CHECK_INT(ferryt_wait_child(parent, FERRYT_BODY_MS / 2), 128 + SIGKILL);
-	hear(t.to_parent);
-}
-
-static void fork_copy__parent_killed_in_a_fault__sigbus_never_zeros(void **state)
-{
-	(void)state;
-	RUN(body_parent_dies_midway);
 }
 
 static void body_grandchild(void)
@@ -355,8 +268,6 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(fork_copy__fifty_that_exec_exit_die__parent_whole_nothing_leaked),
 		cmocka_unit_test(fork_copy__child_ends__its_pool_memory_is_free_again),
-		cmocka_unit_test(fork_copy__parent_killed__sigbus_never_zeros),
-		cmocka_unit_test(fork_copy__parent_killed_in_a_fault__sigbus_never_zeros),
 		cmocka_unit_test(fork_copy__parent_exits__child_has_everything),
 		cmocka_unit_test(fork_copy__childs_child__sigbus_and_the_others_whole),
 	};
