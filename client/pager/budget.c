@@ -3,6 +3,7 @@
 
 #include "arith.h"
 
+#define SPARE_SHARE   32u   /* of what is free */
 #define MAX_LOW_PAGES 2048u /* 8 MiB free are ahead of any burst that one evictor cannot follow */
 
 void ferryi_budget_init(struct ferryi_budget *budget, uint64_t limit_pages, uint64_t slack_pages)
@@ -42,7 +43,10 @@ uint64_t ferryi_budget_free(const struct ferryi_budget *budget)
 	return charged < limit ? limit - charged : 0;
 }
 
-/* Takes between 1 and n pages such that `keep` stay free; 0 if none can be had, or (all) not all. */
+/*
+ * Takes between 1 and n pages such that `keep` stay free, or a small part of what is; 0 if none can be had, or (all)
+ * not all.
+ */
 static uint64_t take(struct ferryi_budget *budget, uint64_t n, uint64_t keep, bool all)
 {
 	uint64_t limit = atomic_load_explicit(&budget->limit, memory_order_relaxed) - budget->slack;
@@ -51,8 +55,9 @@ static uint64_t take(struct ferryi_budget *budget, uint64_t n, uint64_t keep, bo
 	if (atomic_load_explicit(&budget->unlimited, memory_order_relaxed))
 		limit = UINT64_MAX / 2;
 	for (;;) {
-		uint64_t room = charged + keep < limit ? limit - keep - charged : 0;
-		uint64_t got = ferryi_min_u64(room, n);
+		uint64_t room = charged < limit ? limit - charged : 0;
+		uint64_t spare = room > keep ? ferryi_max_u64(room - keep, room / SPARE_SHARE) : room / SPARE_SHARE;
+		uint64_t got = ferryi_min_u64(keep ? spare : room, n);
 
 		if (!got || (all && got < n))
 			return 0;

@@ -31,7 +31,10 @@ void ferryi_budget_set_limit(struct ferryi_budget *budget, uint64_t limit_pages)
 
 /* Charges n pages, or nothing: false when they do not fit under limit - slack. */
 bool ferryi_budget_charge(struct ferryi_budget *budget, uint64_t n);
-/* Charges up to n and says how many; leaves the `low` mark alone (read-ahead must not cause waits). */
+/*
+ * Charges up to n and says how many. Near the `low` mark it leaves most of what is free alone (read-ahead must not cause
+ * waits); not all, as a stream whose every page is a fault takes the rest as fast, and waits for each.
+ */
 uint64_t ferryi_budget_charge_spare(struct ferryi_budget *budget, uint64_t n);
 /* For rescues: may use the slack. */
 void ferryi_budget_charge_slack(struct ferryi_budget *budget, uint64_t n);

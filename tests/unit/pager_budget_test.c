@@ -58,6 +58,19 @@ static void charge_spare__near_low_mark__leaves_room_for_faults(void **state)
 	assert_true(ferryi_budget_charge(&b, 1)); /* a fault is served where read-ahead is not */
 }
 
+static void charge_spare__below_its_mark__small_part_of_what_is_free(void **state)
+{
+	struct ferryi_budget b;
+
+	(void)state;
+	ferryi_budget_init(&b, LIMIT, SLACK);
+	assert_true(ferryi_budget_charge(&b, LIMIT - SLACK - b.low / 2));
+	uint64_t left = ferryi_budget_free(&b), got = ferryi_budget_charge_spare(&b, left);
+
+	assert_true(got > 0);
+	assert_true(got <= left / 16);
+}
+
 static void low__by_amount_free__told(void **state)
 {
 	struct ferryi_budget b;
@@ -161,6 +174,7 @@ int main(void)
 		cmocka_unit_test(charge__up_to_limit_less_slack__then_refused),
 		cmocka_unit_test(charge_slack__full__within_limit_and_peak_seen),
 		cmocka_unit_test(charge_spare__near_low_mark__leaves_room_for_faults),
+		cmocka_unit_test(charge_spare__below_its_mark__small_part_of_what_is_free),
 		cmocka_unit_test(low__by_amount_free__told),
 		cmocka_unit_test(set_limit__lower_than_charged__nothing_free_until_uncharged),
 		cmocka_unit_test(unlimited__while_set__everything_fits),
