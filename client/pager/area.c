@@ -104,6 +104,7 @@ SEQUENCE_READER static void fill_ref(const struct ferryi_area *area, uintptr_t v
 	ref->object = area->object;
 	ref->index = area->first_page + ((ref->va - area->start) >> FERRYI_PAGE_SHIFT);
 	ref->area_pages_left = (area->end - ref->va) >> FERRYI_PAGE_SHIFT;
+	ref->area_pages_before = (ref->va - area->start) >> FERRYI_PAGE_SHIFT;
 	ref->area_flags = area->flags;
 }
 

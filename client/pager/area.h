@@ -68,6 +68,7 @@ struct ferryi_page_ref {
 	struct ferryi_object *object;
 	size_t index; /* page of the object */
 	size_t area_pages_left; /* pages from this one to the area's end, itself included */
+	size_t area_pages_before; /* pages from the area's start to this one */
 	unsigned area_flags;
 };
 
@@ -108,6 +109,19 @@ void ferryi_object_destroy(struct ferryi_area_table *table, struct ferryi_object
 static inline ferryi_page_word *ferryi_ref_word(const struct ferryi_page_ref *ref)
 {
 	return &ref->object->words[ref->index];
+}
+
+/* The page so many pages after (before) this one; false: it is not in the same area. */
+static inline bool ferryi_ref_at(const struct ferryi_page_ref *ref, ptrdiff_t pages, struct ferryi_page_ref *out)
+{
+	if (pages < 0 ? (size_t)-pages > ref->area_pages_before : (size_t)pages >= ref->area_pages_left)
+		return false;
+	*out = *ref;
+	out->va += (uintptr_t)pages * FERRYI_PAGE_SIZE;
+	out->index += (size_t)pages;
+	out->area_pages_left -= (size_t)pages;
+	out->area_pages_before += (size_t)pages;
+	return true;
 }
 
 static inline struct ferryi_block *ferryi_ref_block(const struct ferryi_page_ref *ref)

@@ -168,6 +168,29 @@ static void zero_ahead(struct ferryi_fetcher *f, const struct ferryi_page_ref *r
 	}
 }
 
+static bool is_there(const struct ferryi_object *object, size_t index)
+{
+	switch (ferryi_page_state(ferryi_page_load(&object->words[index]))) {
+	case FERRYI_PAGE_ABSENT:
+	case FERRYI_PAGE_AWAY:
+	case FERRYI_PAGE_FETCHING:
+		return false;
+	default:
+		return true;
+	}
+}
+
+static struct ferryi_stream_fault stream_fault(const struct ferryi_fault *fault, const struct ferryi_page_ref *ref)
+{
+	return (struct ferryi_stream_fault){
+		.object = ref->object,
+		.index = ref->index,
+		.tid = fault->tid,
+		.sequential = ref->area_flags & FERRYI_AREA_SEQUENTIAL,
+		.is_there = is_there,
+	};
+}
+
 static enum outcome fault_absent(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
 				 uint64_t old)
 {
@@ -181,10 +204,13 @@ static enum outcome fault_absent(struct ferryi_fetcher *f, struct ferryi_fault *
 		return WAIT;
 	}
 	if (!fault->forced && !(ref->area_flags & FERRYI_AREA_RANDOM)) {
-		ferryi_streams_fault(&f->streams, ref->object, ref->index, ref->area_flags & FERRYI_AREA_SEQUENTIAL,
-				     &advice);
-		ahead = ferryi_fetch_claim(f, ref, 1, advice.ahead, FERRYI_PAGE_ABSENT);
-		ferryi_streams_done(&advice, ref->index, ahead);
+		struct ferryi_stream_fault of = stream_fault(fault, ref);
+
+		of.is_first = true;
+		ferryi_streams_fault(&f->streams, &of, &advice);
+		if (advice.step == 1) /* neighbours upwards only: filled as one */
+			ahead = ferryi_fetch_claim(f, ref, 1, advice.ahead, FERRYI_PAGE_ABSENT);
+		ferryi_streams_done(&f->streams, &advice, ahead);
 	}
 
 	int rc = ferryi_place_announced(f->pager, ref->va, f->pager->zeros, 1, &done);
@@ -371,9 +397,11 @@ static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fa
 
 	if (fault->forced || (ref->area_flags & FERRYI_AREA_RANDOM))
 		return DONE;
-	ferryi_streams_fault(&f->streams, ref->object, ref->index, ref->area_flags & FERRYI_AREA_SEQUENTIAL, &advice);
+	const struct ferryi_stream_fault of = stream_fault(fault, ref);
+
+	ferryi_streams_fault(&f->streams, &of, &advice);
 	ferryi_count(&f->pager->counters.c_readahead_hits, advice.hits);
-	ferryi_streams_done(&advice, ref->index, ferryi_fetch_chunks(f, ref, 1, 1 + advice.ahead, fault) - 1);
+	ferryi_streams_done(&f->streams, &advice, ferryi_fetch_stream(f, ref, &advice, fault));
 	return DONE;
 }
 
@@ -381,19 +409,15 @@ static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fa
 static enum outcome fault_fetching(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref)
 {
 	struct ferryi_stream_advice advice;
-	size_t from;
 
 	if (fault->forced) /* a request of ours: no wake tells it when the page is there */
 		return WAIT;
-	if (!(ref->area_flags & FERRYI_AREA_RANDOM) &&
-	    ferryi_streams_joined(&f->streams, ref->object, ref->index, &advice, &from)) {
-		uint32_t at = (uint32_t)(from - ref->index);
-		uint32_t got = ferryi_fetch_chunks(f, ref, at, at + advice.ahead, fault) - at;
+	if (!(ref->area_flags & FERRYI_AREA_RANDOM)) {
+		const struct ferryi_stream_fault of = stream_fault(fault, ref);
 
-		if (got) {
-			ferryi_count(&f->pager->counters.c_readahead_hits, advice.hits);
-			ferryi_streams_done(&advice, from - 1, got);
-		}
+		ferryi_streams_joined(&f->streams, &of, &advice);
+		ferryi_count(&f->pager->counters.c_readahead_hits, advice.hits);
+		ferryi_streams_done(&f->streams, &advice, ferryi_fetch_stream(f, ref, &advice, fault));
 	}
 	return DONE; /* its owner copies, or wakes if it cannot: either ends this fault too */
 }

@@ -14,6 +14,21 @@
 #define POLL_BATCH      16u
 #define WINDOW_SHARE    64u /* a read-ahead window is at most this part of the budget */
 #define SMALLEST_WINDOW 16u /* pages */
+#define SLOTS           (FERRYI_FETCH_SMALL + FERRYI_FETCH_SINGLES + FERRYI_FETCH_CHUNKS)
+
+_Static_assert(SLOTS <= 256, "operations outstanding on one channel (fabric.h)");
+
+/* Slots of so many pages each, from buf on, all free; where their memory ends. */
+static uint8_t *init_slots(struct ferryi_fetch *slot, unsigned n, unsigned pages, uint8_t *buf, struct ferryi_fetch **free_list)
+{
+	for (unsigned i = 0; i < n; i++, buf += (size_t)pages * FERRYI_PAGE_SIZE) {
+		slot[i].op.local = buf;
+		slot[i].free_list = free_list;
+		slot[i].next = *free_list;
+		*free_list = &slot[i];
+	}
+	return buf;
+}
 
 int ferryi_fetcher_init(struct ferryi_fetcher *f, struct ferryi_pager *pager, int wake_fd)
 {
@@ -29,19 +44,12 @@ int ferryi_fetcher_init(struct ferryi_fetcher *f, struct ferryi_pager *pager, in
 
 	uint8_t *buf = f->buf;
 
-	for (unsigned i = 0; i < FERRYI_FETCH_SMALL; i++, buf += FERRYI_PAGE_SIZE) {
-		f->small[i].op.local = buf;
+	for (unsigned i = 0; i < FERRYI_FETCH_SMALL; i++)
 		f->small[i].demand = true;
-		f->small[i].next = f->free_small;
-		f->free_small = &f->small[i];
-	}
-	for (unsigned i = 0; i < FERRYI_FETCH_CHUNKS; i++, buf += FERRYI_FETCH_CHUNK_PAGES * FERRYI_PAGE_SIZE) {
-		f->chunk[i].op.local = buf;
-		f->chunk[i].next = f->free_chunks;
-		f->free_chunks = &f->chunk[i];
-	}
-	return ferryi_lines_init(&f->lines, pager->keeper, f->buf, FERRYI_FETCH_BUF_BYTES,
-				 FERRYI_FETCH_SMALL + FERRYI_FETCH_CHUNKS, wake_fd);
+	buf = init_slots(f->small, FERRYI_FETCH_SMALL, 1, buf, &f->free_small);
+	buf = init_slots(f->single, FERRYI_FETCH_SINGLES, 1, buf, &f->free_singles);
+	init_slots(f->chunk, FERRYI_FETCH_CHUNKS, FERRYI_FETCH_CHUNK_PAGES, buf, &f->free_chunks);
+	return ferryi_lines_init(&f->lines, pager->keeper, f->buf, FERRYI_FETCH_BUF_BYTES, SLOTS, wake_fd);
 }
 
 bool ferryi_fetch_is_idle(const struct ferryi_fetcher *f)
@@ -79,18 +87,28 @@ uint32_t ferryi_fetch_claim(struct ferryi_fetcher *f, const struct ferryi_page_r
 	return got;
 }
 
+static void post(struct ferryi_fetcher *f, struct ferryi_op *const *ops, unsigned n, struct ferryi_channel *channel)
+{
+	f->nr_outstanding += n;
+
+	int taken = ferryi_channel_submit(channel, ops, n);
+
+	/* Depth equals our slots, so the queue is never full: of what was not taken, the channel has died. */
+	for (unsigned i = taken > 0 ? (unsigned)taken : 0; i < n; i++) {
+		struct ferryi_fetch *fetch = (struct ferryi_fetch *)ops[i];
+
+		fetch->op.status = -ENOTCONN;
+		fetch->landed = true;
+		fetch->next = f->landed;
+		f->landed = fetch;
+	}
+}
+
 void ferryi_fetch_post(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, struct ferryi_channel *channel)
 {
 	struct ferryi_op *op = &fetch->op;
 
-	f->nr_outstanding++;
-	if (ferryi_channel_submit(channel, &op, 1) == 1)
-		return;
-	/* Depth equals our slots, so the queue is never full: the channel has died. */
-	op->status = -ENOTCONN;
-	fetch->landed = true;
-	fetch->next = f->landed;
-	f->landed = fetch;
+	post(f, &op, 1, channel);
 }
 
 void ferryi_fetch_prepare(struct ferryi_notifier *notifier, struct ferryi_fetch *fetch, const struct ferryi_page_ref *ref,
@@ -124,6 +142,33 @@ void ferryi_fetch_fill(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, enu
 	f->nr_outstanding++;
 }
 
+/* Where the page is to be read ahead from, in its pool; NULL: it is not to be read ahead, or cannot be now. */
+static struct ferryi_channel *channel_ahead(struct ferryi_fetcher *f, const struct ferryi_object *object, size_t index,
+					    struct ferry_pool **pool, struct ferryi_remote *remote, uint64_t *off)
+{
+	*pool = ferryi_locate(f->pager, ferryi_object_pfn(object, index), remote, off);
+	/* The driver's engine is asked for the faulting page only; so is everything where memory has failed, or is ours. */
+	if (!*pool || ferryi_callback_has_engine(*pool) || ferryi_pool_any_failed(*pool) || ferryi_pool_is_coherent(*pool) ||
+	    ferryi_pool_lost(*pool))
+		return NULL;
+	return ferryi_lines_channel(&f->lines, ferryi_pool_index(*pool));
+}
+
+/* Takes a slot from its free list for pages that have just been claimed. */
+static struct ferryi_fetch *begin_ahead(struct ferryi_fetcher *f, struct ferryi_fetch **free_list,
+					const struct ferryi_page_ref *ref, uint32_t at, uint32_t nr, struct ferry_pool *pool,
+					const struct ferryi_remote *remote, uint64_t off, const struct ferryi_fault *fault)
+{
+	struct ferryi_fetch *fetch = *free_list;
+
+	ferryi_uncount(&f->pager->counters.g_away_pages, nr);
+	*free_list = fetch->next;
+	fetch->fault = *fault;
+	ferryi_fetch_prepare(f->pager->attr.notifier, fetch, ref, at, nr, remote, off, ferryi_pool_index(pool));
+	fetch->no_copy = !ferryi_callback_keeps_copies(pool);
+	return fetch;
+}
+
 /* Reads pages [at, end) after ref that are away, in chunks of neighbours; where it stopped. */
 uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, uint32_t at, uint32_t end,
 			   const struct ferryi_fault *fault)
@@ -138,12 +183,8 @@ uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_
 		}
 		struct ferryi_remote remote;
 		uint64_t off;
-		struct ferry_pool *pool = ferryi_locate(f->pager, ferryi_object_pfn(ref->object, index), &remote, &off);
-		/* The driver's engine is asked for the faulting page only; so is everything where memory has failed, or is ours. */
-		bool one_by_one = pool && (ferryi_callback_has_engine(pool) || ferryi_pool_any_failed(pool) ||
-					   ferryi_pool_is_coherent(pool));
-		struct ferryi_channel *channel =
-			pool && !one_by_one && !ferryi_pool_lost(pool) ? ferryi_lines_channel(&f->lines, ferryi_pool_index(pool)) : NULL;
+		struct ferry_pool *pool;
+		struct ferryi_channel *channel = channel_ahead(f, ref->object, index, &pool, &remote, &off);
 		uint64_t to_block_end = FERRYI_PAGES_PER_BLOCK - index % FERRYI_PAGES_PER_BLOCK;
 		uint64_t nr = ferryi_min_u64(ferryi_min_u64(end - at, FERRYI_FETCH_CHUNK_PAGES), to_block_end);
 
@@ -153,17 +194,72 @@ uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_
 
 		if (!got)
 			break;
-		ferryi_uncount(&f->pager->counters.g_away_pages, got);
-		struct ferryi_fetch *fetch = f->free_chunks;
-
-		f->free_chunks = fetch->next;
-		fetch->fault = *fault;
-		ferryi_fetch_prepare(f->pager->attr.notifier, fetch, ref, at, got, &remote, off, ferryi_pool_index(pool));
-		fetch->no_copy = !ferryi_callback_keeps_copies(pool);
-		ferryi_fetch_post(f, fetch, channel);
+		ferryi_fetch_post(f, begin_ahead(f, &f->free_chunks, ref, at, got, pool, &remote, off, fault), channel);
 		at += got;
 	}
 	return at;
+}
+
+/* The nr pages that end with ref's, from there down, in chunks of neighbours; how many from there. */
+static uint32_t chunks_down(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, uint32_t nr,
+			    const struct ferryi_fault *fault)
+{
+	struct ferryi_page_ref lowest;
+	uint32_t got = 0, n;
+
+	for (; got < nr; got += n) {
+		n = (uint32_t)ferryi_min_u64(nr - got, FERRYI_FETCH_CHUNK_PAGES);
+		if (!ferryi_ref_at(ref, -(ptrdiff_t)(got + n - 1), &lowest) ||
+		    ferryi_fetch_chunks(f, &lowest, 0, n, fault) < n)
+			break;
+	}
+	return got;
+}
+
+/* ref's page and those step, 2 * step, ... pages after it, each by itself, all posted at once; how many. */
+static uint32_t singles(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, ptrdiff_t step, uint32_t nr,
+			const struct ferryi_fault *fault)
+{
+	struct ferryi_op *ops[FERRYI_STEP_WINDOW];
+	struct ferryi_channel *channel = NULL, *last = NULL;
+	struct ferryi_page_ref page;
+	uint32_t got = 0;
+	unsigned n = 0;
+
+	for (; got < nr && n < FERRYI_STEP_WINDOW && f->free_singles; got++) {
+		struct ferryi_remote remote;
+		struct ferry_pool *pool;
+		uint64_t off;
+
+		if (!ferryi_ref_at(ref, step * (ptrdiff_t)got, &page))
+			break;
+		if (ferryi_page_state(ferryi_page_load(ferryi_ref_word(&page))) != FERRYI_PAGE_AWAY)
+			continue;
+		channel = channel_ahead(f, page.object, page.index, &pool, &remote, &off);
+		if (!channel || (last && channel != last) || !ferryi_fetch_claim(f, &page, 0, 1, FERRYI_PAGE_AWAY))
+			break;
+		last = channel;
+		ops[n++] = &begin_ahead(f, &f->free_singles, &page, 0, 1, pool, &remote, off, fault)->op;
+	}
+	if (n)
+		post(f, ops, n, last);
+	return got;
+}
+
+uint32_t ferryi_fetch_stream(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref,
+			     const struct ferryi_stream_advice *advice, const struct ferryi_fault *fault)
+{
+	ptrdiff_t step = advice->step, first = (ptrdiff_t)(advice->from - ref->index) + step;
+	struct ferryi_page_ref page;
+
+	if (!advice->ahead || !ferryi_ref_at(ref, first, &page))
+		return 0;
+	size_t room = step > 0 ? (page.area_pages_left - 1) / (size_t)step : page.area_pages_before / (size_t)-step;
+	uint32_t nr = (uint32_t)ferryi_min_u64(advice->ahead, room + 1);
+
+	if (step == 1)
+		return ferryi_fetch_chunks(f, &page, 0, nr, fault);
+	return step == -1 ? chunks_down(f, &page, nr, fault) : singles(f, &page, step, nr, fault);
 }
 
 uintptr_t ferryi_fetch_ahead(struct ferryi_fetcher *f, uintptr_t start, uintptr_t end, uint64_t deadline_ns)
@@ -202,11 +298,9 @@ void ferryi_fetch_unlock(struct ferryi_fetcher *f)
 
 static void free_fetch(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 {
-	struct ferryi_fetch **list = fetch->demand ? &f->free_small : &f->free_chunks;
-
 	ferryi_notify_end(&fetch->notice);
-	fetch->next = *list;
-	*list = fetch;
+	fetch->next = *fetch->free_list;
+	*fetch->free_list = fetch;
 	f->nr_outstanding--;
 }
 

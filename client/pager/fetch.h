@@ -30,13 +30,14 @@ struct ferryi_pager;
 
 #define FERRYI_FETCH_SMALL      64u /* demand reads under way: one page each */
 #define FERRYI_FETCH_CHUNKS     30u /* read-ahead chunks under way */
+#define FERRYI_FETCH_SINGLES    160u /* read-ahead of pages that are no neighbours under way: one page each */
 /*
  * 128 KiB: its copy overlaps the next one's transfer. A reader that has caught
  * up sleeps once a chunk, and a wake-up can cost as much as copying 64 KiB.
  */
 #define FERRYI_FETCH_CHUNK_PAGES 32u
 #define FERRYI_FETCH_BUF_BYTES \
-	((size_t)(FERRYI_FETCH_SMALL + FERRYI_FETCH_CHUNKS * FERRYI_FETCH_CHUNK_PAGES) * FERRYI_PAGE_SIZE)
+	((size_t)(FERRYI_FETCH_SMALL + FERRYI_FETCH_SINGLES + FERRYI_FETCH_CHUNKS * FERRYI_FETCH_CHUNK_PAGES) * FERRYI_PAGE_SIZE)
 #define FERRYI_FETCH_WAITING    1024u /* faults that cannot go on yet */
 
 /* A fault (or a request of ours) for one page. */
@@ -77,6 +78,7 @@ struct ferryi_fetch {
 	struct ferryi_notice notice; /* from the claim until the pages are in place, or back */
 	bool landed;        /* data is in the slot, the copy waits for the address space to settle */
 	struct ferryi_fetch *next; /* free list, or landed list */
+	struct ferryi_fetch **free_list; /* its own; immutable */
 };
 
 /* All members: owner thread only. */
@@ -87,8 +89,9 @@ struct ferryi_fetcher {
 	bool locks_events; /* other threads read events: hold events_lock while copying (pager_priv.h) */
 	uint8_t *buf;
 	struct ferryi_fetch small[FERRYI_FETCH_SMALL];
+	struct ferryi_fetch single[FERRYI_FETCH_SINGLES];
 	struct ferryi_fetch chunk[FERRYI_FETCH_CHUNKS];
-	struct ferryi_fetch *free_small, *free_chunks, *landed;
+	struct ferryi_fetch *free_small, *free_singles, *free_chunks, *landed;
 	unsigned nr_waiting;
 	unsigned nr_outstanding; /* reads under way or landed */
 	struct ferryi_fault waiting[FERRYI_FETCH_WAITING];

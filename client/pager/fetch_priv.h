@@ -46,6 +46,9 @@ void ferryi_fetch_fill(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, enu
 /* Reads pages [at, end) after ref that are away, in chunks of neighbours; where it stopped. */
 uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, uint32_t at, uint32_t end,
 			     const struct ferryi_fault *fault);
+/* Reads what is away of the pages that a stream advises, those next to ref's first; how many are there, or on their way. */
+uint32_t ferryi_fetch_stream(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref,
+			     const struct ferryi_stream_advice *advice, const struct ferryi_fault *fault);
 
 /* Wakes who waits for pages of the object, wherever mremap has taken them. Takes the area table's read lock. */
 void ferryi_fetch_wake(struct ferryi_pager *pager, const struct ferryi_object *object, size_t index, size_t nr);

@@ -110,6 +110,32 @@ static void find__inside_and_outside__page_of_the_object(void **state)
 	teardown(&f);
 }
 
+static void ref_at__either_way__as_found_or_outside(void **state)
+{
+	struct fixture f;
+	struct ferryi_page_ref ref, moved, found;
+	struct ferryi_object *object;
+
+	(void)state;
+	setup(&f);
+	object = ferryi_object_create(&f.table, 100);
+	assert_int_equal(insert(&f, object, 10, BASE, 20, 0), 0);
+	assert_true(find(&f, BASE + 5 * PAGE, &ref));
+	for (ptrdiff_t pages = -30; pages <= 30; pages++) {
+		bool inside = pages >= -5 && pages < 15;
+
+		assert_int_equal(ferryi_ref_at(&ref, pages, &moved), inside);
+		if (!inside)
+			continue;
+		assert_true(find(&f, ref.va + (uintptr_t)pages * PAGE, &found));
+		assert_int_equal(moved.va, found.va);
+		assert_int_equal(moved.index, found.index);
+		assert_int_equal(moved.area_pages_left, found.area_pages_left);
+		assert_int_equal(moved.area_pages_before, found.area_pages_before);
+	}
+	teardown(&f);
+}
+
 static void cut__middle__two_areas_left_and_pages_kept(void **state)
 {
 	struct ferryi_area out;
@@ -358,6 +384,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(object_create__pages__absent_unbound_and_counted),
 		cmocka_unit_test(find__inside_and_outside__page_of_the_object),
+		cmocka_unit_test(ref_at__either_way__as_found_or_outside),
 		cmocka_unit_test(cut__middle__two_areas_left_and_pages_kept),
 		cmocka_unit_test(insert__table_full__enospc_and_unchanged),
 		cmocka_unit_test(table__random_changes__equals_the_model),
