@@ -94,7 +94,11 @@ struct ferry_config {
 	uint32_t request_timeout_ms; /* one control request; default 10000 [FERRY_REQUEST_TIMEOUT] */
 	uint32_t fault_threads;      /* default 1 [FERRY_FAULT_THREADS] */
 	uint32_t evict_threads;      /* default 1 [FERRY_EVICT_THREADS] */
-	uint32_t readahead_pages;    /* largest window, in pages, 1 (none) to 512; default 256; at most 1/64 of the budget [FERRY_READAHEAD] */
+	/*
+	 * Largest window, in pages, 1 (none) to 512; default 256; at most 1/64 of the budget, and 32 for a stream
+	 * whose pages are no neighbours [FERRY_READAHEAD]
+	 */
+	uint32_t readahead_pages;
 	const char *log_level;       /* error, warn, notice, info, debug; default warn [FERRY_LOG_LEVEL] */
 	const char *fork;            /* managed memory in the child of a fork: copy or guard (SIGBUS); default copy [FERRY_FORK] */
 	/*
@@ -215,9 +219,9 @@ int ferry_unadopt(struct ferry *ferry, void *addr, size_t len);
 int ferry_mprotect(struct ferry *ferry, void *addr, size_t len, int prot);
 
 enum ferry_advice {
-	FERRY_ADVICE_NORMAL,     /* read-ahead by what is seen */
-	FERRY_ADVICE_SEQUENTIAL, /* largest read-ahead at once; pages behind leave first */
-	FERRY_ADVICE_RANDOM,     /* no read-ahead */
+	FERRY_ADVICE_NORMAL,     /* read-ahead by what is seen: streams of any step, up or down, several at a time */
+	FERRY_ADVICE_SEQUENTIAL, /* upwards, the largest read-ahead at the first touch; pages behind leave first */
+	FERRY_ADVICE_RANDOM,     /* no read-ahead, whatever is seen */
 	FERRY_ADVICE_WILLNEED,   /* bring in now, as far as the budget allows */
 	FERRY_ADVICE_COLD,       /* move out now */
 	FERRY_ADVICE_DONTNEED,   /* drop the content: reads give zeros, pool memory is kept for it */
@@ -274,7 +278,7 @@ struct ferry_stats {
 	uint64_t faults_poisoned;    /* ended in SIGBUS */
 	uint64_t pages_in;           /* read from pools */
 	uint64_t pages_readahead;    /* of these, brought in before they were touched */
-	uint64_t readahead_hits;     /* of these, seen to be used: the stream went on past them */
+	uint64_t readahead_hits;     /* of these, seen to be used: a stream went on past them; told late, and a few not at all */
 	uint64_t pages_evicted;
 	uint64_t pages_written;      /* of these, dirty: written to the pool */
 	uint64_t pages_dropped;      /* of these, clean: no traffic */

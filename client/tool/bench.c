@@ -17,8 +17,11 @@
 #define MAX_RUNS      101u
 
 static const struct ferryi_bench_kind *const kinds[] = {
-	&ferryi_bench_raw,   &ferryi_bench_fault, &ferryi_bench_seq,	  &ferryi_bench_random, &ferryi_bench_evict,
-	&ferryi_bench_todev, &ferryi_bench_toram, &ferryi_bench_threads, &ferryi_bench_map,	  &ferryi_bench_idle,
+	&ferryi_bench_raw,	 &ferryi_bench_fault,	  &ferryi_bench_seq,	   &ferryi_bench_random,
+	&ferryi_bench_evict,	 &ferryi_bench_stride[0], &ferryi_bench_stride[1], &ferryi_bench_stride[2],
+	&ferryi_bench_stride[3], &ferryi_bench_stride[4], &ferryi_bench_stride[5], &ferryi_bench_stride[6],
+	&ferryi_bench_todev,	 &ferryi_bench_toram,	  &ferryi_bench_threads,   &ferryi_bench_map,
+	&ferryi_bench_idle,
 };
 
 #define NKINDS	   (sizeof(kinds) / sizeof(kinds[0]))
@@ -74,7 +77,7 @@ static const struct ferryi_param params[] = {
 	 .max = 1ull << 44,
 	 .metavar = "SIZE",
 	 .unit = "bytes",
-	 .text = "Budget of seq and random; none: a quarter (seq) or half (random) of the size."},
+	 .text = "Budget of seq, stride and random; none: a quarter of the size, or half of it (random)."},
 	{.name = "seconds",
 	 .type = FERRYI_PARAM_U64,
 	 .offset = AT(seconds),
@@ -89,6 +92,21 @@ static const struct ferryi_param params[] = {
 	 .deflt = "0",
 	 .metavar = "N",
 	 .text = "Accesses of a run; 0: what suits the kind."},
+	{.name = "stride",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(strides),
+	 .metavar = "N,...",
+	 .unit = "pages",
+	 .text = "Strides of the streams of stride, which take them in turn; negative: downwards. None, nor "
+		 "--streams: "
+		 "a table of them."},
+	{.name = "streams",
+	 .type = FERRYI_PARAM_U64,
+	 .offset = AT(streams),
+	 .max = FERRYI_BENCH_STREAMS_MAX,
+	 .deflt = "0",
+	 .metavar = "N",
+	 .text = "Streams of stride; 0: 1 with --stride."},
 	{.name = "runs",
 	 .type = FERRYI_PARAM_U64,
 	 .offset = AT(runs),
@@ -147,6 +165,16 @@ static int yardsticks(struct ferryi_bench *bench, const struct ferryi_bench_kind
 	return 0;
 }
 
+/* As the options say, or else the kind. -EINVAL. */
+static int take_strides(const struct ferryi_bench_options *o, const struct ferryi_bench_kind *kind,
+			struct ferryi_bench_strides *out)
+{
+	bool own = o->strides != NULL || o->streams != 0;
+
+	out->streams = o->streams != 0 ? (unsigned)o->streams : own ? 1 : kind->streams;
+	return ferryi_bench_strides_parse(o->strides != NULL ? o->strides : kind->strides, out);
+}
+
 static int bench_kind(struct ferryi_bench *bench, const struct ferryi_bench_kind *kind)
 {
 	const struct ferryi_bench_options *o = &bench->options;
@@ -159,6 +187,8 @@ static int bench_kind(struct ferryi_bench *bench, const struct ferryi_bench_kind
 
 	bench->random = o->seed;
 	bench->budget_bytes = 0;
+	if (kind->strides != NULL)
+		take_strides(o, kind, &bench->strides); /* looked at by check */
 	if (ferryi_samples_init(&bench->samples, room > RAW_READS ? room : RAW_READS) != 0)
 		return ferryi_bench_fail(bench, "no memory for %zu samples; take a smaller --count", room);
 	if (kind->budget_percent != 0 && ferryi_bench_area_open(bench, kind) != 0)
@@ -175,6 +205,7 @@ static int bench_kind(struct ferryi_bench *bench, const struct ferryi_bench_kind
 							  .mbps = NAN,
 							  .faults_per_s = NAN,
 							  .hit_rate = NAN,
+							  .useless_rate = NAN,
 							  .ratio = NAN,
 							  .count = count};
 		if (yardsticks(bench, kind, &runs[run]) != 0 || kind->run(bench, &runs[run]) != 0)
@@ -188,9 +219,27 @@ out:
 	return rc;
 }
 
-static bool wanted(const char *name, const struct ferryi_bench_kind *kind)
+static bool wanted(const struct ferryi_bench_options *o, const char *name,
+		   const struct ferryi_bench_kind *kind)
 {
+	/* Strides of one's own: they stand for the whole table. */
+	if (kind->strides != NULL && kind != &ferryi_bench_stride[0] &&
+	    (o->strides != NULL || o->streams != 0))
+		return false;
 	return strcmp(name, "all") == 0 || strcmp(name, kind->name) == 0;
+}
+
+static bool strides_fit(const struct ferryi_bench_options *o)
+{
+	struct ferryi_bench_strides strides;
+
+	if (take_strides(o, &ferryi_bench_stride[0], &strides) != 0)
+		return false;
+	for (unsigned i = 0; i < strides.n; i++) {
+		if ((uint64_t)labs(strides.stride[i]) >= o->size_bytes / 4096 / strides.streams)
+			return false;
+	}
+	return true;
 }
 
 /* Status to exit with, or -1: the options make sense. */
@@ -200,7 +249,7 @@ static int check(const struct ferryi_tool_command *command, const struct ferryi_
 	bool known = false;
 
 	for (size_t i = 0; i < NKINDS; i++)
-		known |= wanted(name, kinds[i]);
+		known |= wanted(o, name, kinds[i]);
 	if (!known)
 		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE, "no benchmark \"%s\"; \"ferry bench --help\" lists them",
 					name);
@@ -210,6 +259,10 @@ static int check(const struct ferryi_tool_command *command, const struct ferryi_
 					ferryi_bench_modes[o->mode]);
 	if (o->size_bytes % FERRYI_SUBSECTION_SIZE != 0)
 		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE, "--size must be a multiple of 2M");
+	if (!strides_fit(o))
+		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE,
+					"--stride takes numbers of pages other than 0, as in 1,17,-1, each "
+					"less than --size / --streams");
 	if (o->servers != NULL && strchr(o->servers, ',') != NULL)
 		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE,
 					"one server at a time; give --servers with a single URL");
@@ -219,8 +272,10 @@ static int check(const struct ferryi_tool_command *command, const struct ferryi_
 static void usage_kinds(void)
 {
 	puts("\nkinds:");
-	for (size_t i = 0; i < NKINDS; i++)
-		printf("  %-7s %s\n", kinds[i]->name, kinds[i]->text);
+	for (size_t i = 0; i < NKINDS; i++) {
+		if (i == 0 || strcmp(kinds[i]->name, kinds[i - 1]->name) != 0)
+			printf("  %-7s %s\n", kinds[i]->name, kinds[i]->text);
+	}
 	puts("  all     all of them, one after another");
 }
 
@@ -255,7 +310,7 @@ static int measure(struct ferryi_bench *bench, const char *name)
 	}
 	status = FERRYI_TOOL_OK;
 	for (size_t i = 0; i < NKINDS && status == FERRYI_TOOL_OK; i++) {
-		if (wanted(name, kinds[i]) && bench_kind(bench, kinds[i]) != 0)
+		if (wanted(o, name, kinds[i]) && bench_kind(bench, kinds[i]) != 0)
 			status = FERRYI_TOOL_FAILED;
 	}
 	ferryi_raw_close(&bench->raw);

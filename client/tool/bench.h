@@ -30,6 +30,8 @@ struct ferryi_bench_options {
 	int mode;   /* enum ferryi_bench_mode */
 	uint64_t size_bytes, local_bytes; /* local 0: what the kind asks for */
 	uint64_t seconds, count;	  /* of one run; 0: the kind's */
+	const char *strides;		  /* stride: a list; NULL: the table's */
+	uint64_t streams;		  /* stride: 0: the table's */
 	uint64_t runs, seed;
 	bool json;
 };
@@ -41,14 +43,26 @@ struct ferryi_bench_figures {
 	double raw_us_p50, raw_us_p99, raw_mbps; /* raw_mbps: reads, or writes for a kind that writes */
 	double uffd_us_p50;
 	double us_p50, us_p99, mbps;
-	double faults_per_s, hit_rate;
-	double ratio;	/* of a kind that has one of its own */
-	uint64_t count; /* accesses (or pages) measured */
+	double faults_per_s;
+	double hit_rate;     /* accesses that did not wait for a read of their own */
+	double useless_rate; /* of the pages read: by read-ahead, and not touched before they left, or the end */
+	double ratio;	     /* of a kind that has one of its own */
+	uint64_t count;	     /* accesses (or pages) measured */
 	unsigned nr_more;
 	struct {
 		const char *name;
 		double value;
 	} more[FERRYI_BENCH_MORE]; /* the same ones in each run */
+};
+
+#define FERRYI_BENCH_STRIDE_ROWS 7u
+#define FERRYI_BENCH_STRIDE_MAX	 65536 /* pages */
+#define FERRYI_BENCH_STREAMS_MAX 256u
+
+/* What the streams of kind stride do: stream i takes stride[i % n], in pages, not 0. */
+struct ferryi_bench_strides {
+	unsigned streams, n;
+	long stride[FERRYI_BENCH_STREAMS_MAX];
 };
 
 struct ferryi_bench {
@@ -65,6 +79,7 @@ struct ferryi_bench {
 	uint64_t random;  /* state of the generator */
 	uint32_t *order;  /* fault: a permutation of the pages */
 	uint32_t *writes; /* random: how often each page was written */
+	struct ferryi_bench_strides strides;
 	struct ferryi_samples samples;
 };
 
@@ -76,6 +91,8 @@ struct ferryi_bench_kind {
 	bool writes;		 /* its raw throughput is that of writes */
 	unsigned budget_percent; /* of the size; over 100: nothing is evicted */
 	uint64_t count;		 /* default accesses of a run; 0: every page */
+	const char *strides;	 /* stride: a list for ferryi_bench_strides_parse; else NULL */
+	unsigned streams;
 	/* All return 0, or -1 with a line already on stderr. NULL: nothing to do. */
 	int (*prepare)(struct ferryi_bench *bench);
 	int (*run)(struct ferryi_bench *bench, struct ferryi_bench_figures *out);
@@ -84,6 +101,10 @@ struct ferryi_bench_kind {
 extern const struct ferryi_bench_kind ferryi_bench_raw, ferryi_bench_fault, ferryi_bench_seq,
 	ferryi_bench_random, ferryi_bench_evict, ferryi_bench_todev, ferryi_bench_toram, ferryi_bench_threads,
 	ferryi_bench_map, ferryi_bench_idle;
+extern const struct ferryi_bench_kind ferryi_bench_stride[FERRYI_BENCH_STRIDE_ROWS];
+
+/* "1,2,-1": what is there, and how many (out->streams is the caller's). -EINVAL. */
+int ferryi_bench_strides_parse(const char *text, struct ferryi_bench_strides *out);
 
 /* One figure more of a run, by its name in JSON. */
 static inline void ferryi_bench_add(struct ferryi_bench_figures *out, const char *name, double value)

@@ -17,12 +17,31 @@ static double mbps(uint64_t bytes, uint64_t ns)
 	return ns == 0 ? NAN : (double)bytes * 1e3 / (double)ns;
 }
 
-static uint64_t faults_of(const struct ferryi_bench *bench)
+static struct ferry_stats stats_of(const struct ferryi_bench *bench)
 {
 	struct ferry_stats stats = {.size = sizeof(stats)};
 
 	ferry_stats(bench->ferry, &stats);
-	return stats.faults;
+	return stats;
+}
+
+static uint64_t faults_of(const struct ferryi_bench *bench)
+{
+	return stats_of(bench).faults;
+}
+
+/*
+ * At most: what was read ahead, less what the library knows to be used (a
+ * stream went on past it). A page that was read ahead and found by chance counts
+ * as useless, as nothing tells of a touch without a fault.
+ */
+static double useless_at_most(const struct ferry_stats *before, const struct ferry_stats *after)
+{
+	double ahead = (double)(after->pages_readahead - before->pages_readahead);
+	double hits = (double)(after->readahead_hits - before->readahead_hits);
+	double in = (double)(after->pages_in - before->pages_in);
+
+	return in > 0 && ahead > hits ? (ahead - hits) / in : 0;
 }
 
 /* When a run must end although its count is not reached. */
@@ -157,8 +176,8 @@ static int random_prepare(struct ferryi_bench *bench)
 static int random_run(struct ferryi_bench *bench, struct ferryi_bench_figures *out)
 {
 	size_t n = ferryi_bench_pages(bench);
-	uint64_t before = faults_of(bench), start = ferryi_now_ns(), deadline = run_deadline(bench),
-		 now = start;
+	struct ferry_stats before = stats_of(bench), after;
+	uint64_t start = ferryi_now_ns(), deadline = run_deadline(bench), now = start;
 	uint64_t i = 0, waited = 0;
 
 	bench->samples.n = 0;
@@ -188,8 +207,10 @@ static int random_run(struct ferryi_bench *bench, struct ferryi_bench_figures *o
 	}
 	uint64_t took = ferryi_now_ns() - start;
 
+	after = stats_of(bench);
 	out->count = i;
-	out->faults_per_s = (double)(faults_of(bench) - before) * 1e9 / (double)took;
+	out->faults_per_s = (double)(after.faults - before.faults) * 1e9 / (double)took;
+	out->useless_rate = useless_at_most(&before, &after);
 	out->hit_rate = 1.0 - (double)waited / (double)i;
 	out->mbps = mbps(i * 4096, took);
 	out->us_p50 = ferryi_samples_us(&bench->samples, 0.5);

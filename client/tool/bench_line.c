@@ -9,6 +9,8 @@
 #include "bench.h"
 #include "ferry.h"
 
+#define STRIDES_LEN 2048u
+
 const char *const ferryi_bench_fabrics[] = {"auto", "local", "tcp", "verbs", "rdm", NULL};
 const char *const ferryi_bench_modes[] = {"handler", "inline", NULL};
 
@@ -45,6 +47,18 @@ static void add_text(struct json_object *o, const char *name, const char *value)
 	json_object_object_add(o, name, json_object_new_string(value));
 }
 
+/* As --stride takes them; cut where they are many. */
+static const char *strides_text(const struct ferryi_bench *bench, char text[STRIDES_LEN])
+{
+	size_t len = 0;
+
+	text[0] = '\0';
+	for (unsigned i = 0; i < bench->strides.n && len < STRIDES_LEN; i++)
+		len += (size_t)snprintf(text + len, STRIDES_LEN - len, "%s%ld", i == 0 ? "" : ",",
+					bench->strides.stride[i]);
+	return text;
+}
+
 static void print_json(const struct ferryi_bench *bench, const struct ferryi_bench_kind *kind,
 		       const struct ferryi_bench_figures *f, double ratio, size_t nruns)
 {
@@ -64,6 +78,13 @@ static void print_json(const struct ferryi_bench *bench, const struct ferryi_ben
 	add_number(o, "raw_us_p99", f->raw_us_p99, 2);
 	add_number(o, "faults_per_s", f->faults_per_s, 0);
 	add_number(o, "hit_rate", f->hit_rate, 5);
+	add_number(o, "useless_rate", f->useless_rate, 5);
+	if (kind->strides != NULL) {
+		char text[STRIDES_LEN];
+
+		add_text(o, "stride", strides_text(bench, text));
+		add_count(o, "streams", bench->strides.streams);
+	}
 	for (unsigned i = 0; i < f->nr_more; i++)
 		add_number(o, f->more[i].name, f->more[i].value, 3);
 	add_count(o, "count", f->count);
@@ -95,8 +116,9 @@ static void print_row(const struct ferryi_bench *bench, const struct ferryi_benc
 	static bool header;
 
 	if (!header)
-		printf("%-7s %-7s %-8s %9s %9s %9s %9s %9s %9s %7s %9s\n", "BENCH", "FABRIC", "MODE",
-		       "RAW-P50us", "UFFD-P50", "P50us", "P99us", "MB/s", "RAW-MB/s", "RATIO", "FAULTS/s");
+		printf("%-7s %-7s %-8s %9s %9s %9s %9s %9s %9s %7s %9s %7s %8s\n", "BENCH", "FABRIC", "MODE",
+		       "RAW-P50us", "UFFD-P50", "P50us", "P99us", "MB/s", "RAW-MB/s", "RATIO", "FAULTS/s",
+		       "HITS%", "USELESS%");
 	header = true;
 	printf("%-7s %-7s %-8s", kind->name, ferryi_raw_fabric(bench->raw),
 	       ferryi_bench_modes[bench->options.mode]);
@@ -108,6 +130,13 @@ static void print_row(const struct ferryi_bench *bench, const struct ferryi_benc
 	print_cell(9, 0, f->raw_mbps);
 	print_cell(7, 3, ratio);
 	print_cell(9, 0, f->faults_per_s);
+	print_cell(7, 2, f->hit_rate * 100);
+	print_cell(8, 2, f->useless_rate * 100);
+	if (kind->strides != NULL) {
+		char text[STRIDES_LEN];
+
+		printf("  %s x%u", strides_text(bench, text), bench->strides.streams);
+	}
 	for (unsigned i = 0; i < f->nr_more; i++)
 		printf("  %s=%.5g", f->more[i].name, f->more[i].value);
 	putchar('\n');
@@ -127,6 +156,7 @@ void ferryi_bench_print(const struct ferryi_bench *bench, const struct ferryi_be
 		.faults_per_s = MEDIAN(faults_per_s),
 		.hit_rate = MEDIAN(hit_rate),
 		.ratio = MEDIAN(ratio),
+		.useless_rate = MEDIAN(useless_rate),
 		.count = runs[nruns - 1].count,
 		.nr_more = runs[0].nr_more,
 	};

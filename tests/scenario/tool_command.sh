@@ -39,6 +39,9 @@ expect 2 1 "say what to measure" bench
 expect 2 1 'no benchmark "speed"' bench speed
 expect 2 1 "size" bench fault --size=12parsecs
 expect 2 1 "multiple of 2M" bench fault --size=17M
+expect 2 1 "numbers of pages" bench stride --stride=1,,2
+expect 2 1 "numbers of pages" bench stride --stride=0
+expect 2 1 "numbers of pages" bench stride --stride=4096 --size=16M
 expect 2 1 "not built yet" bench fault --mode=inline
 expect 2 1 "single URL" bench fault --servers ferry://a,ferry://b
 # Nobody listens on port 1.
@@ -74,17 +77,18 @@ grep -q '^ok .*trial' doctor.txt || fail "ferry doctor ran no trial"
 small="--size=16M --runs=1 --count=200 --json"
 check_lines() {
 	[ "$(wc -l < out)" -eq "$1" ] || { cat out >&2; fail "not $1 lines of figures"; }
-	for key in bench fabric mode raw_us_p50 uffd_us_p50 us_p50 us_p99 mbps raw_mbps ratio count seed budget_bytes version; do
+	for key in bench fabric mode raw_us_p50 uffd_us_p50 us_p50 us_p99 mbps raw_mbps ratio hit_rate useless_rate count seed budget_bytes version; do
 		[ "$(grep -c "\"$key\":" out)" -eq "$1" ] || { cat out >&2; fail "no \"$key\" in every line"; }
 	done
 	grep '"bench":"fault"' out | grep -q '"ratio":[0-9]' || { cat out >&2; fail "fault has no ratio"; }
 }
 # shellcheck disable=SC2086 # several words
 expect 0 0 '"fabric":"tcp"' bench all $small --servers "$server" --token-file token --fabric tcp
-check_lines 10
+check_lines 17
 # shellcheck disable=SC2086
-expect 0 0 '"fabric":"local"' bench all $small
-check_lines 10
+expect 0 0 '"fabric":"local"' bench all $small --stride=3,-1 --streams=2 # in place of the table's seven rows
+check_lines 11
+grep -q '"stride":"3,-1","streams":2' out || { cat out >&2; fail "no strides of one's own"; }
 expect 0 0 RATIO bench fault --size=16M --runs=1 --count=200
 exec 5>&-
 wait

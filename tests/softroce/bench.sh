@@ -11,10 +11,10 @@ timeout 60 ib_read_lat -F -x 1 -s 4096 -n 1000 "$FERRY_RDMA_ADDR" 2>/dev/null |
 	awk '$1 == 4096 && $2 == 1000 { printf "ib_read_lat 4096 bytes: p50 %s us, p99 %s us\n", $5, $8 }'
 wait
 status=0
-timeout 450 "$FERRY_BUILD/client/tool/ferry" bench all --fabric verbs --json --size 16M --runs 1 --count 300 >/tmp/bench.json || status=$?
+timeout 500 "$FERRY_BUILD/client/tool/ferry" bench all --fabric verbs --json --size 16M --runs 1 --count 300 --stride=1,17,-1 --streams=3 >/tmp/bench.json || status=$?
 cat /tmp/bench.json
 [ "$status" = 0 ] || fail "ferry bench ended with status $status"
-for kind in raw fault seq random evict todev toram threads map idle; do
+for kind in raw fault seq random evict stride todev toram threads map idle; do
 	grep -qE "\"bench\": ?\"$kind\".*\"fabric\": ?\"verbs\"" /tmp/bench.json || fail "no figures of $kind over verbs"
 done
 ferryd_signal TERM
