@@ -68,12 +68,44 @@ static int fail(const char *what)
 	return 1;
 }
 
+/* Both arrays, of whole pages; no ferry: plain memory. */
+static int map(struct ferry *ferry, struct grid *g)
+{
+	/* ferry_munmap wants whole pages, as ferry_mmap gives them. */
+	g->bytes = (g->bytes + FERRY_PAGE_SIZE - 1) & ~((size_t)FERRY_PAGE_SIZE - 1);
+	for (int i = 0; i < 2; i++) {
+		double **array = i == 0 ? &g->now : &g->next;
+
+		if (ferry != NULL)
+			*array = ferry_mmap(ferry, NULL, g->bytes, PROT_READ | PROT_WRITE, 0);
+		else
+			*array = mmap(NULL, g->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+				      0);
+		if (*array == MAP_FAILED)
+			return -1;
+	}
+	return 0;
+}
+
+/* The same program on plain memory, for comparison. */
+static int all_local(struct grid *g, long steps)
+{
+	if (map(NULL, g) != 0) {
+		perror("04-stencil: mmap");
+		return 1;
+	}
+	printf("all local: grid %zu^3, %ld steps, %.1f MiB in two arrays, %.3f s\n", g->n, steps,
+	       2.0 * (double)g->bytes / 1048576.0, heat_run(g, steps));
+	return 0;
+}
+
 static int usage(FILE *out, int code)
 {
-	fputs("usage: 04-stencil [--grid N] [--steps N] [--local SIZE] [--check]\n"
+	fputs("usage: 04-stencil [--grid N] [--steps N] [--local SIZE] [--all-local] [--check]\n"
 	      "  --grid N      points an edge, 3 or more (default 128: two arrays of 16 MiB)\n"
 	      "  --steps N     time steps (default 10)\n"
 	      "  --local SIZE  budget of local RAM, as FERRY_LOCAL\n"
+	      "  --all-local   the same program on plain memory, without ferry\n"
 	      "  --check       run again on plain memory and compare bit for bit\n"
 	      "servers come from FERRY_SERVERS; none: an embedded one\n",
 	      out);
@@ -83,12 +115,16 @@ static int usage(FILE *out, int code)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"grid", required_argument, NULL, 'g'},	 {"steps", required_argument, NULL, 's'},
-		{"local", required_argument, NULL, 'l'}, {"check", no_argument, NULL, 'c'},
-		{"help", no_argument, NULL, 'h'},	 {NULL, 0, NULL, 0},
+		{"grid", required_argument, NULL, 'g'},
+		{"steps", required_argument, NULL, 's'},
+		{"local", required_argument, NULL, 'l'},
+		{"all-local", no_argument, NULL, 'a'},
+		{"check", no_argument, NULL, 'c'},
+		{"help", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
 	};
 	long n = 128, steps = 10;
-	int check = 0, opt;
+	int check = 0, plainly = 0, opt;
 
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (opt) {
@@ -100,6 +136,9 @@ int main(int argc, char **argv)
 			break;
 		case 'l':
 			setenv("FERRY_LOCAL", optarg, 1);
+			break;
+		case 'a':
+			plainly = 1;
 			break;
 		case 'c':
 			check = 1;
@@ -118,24 +157,20 @@ int main(int argc, char **argv)
 	struct ferry_stats stats = {.size = sizeof stats};
 	struct ferry *ferry;
 
-	/* ferry_munmap wants whole pages, as ferry_mmap gives them. */
-	far.bytes = (far.bytes + FERRY_PAGE_SIZE - 1) & ~((size_t)FERRY_PAGE_SIZE - 1);
+	if (plainly)
+		return all_local(&far, steps);
 	if (ferry_open(NULL, &ferry) != 0)
 		return fail("open");
-	far.now = ferry_mmap(ferry, NULL, far.bytes, PROT_READ | PROT_WRITE, 0);
-	if (far.now == MAP_FAILED)
-		return fail("mmap");
-	far.next = ferry_mmap(ferry, NULL, far.bytes, PROT_READ | PROT_WRITE, 0);
-	if (far.next == MAP_FAILED)
+	if (map(ferry, &far) != 0)
 		return fail("mmap");
 
 	double seconds = heat_run(&far, steps);
 
 	ferry_stats(ferry, &stats);
-	printf("grid %ld^3, %ld steps, %zu MiB in two arrays, %.2f s; budget %" PRIu64
+	printf("ferry: grid %ld^3, %ld steps, %.1f MiB in two arrays, %.3f s; budget %" PRIu64
 	       " MiB, at most %" PRIu64 " MiB resident, %" PRIu64
 	       " faults (p50 %.1f us, p99 %.1f us), %" PRIu64 " MiB in, %" PRIu64 " MiB out\n",
-	       n, steps, 2 * far.bytes >> 20, seconds, stats.budget_bytes >> 20,
+	       n, steps, 2.0 * (double)far.bytes / 1048576.0, seconds, stats.budget_bytes >> 20,
 	       stats.peak_resident_bytes >> 20, stats.faults, (double)stats.fault.p50_ns / 1e3,
 	       (double)stats.fault.p99_ns / 1e3, stats.bytes_in >> 20, stats.bytes_out >> 20);
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # install_examples.sh SOURCE PREFIX LIBDIR WORK
-# Builds the five examples against the installed library, with CMake and with pkg-config, and runs them in small with an
-# embedded server.
+# Builds the examples against the installed library, with CMake and with pkg-config, and runs them in small with an
+# embedded server; the parallel ones also with a server of this host, over the local fabric.
 set -eu
 source=$1 prefix=$2 lib=$2/$3 work=$4
 fail() { echo "install_examples: $*" >&2; exit 1; }
@@ -31,6 +31,13 @@ cd "$work"
 # On a busy machine OpenMP's threads that spin take the time of those that work.
 export OMP_WAIT_POLICY=passive
 export FERRY_EMBEDDED_SIZE=256M FERRY_LOCAL=8M
+# self_checked FOLDER [OPTION]: programs that check their own results, each with more memory than the budget.
+self_checked() {
+	limit "$1/06-cg" ${2:-} > cg || { cat cg >&2; fail "$1/06-cg ${2:-}: exit $?"; }
+	limit "$1/07-gups" --updates 20000 ${2:-} > gups || { cat gups >&2; fail "$1/07-gups ${2:-}: exit $?"; }
+	limit "$1/08-bfs" --scale 16 --searches 1 ${2:-} > bfs || { cat bfs >&2; fail "$1/08-bfs ${2:-}: exit $?"; }
+	cat cg gups bfs
+}
 # The machine's own text, and numbers so that it is more than the budget holds; then NULs, empty and long lines, and no newline
 # at the end.
 {
@@ -45,20 +52,26 @@ for built in cmake make; do
 	limit "$built/01-hello" || fail "$built/01-hello: exit $?"
 	limit "$built/02-adopt" 32 || fail "$built/02-adopt: exit $?"
 	limit "$built/04-stencil" --grid 96 --steps 3 --check || fail "$built/04-stencil: exit $?"
+	self_checked "$built"
 	limit "$built/03-sort" --progress --report report.json input output 2> progress || { cat progress >&2; fail "$built/03-sort: exit $?"; }
 	cmp output expected || fail "$built/03-sort: not what LC_ALL=C sort gives"
 	grep -q '^merge 100 %' progress || fail "$built/03-sort: no progress shown"
 	limit "$built/03-sort" --all-local input output > /dev/null || fail "$built/03-sort --all-local: exit $?"
 	cmp output expected || fail "$built/03-sort --all-local: not what LC_ALL=C sort gives"
 done
+limit make/04-stencil --grid 96 --steps 3 --all-local || fail "make/04-stencil --all-local: exit $?"
+self_checked make --all-local
 
 # A job, and a watcher beside it; each step is computed by both, and nobody but the watcher ends the job.
 mkfifo ready life
 exec 5<> life
-"$prefix/bin/ferryd" --pool name=hot,size=64M --listen 127.0.0.1:0 --fabric tcp --token-file "$work/token" --ready-fd 3 \
+"$prefix/bin/ferryd" --pool name=hot,size=64M --listen 127.0.0.1:0 --fabric tcp,local --token-file "$work/token" --ready-fd 3 \
 	--lifeline-fd 4 --log-level warn 3> ready 4< life 5>&- 2> ferryd.log &
 read -r address < ready || { cat ferryd.log >&2; fail "ferryd did not start"; }
-export FERRY_SERVERS="$address?fabric=tcp" FERRY_TOKEN_FILE="$work/token"
+export FERRY_TOKEN_FILE="$work/token"
+export FERRY_SERVERS="$address?fabric=local"
+self_checked make
+export FERRY_SERVERS="$address?fabric=tcp"
 for built in cmake make; do
 	mkfifo "said.$built"
 	limit "$built/05-inspect" job "heat.$built" --grid 64 --steps 1000000 --pace 20 --local 4M 5>&- > "said.$built" 2> "job.$built" &
