@@ -1,15 +1,17 @@
 #!/bin/bash
-# Installs what farferry needs to build (and test) on Debian 12, from
-# packages.txt. Quick and quiet when all is there; asks no question.
+# Installs what farferry needs to build, to test or to compare it with others
+# (tests/bench) on Debian 12, from packages.txt. Quick and quiet when all is
+# there; asks no question.
 #
-# usage: install-deps.sh [build|test]   test (default) includes build
+# usage: install-deps.sh [build|test|bench]   test (default) includes build, bench both
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 what=${1:-test}
 case $what in
 build) sections=build ;;
 test) sections="build test" ;;
-*) echo "usage: install-deps.sh [build|test]" >&2; exit 2 ;;
+bench) sections="build test bench" ;;
+*) echo "usage: install-deps.sh [build|test|bench]" >&2; exit 2 ;;
 esac
 command -v dpkg-query >/dev/null || { echo "install-deps.sh: this is no Debian; install the likes of deploy/packages.txt by hand" >&2; exit 1; }
 
