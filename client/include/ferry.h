@@ -106,6 +106,11 @@ struct ferry_config {
 	 * a memory cgroup is at its limit): "poison" it, "wait" on, "abort" the process; default poison [FERRY_OOM]
 	 */
 	const char *oom;
+	/*
+	 * Who serves faults on memory that ferry_mmap and ferry_adopt are given no FERRY_MAP_INLINE or FERRY_MAP_HANDLER
+	 * for: "handler" or "inline"; default handler [FERRY_MODE]
+	 */
+	const char *mode;
 };
 
 /* Smallest budget: what the fault and eviction paths need to make progress. -EINVAL below it. */
@@ -163,6 +168,29 @@ uint64_t ferry_caps(struct ferry *ferry);
  */
 
 #define FERRY_MAP_NORESERVE (1u << 0) /* do not lease pool memory for the whole range now; see -ENOMEM */
+#define FERRY_MAP_INLINE    (1u << 1) /* faults are served in the faulting thread; see below */
+#define FERRY_MAP_HANDLER   (1u << 2) /* by a thread of the library's, whatever FERRY_MODE says */
+
+/*
+ * Inline memory saves a fault the hand-off to another thread: the library's
+ * handler of SIGBUS brings the page in. It is for memory that computation alone
+ * touches, because:
+ * - A system call that is given an address there fails with EFAULT while the
+ *   page is away. Pin the buffer first (ferry_pin), or FERRY_ADVICE_WILLNEED it
+ *   and be ready to try again.
+ * - No thread may block SIGBUS and touch it: the kernel ends the process. The
+ *   stack that a signal handler runs on must not be inline (sigaltstack), nor
+ *   the memory of malloc.
+ * - SIGBUS is the library's from the first inline range on. What is not its
+ *   own, and poison, it passes to the handler that was there before; one that is
+ *   installed later must pass on what it does not know to the one before it.
+ * - An asynchronous signal handler may touch it, but if it has interrupted a
+ *   ferry_ call; else it gets SIGBUS after the fault timeout: pin what it needs.
+ * - The old addresses of mremap with MREMAP_DONTUNMAP, and those by which mremap
+ *   grows a range, raise SIGBUS.
+ * In the child of a fork it is memory like any other. A coherent pool takes none (-EINVAL), and memory that
+ * ferry_migrate_to_device adopts is handler memory.
+ */
 
 /*
  * Maps len bytes of managed anonymous memory (len is rounded up to pages).
@@ -171,7 +199,8 @@ uint64_t ferry_caps(struct ferry *ferry);
  * fail later, unless FERRY_MAP_NORESERVE: then a full pool makes faults wait
  * and at last poison.
  * Returns the address, or MAP_FAILED and errno: EINVAL, ENOMEM (the pools are
- * full: ferry_last_error has the number that would fit).
+ * full: ferry_last_error has the number that would fit); with FERRY_MAP_INLINE
+ * also EOPNOTSUPP (the kernel), EMFILE, ETIMEDOUT (a server does not answer).
  */
 void *ferry_mmap(struct ferry *ferry, void *hint, size_t len, int prot, unsigned flags);
 
@@ -196,7 +225,8 @@ int ferry_munmap(struct ferry *ferry, void *addr, size_t len);
  * is not mapped, or beyond its file's end), -EOPNOTSUPP (shared, huge page,
  * locked or sealed memory, executable mapping of a file), -EBUSY (belongs to
  * another userfaultfd: CRIU, QEMU, a libfabric monitor), -EACCES (not readable
- * and writable), -ENOMEM (pools full; address space or a resource limit).
+ * and writable), -ENOMEM (pools full; address space or a resource limit); with
+ * FERRY_MAP_INLINE also -EOPNOTSUPP (the kernel), -EMFILE, -ETIMEDOUT. flags are those of ferry_mmap.
  */
 int ferry_adopt(struct ferry *ferry, void *addr, size_t len, unsigned flags);
 

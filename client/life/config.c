@@ -13,6 +13,7 @@
 
 static const char *const forks[] = { "copy", "guard", NULL }; /* enum ferryi_fork */
 static const char *const oom_policies[] = { "poison", "wait", "abort", NULL }; /* as enum ferryi_oom */
+static const char *const modes[] = { "handler", "inline", NULL }; /* enum ferryi_mode */
 static const char *const log_levels[] = { "error", "warn", "notice", "info", "debug", NULL };
 
 #define AT(member) offsetof(struct ferryi_config, member)
@@ -48,6 +49,9 @@ static const struct ferryi_param table[] = {
 	  .env = "FERRY_LOG_LEVEL", .metavar = "LEVEL", .deflt = "warn", .text = "Least urgent level that is logged." },
 	{ .name = "fork", .type = FERRYI_PARAM_ENUM, .offset = AT(fork), .values = forks, .env = "FERRY_FORK",
 	  .metavar = "WAY", .deflt = "copy", .text = "Managed memory in the child of a fork: copy (its own), guard (SIGBUS)." },
+	{ .name = "mode", .type = FERRYI_PARAM_ENUM, .offset = AT(mode), .values = modes, .env = "FERRY_MODE",
+	  .metavar = "WHO", .deflt = "handler",
+	  .text = "Who serves faults: handler (a thread of the library), inline (the faulting thread)." },
 	{ .name = NULL },
 };
 
@@ -101,6 +105,7 @@ static int from_struct(struct ferryi_config *config, const struct ferry_config *
 	rc = rc ? rc : set_text(config, "log-level", c.log_level, err, err_len);
 	rc = rc ? rc : set_text(config, "fork", c.fork, err, err_len);
 	rc = rc ? rc : set_text(config, "oom", c.oom, err, err_len);
+	rc = rc ? rc : set_text(config, "mode", c.mode, err, err_len);
 	rc = rc ? rc : set_number(config, "local", c.local_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "embedded-size", c.embedded_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "fault-timeout", c.fault_timeout_ms, err, err_len);

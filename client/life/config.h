@@ -7,6 +7,7 @@
 #include "ferry.h"
 
 enum ferryi_fork { FERRYI_FORK_COPY, FERRYI_FORK_GUARD };
+enum ferryi_mode { FERRYI_MODE_HANDLER, FERRYI_MODE_INLINE };
 
 struct ferryi_config {
 	const char *servers, *pool, *token_file;
@@ -16,6 +17,7 @@ struct ferryi_config {
 	int oom;       /* enum ferryi_oom */
 	int log_level; /* enum ferryi_log_level */
 	int fork;      /* enum ferryi_fork */
+	int mode;      /* enum ferryi_mode */
 };
 
 /* cfg NULL: from the environment. 0 or -EINVAL with one line in err. fini frees what init took. */

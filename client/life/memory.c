@@ -25,6 +25,24 @@ static uintptr_t end_of(const void *addr, size_t len)
 	return (uintptr_t)addr + len;
 }
 
+/* Flags of mmap and adopt, with the process's mode in place of none; inline memory is set up when it is wanted first. */
+static int check_flags(struct ferry *ferry, const char *call, unsigned *flags)
+{
+	const unsigned modes = FERRY_MAP_INLINE | FERRY_MAP_HANDLER;
+	int rc = 0;
+
+	if ((*flags & ~(FERRY_MAP_NORESERVE | modes)) || (*flags & modes) == modes)
+		return ferryi_control_fail(-EINVAL, "%s: unknown flags %#x", call, *flags);
+	if (!(*flags & modes))
+		*flags |= ferry->config.mode == FERRYI_MODE_INLINE ? FERRY_MAP_INLINE : 0;
+	if (*flags & FERRY_MAP_INLINE) {
+		ferryi_mutex_lock(&ferry->lock);
+		rc = ferryi_pager_inline_start(ferry->pager);
+		ferryi_mutex_unlock(&ferry->lock);
+	}
+	return rc;
+}
+
 void *ferry_mmap(struct ferry *ferry, void *hint, size_t len, int prot, unsigned flags)
 {
 	void *addr = MAP_FAILED;
@@ -34,12 +52,13 @@ void *ferry_mmap(struct ferry *ferry, void *hint, size_t len, int prot, unsigned
 		rc = ferryi_control_fail(-EINVAL, "mmap: length %zu", len);
 	if (!rc && (prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
 		rc = ferryi_control_fail(-EINVAL, "mmap: prot must include PROT_READ | PROT_WRITE");
-	if (!rc && (flags & ~FERRY_MAP_NORESERVE))
-		rc = ferryi_control_fail(-EINVAL, "mmap: unknown flags %#x", flags);
+	int inline_rc = rc ? 0 : check_flags(ferry, "mmap", &flags);
+
+	rc = rc ? rc : inline_rc;
 	if (!rc)
 		rc = ferryi_pager_map(ferry->pager, hint, ferryi_align_up(len, FERRYI_PAGE_SIZE), prot, flags, &addr);
 	if (rc)
-		errno = rc == -EINVAL ? EINVAL : ENOMEM;
+		errno = rc == -EINVAL ? EINVAL : inline_rc ? -inline_rc : ENOMEM;
 	return rc ? MAP_FAILED : addr;
 }
 
@@ -67,8 +86,8 @@ int ferry_adopt(struct ferry *ferry, void *addr, size_t len, unsigned flags)
 {
 	int rc = check_range(ferry, "adopt", addr, len);
 
-	if (!rc && (flags & ~FERRY_MAP_NORESERVE))
-		rc = ferryi_control_fail(-EINVAL, "adopt: unknown flags %#x", flags);
+	if (!rc)
+		rc = check_flags(ferry, "adopt", &flags);
 	return rc ? rc : ferryi_pager_adopt(ferry->pager, (uintptr_t)addr, end_of(addr, len), flags);
 }
 

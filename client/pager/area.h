@@ -45,6 +45,7 @@ struct ferryi_object {
 	size_t nr_blocks;
 	ferryi_page_word *words;
 	struct ferryi_block *blocks;
+	bool is_inline; /* faults on it are served in the faulting thread, by a userfaultfd of its own (inline.h) */
 	/* protected by the table's write lock */
 	unsigned nr_areas;
 };

@@ -163,7 +163,11 @@ static void cut_locked(struct ferryi_pager *pager, uintptr_t start, uintptr_t en
 /* EAGAIN: some change of the address space has an event that is not read yet. */
 bool ferryi_events_to_come(struct ferryi_pager *pager)
 {
-	return ferryi_uffd_mark(pager->uffd, pager->staging, FERRYI_PAGE_SIZE, false) == -EAGAIN;
+	uint8_t *of_inline = ferryi_slot_addr(pager, ferryi_nr_slots(pager));
+
+	return ferryi_uffd_mark(pager->uffd, pager->staging, FERRYI_PAGE_SIZE, false) == -EAGAIN ||
+	       (ferryi_inline_is_on(&pager->inline_mode) &&
+		ferryi_uffd_mark(pager->inline_mode.uffd, of_inline, FERRYI_PAGE_SIZE, false) == -EAGAIN);
 }
 
 /* An mremap has been seen whose UNMAP of the old range is still to come; MREMAP_DONTUNMAP has none. */

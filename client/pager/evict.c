@@ -199,6 +199,8 @@ static void pick_by_clock_locked(struct ferryi_evictor *ev, struct ferryi_evict_
 		const struct ferryi_area *area = &table->areas[i];
 		uintptr_t from = ev->hand > area->start ? ev->hand : area->start;
 
+		if (!ferryi_batch_takes(ev->pager, batch, area->object))
+			break;
 		ev->hand = pick_area(ev, batch, area, from, area->end, true, &blocks_left);
 	}
 }
@@ -213,6 +215,8 @@ static void pick_range_locked(struct ferryi_evictor *ev, struct ferryi_evict_bat
 
 		if (area->end <= *start || area->start >= end)
 			continue;
+		if (!ferryi_batch_takes(ev->pager, batch, area->object))
+			break;
 		uintptr_t from = *start > area->start ? *start : area->start;
 
 		*start = pick_area(ev, batch, area, from, area->end < end ? area->end : end, false, &blocks_left);
@@ -291,9 +295,9 @@ static void hold_shared(struct ferryi_evict_batch *batch, unsigned i)
  * Marks the holes that pages [first, first + nr) left. EAGAIN: an event came
  * between; the page words know the holes all the same, marked or not.
  */
-static void mark_holes(struct ferryi_evictor *ev, uintptr_t va, unsigned nr)
+static void mark_holes(int uffd, uintptr_t va, unsigned nr)
 {
-	ferryi_uffd_mark(ev->pager->uffd, (void *)va, (size_t)nr * FERRYI_PAGE_SIZE, true);
+	ferryi_uffd_mark(uffd, (void *)va, (size_t)nr * FERRYI_PAGE_SIZE, true);
 }
 
 /*
@@ -329,12 +333,13 @@ static unsigned move_some_locked(struct ferryi_evictor *ev, struct ferryi_evict_
 			ferryi_evict_keep(&page[i]);
 		return nr;
 	}
-	long rc = ferryi_uffd_move(ev->pager->uffd, slot, (void *)page->va, (size_t)nr * FERRYI_PAGE_SIZE);
+	int uffd = ferryi_uffd_of(ev->pager, page->object);
+	long rc = ferryi_uffd_move(uffd, slot, (void *)page->va, (size_t)nr * FERRYI_PAGE_SIZE);
 
 	if (rc == -EINVAL && ev->takes_readonly)
-		rc = ferryi_evict_move_readonly(ev->pager, slot, page->va, (size_t)nr * FERRYI_PAGE_SIZE);
+		rc = ferryi_evict_move_readonly(ev->pager, uffd, slot, page->va, (size_t)nr * FERRYI_PAGE_SIZE);
 	if (rc > 0)
-		mark_holes(ev, page->va, (unsigned)((size_t)rc / FERRYI_PAGE_SIZE));
+		mark_holes(uffd, page->va, (unsigned)((size_t)rc / FERRYI_PAGE_SIZE));
 	ferryi_notify_end(&notice);
 	if (rc > 0) {
 		unsigned moved = (unsigned)((size_t)rc / FERRYI_PAGE_SIZE);
@@ -514,12 +519,13 @@ static long put_in_place_locked(struct ferryi_evictor *ev, struct ferryi_evict_p
 	    !ferryi_areas_va_locked(&ev->pager->areas, page->object, page->index, &va))
 		return -ENOENT;
 	ferryi_notify_begin(ev->pager->attr.notifier, &notice, va, FERRYI_PAGE_SIZE, FERRY_UPDATE_MIGRATE, ev->owner);
-	long rc = ferryi_place_copy(ev->pager, (void *)va, frame, FERRYI_PAGE_SIZE);
+	int uffd = ferryi_uffd_of(ev->pager, page->object);
+	long rc = ferryi_place_copy(ev->pager, uffd, (void *)va, frame, FERRYI_PAGE_SIZE);
 
 	if (rc == -ENOMEM) /* no frame is to be had, and this one is the only copy */
-		rc = ferryi_place_frame(ev->pager, (void *)va, frame);
+		rc = ferryi_place_frame(uffd, (void *)va, frame);
 	if (rc == -EINVAL) /* read-only by now: pages do not move there */
-		rc = ferryi_uffd_copy(ev->pager->uffd, (void *)va, frame, FERRYI_PAGE_SIZE);
+		rc = ferryi_uffd_copy(uffd, (void *)va, frame, FERRYI_PAGE_SIZE);
 	ferryi_notify_end(&notice);
 	if (rc < 0 && rc != -EEXIST)
 		return rc;

@@ -11,10 +11,10 @@
 bool ferryi_evict_isolate(struct ferryi_evict_page *page, struct ferryi_object *object, size_t index,
 			  uintptr_t va, bool second_chance);
 /*
- * UFFDIO_MOVE from a mapping that may be read only, which refuses it. As ferryi_uffd_move; -ENOMEM (no mapping more).
+ * UFFDIO_MOVE (uffd: of the mapping) from a mapping that may be read only, which refuses it. As ferryi_uffd_move; -ENOMEM (no mapping more).
  * ASSUMPTION: events_lock held; nobody but the caller changes the mapping. evict_readonly.c
  */
-long ferryi_evict_move_readonly(struct ferryi_pager *pager, void *slot, uintptr_t va, size_t len);
+long ferryi_evict_move_readonly(struct ferryi_pager *pager, int uffd, void *slot, uintptr_t va, size_t len);
 /* The page stays where it is (pinned, shared, not writable): give it back, with a second chance. */
 void ferryi_evict_keep(struct ferryi_evict_page *page);
 /*

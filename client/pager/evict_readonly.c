@@ -42,18 +42,18 @@ static int query(uintptr_t va, struct ferryi_vma *vma)
 	return rc;
 }
 
-static long move_writable(struct ferryi_pager *pager, void *slot, void *va, size_t len, int prot)
+static long move_writable(int uffd, void *slot, void *va, size_t len, int prot)
 {
 	if (mprotect(va, len, PROT_READ | PROT_WRITE))
 		return -errno; /* vm.max_map_count, ... */
-	long moved = ferryi_uffd_move(pager->uffd, slot, va, len);
+	long moved = ferryi_uffd_move(uffd, slot, va, len);
 
 	if (mprotect(va, len, prot))
 		ferryi_error("%p + %zu: read-only before, and writable now: mprotect: %s", va, len, strerror(errno));
 	return moved;
 }
 
-long ferryi_evict_move_readonly(struct ferryi_pager *pager, void *slot, uintptr_t va, size_t len)
+long ferryi_evict_move_readonly(struct ferryi_pager *pager, int uffd, void *slot, uintptr_t va, size_t len)
 {
 	struct ferryi_vma vma;
 
@@ -61,14 +61,14 @@ long ferryi_evict_move_readonly(struct ferryi_pager *pager, void *slot, uintptr_
 	if (query(va, &vma) || vma.start > va || vma.writable || !vma.readable || vma.shared)
 		return -EINVAL;
 	len = ferryi_min_u64(len, vma.end - va);
-	int rc = ferryi_uffd_mark(pager->uffd, (void *)va, len, true);
+	int rc = ferryi_uffd_mark(uffd, (void *)va, len, true);
 
 	if (rc)
 		return rc;
-	long moved = move_writable(pager, slot, (void *)va, len, PROT_READ | (vma.executable ? PROT_EXEC : 0));
+	long moved = move_writable(uffd, slot, (void *)va, len, PROT_READ | (vma.executable ? PROT_EXEC : 0));
 	size_t gone = moved > 0 ? (size_t)moved : 0;
 
 	if (gone < len)
-		ferryi_uffd_mark(pager->uffd, (void *)(va + gone), len - gone, false);
+		ferryi_uffd_mark(uffd, (void *)(va + gone), len - gone, false);
 	return moved;
 }

@@ -24,7 +24,7 @@ enum { FREE = 0, USED, STALE, SWEEPING };
 
 static struct ferryi_exclusive_slot *slot_of(struct ferryi_pager *pager, uint32_t slot)
 {
-	return &pager->exclusive->slot[slot - pager->exclusive->first_slot];
+	return &pager->exclusive->slot[slot % ferryi_nr_slots(pager) - pager->exclusive->first_slot];
 }
 
 static uint64_t word_exclusive(uint32_t slot)
@@ -45,6 +45,9 @@ static void sweep(struct ferryi_pager *pager)
 		    !atomic_compare_exchange_strong(&e->slot[i].state, &stale, SWEEPING))
 			continue;
 		ferryi_staging_release(pager, ferryi_slot_addr(pager, e->first_slot + i), FERRYI_PAGE_SIZE);
+		if (ferryi_inline_is_on(&pager->inline_mode))
+			ferryi_staging_release(pager, ferryi_slot_addr(pager, ferryi_nr_slots(pager) + e->first_slot + i),
+					       FERRYI_PAGE_SIZE);
 		atomic_store(&e->slot[i].state, FREE);
 	}
 }
@@ -116,7 +119,8 @@ static long move_out_locked(struct ferryi_pager *pager, const struct ferryi_page
 	if (!ferryi_areas_find_locked(&pager->areas, ref->va, &now) || now.object != ref->object || now.index != ref->index)
 		return -EAGAIN;
 	ferryi_notify_begin(pager->attr.notifier, &notice, ref->va, FERRYI_PAGE_SIZE, FERRY_UPDATE_EXCLUSIVE, owner);
-	long rc = ferryi_uffd_move(pager->uffd, ferryi_slot_addr(pager, slot), (void *)ref->va, FERRYI_PAGE_SIZE);
+	long rc = ferryi_uffd_move(ferryi_uffd_of(pager, ref->object), ferryi_slot_addr(pager, slot), (void *)ref->va,
+				   FERRYI_PAGE_SIZE);
 
 	ferryi_notify_end(&notice);
 	return rc;
@@ -170,7 +174,7 @@ static int try_take(struct ferryi_pager *pager, uintptr_t va, uint32_t slot, con
 		atomic_store(&slot_of(pager, slot)->holder, holder);
 		atomic_store(&slot_of(pager, slot)->object, ref.object);
 		atomic_store(&slot_of(pager, slot)->index, ref.index);
-		return move_out(pager, &ref, slot, owner);
+		return move_out(pager, &ref, ferryi_slot_for(pager, ref.object, slot), owner);
 	case FERRYI_PAGE_ABSENT:
 	case FERRYI_PAGE_COHERENT:
 	case FERRYI_PAGE_AWAY:
@@ -345,13 +349,13 @@ int ferryi_exclusive_restore(struct ferryi_pager *pager, const struct ferryi_pag
 	if (!ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_RESCUING)))
 		return -EAGAIN;
 	ferryi_notify_begin(pager->attr.notifier, &notice, ref->va, FERRYI_PAGE_SIZE, FERRY_UPDATE_EXCLUSIVE, fault->owner);
-	long rc = ferryi_uffd_move(pager->uffd, (void *)ref->va, frame, FERRYI_PAGE_SIZE);
+	long rc = ferryi_uffd_move(ferryi_uffd_of(pager, ref->object), (void *)ref->va, frame, FERRYI_PAGE_SIZE);
 	bool moved = rc > 0;
 
 	if (moved)
-		ferryi_uffd_wake(pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+		ferryi_wake_at(pager, ref->object, ref->va, FERRYI_PAGE_SIZE);
 	else if (rc != -EAGAIN) /* the range's rights have changed, or the frame is shared after a fork */
-		rc = ferryi_place_run(pager, ref->va, frame, 1, &done);
+		rc = ferryi_place_run(pager, ref->object, ref->va, frame, 1, &done);
 	ferryi_notify_end(&notice);
 	if (rc < 0) {
 		uint64_t now = ferryi_page_load(word);

@@ -98,11 +98,54 @@ static void on_change_locked(struct ferryi_pager *pager, const struct uffd_msg *
 }
 
 /* Nothing can be had back any more, nor any fault answered: nobody is to go on with that. */
-_Noreturn static void lost_descriptor(const struct ferryi_pager *pager)
+_Noreturn static void lost_descriptor(int uffd)
 {
 	ferryi_error("descriptor %d, the userfaultfd, was closed by the application: it cannot go on without its away pages",
-		     pager->uffd);
+		     uffd);
 	abort();
+}
+
+/* The application's changes that are among these, while no lane looks (inline.h). */
+static void apply_changes_locked(struct ferryi_pager *pager, const struct uffd_msg *msgs, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (msgs[i].event != UFFD_EVENT_PAGEFAULT)
+			on_change_locked(pager, &msgs[i]);
+	}
+}
+
+static unsigned read_msgs_locked(int uffd, struct uffd_msg *msgs)
+{
+	ssize_t len = read(uffd, msgs, EVENT_BATCH * sizeof(*msgs));
+
+	if (len < 0 && errno == EBADF)
+		lost_descriptor(uffd);
+	return len > 0 ? (unsigned)((size_t)len / sizeof(*msgs)) : 0;
+}
+
+/* Of inline memory there are changes only, and few: lanes are kept out from before they are read until they are applied. */
+static unsigned read_inline_locked(struct ferryi_pager *pager)
+{
+	struct pollfd pfd = { .fd = pager->inline_mode.uffd, .events = POLLIN };
+	struct uffd_msg msgs[EVENT_BATCH];
+
+	if (poll(&pfd, 1, 0) <= 0)
+		return 0;
+	ferryi_inline_close_gate_locked(pager);
+	unsigned n = read_msgs_locked(pager->inline_mode.uffd, msgs);
+
+	apply_changes_locked(pager, msgs, n);
+	ferryi_inline_open_gate_locked(pager);
+	return n;
+}
+
+static bool any_change(const struct uffd_msg *msgs, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (msgs[i].event != UFFD_EVENT_PAGEFAULT)
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -116,17 +159,21 @@ static unsigned read_events(struct ferryi_handler *h)
 
 	if (!ferryi_mutex_trylock(&pager->events_lock))
 		return 0;
-	ssize_t len = read(pager->uffd, msgs, sizeof(msgs));
-	if (len < 0 && errno == EBADF)
-		lost_descriptor(pager);
-	unsigned n = len > 0 ? (unsigned)((size_t)len / sizeof(msgs[0])) : 0;
+	bool has_inline = ferryi_inline_is_on(&pager->inline_mode);
+	unsigned n = read_msgs_locked(pager->uffd, msgs), nr_inline = 0;
+	bool has_late = atomic_load_explicit(&pager->nr_late_moves, memory_order_relaxed);
 
-	for (unsigned i = 0; i < n; i++) {
-		if (msgs[i].event != UFFD_EVENT_PAGEFAULT)
-			on_change_locked(pager, &msgs[i]);
+	if (has_late || any_change(msgs, n)) {
+		if (has_inline)
+			ferryi_inline_close_gate_locked(pager); /* lanes look at late moves */
+		apply_changes_locked(pager, msgs, n);
+		if (atomic_load_explicit(&pager->nr_late_moves, memory_order_relaxed))
+			ferryi_event_late_locked(pager);
+		if (has_inline)
+			ferryi_inline_open_gate_locked(pager);
 	}
-	if (atomic_load_explicit(&pager->nr_late_moves, memory_order_relaxed))
-		ferryi_event_late_locked(pager);
+	if (has_inline)
+		nr_inline = read_inline_locked(pager);
 	ferryi_mutex_unlock(&pager->events_lock);
 
 	uint64_t now = n ? ferryi_now_ns() : 0;
@@ -135,20 +182,23 @@ static unsigned read_events(struct ferryi_handler *h)
 		if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
 			on_pagefault(h, &msgs[i], now);
 	}
-	return n;
+	return n + nr_inline;
 }
 
 /* Sleeps until an event, a completion, a wake-up, or a millisecond while something waits. */
 static void rest(struct ferryi_handler *h)
 {
-	struct pollfd pfd[2 + FERRYI_MAX_POOLS_ATTACHED] = {
+	struct pollfd pfd[3 + FERRYI_MAX_POOLS_ATTACHED] = {
 		{ .fd = h->pager->uffd, .events = POLLIN },
 		{ .fd = h->wake_fd, .events = POLLIN },
 	};
 	nfds_t n = 2;
+	struct ferryi_inline *inl = &h->pager->inline_mode;
 	bool waits = h->fetcher.nr_waiting || h->fetcher.landed || atomic_load_explicit(&h->pager->nr_late_moves, memory_order_relaxed);
 	int timeout_ms = waits ? 1 : ferryi_fetch_is_idle(&h->fetcher) ? -1 : 10;
 
+	if (ferryi_inline_is_on(inl))
+		pfd[n++] = (struct pollfd){ .fd = inl->uffd, .events = POLLIN };
 	if (h->fetcher.nr_outstanding) {
 		for (unsigned p = 0; p < FERRYI_MAX_POOLS_ATTACHED; p++) {
 			struct ferryi_channel *channel = h->fetcher.lines.link[p].channel;
@@ -160,7 +210,13 @@ static void rest(struct ferryi_handler *h)
 			pfd[n++] = (struct pollfd){ .fd = ferryi_channel_wait_fd(channel), .events = POLLIN };
 		}
 	}
-	if (poll(pfd, n, timeout_ms) > 0 && (pfd[1].revents & POLLIN)) {
+	atomic_store(&h->is_asleep, true);
+	if (h == h->pager->handlers && atomic_load(&inl->is_ahead_wanted))
+		timeout_ms = 0;
+	int ready = poll(pfd, n, timeout_ms);
+
+	atomic_store(&h->is_asleep, false);
+	if (ready > 0 && (pfd[1].revents & POLLIN)) {
 		uint64_t count;
 
 		if (read(h->wake_fd, &count, sizeof(count)) < 0)
@@ -185,6 +241,8 @@ void *ferryi_handler_main(void *arg)
 		unsigned done = ferryi_fetch_poll(&h->fetcher);
 
 		done += read_events(h);
+		if (h == h->pager->handlers)
+			done += ferryi_inline_read_ahead(&h->fetcher);
 		if (done) {
 			idle_since = 0;
 			in_a_run = true;
@@ -211,6 +269,8 @@ void ferryi_pager_wake_handlers(struct ferryi_pager *pager)
 {
 	uint64_t one = 1;
 
+	if (ferryi_inline_is_on(&pager->inline_mode))
+		ferryi_inline_wake(&pager->inline_mode);
 	for (unsigned i = 0; i < pager->nr_handlers; i++) {
 		if (write(pager->handlers[i].wake_fd, &one, sizeof(one)) < 0)
 			continue; /* EAGAIN: it is awake */

@@ -6,6 +6,8 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "callback.h"
 #include "clock.h"
@@ -25,7 +27,8 @@ void ferryi_fault_wait(struct ferryi_fetcher *f, const struct ferryi_fault *faul
 		ferryi_uffd_wake(f->pager->uffd, (void *)fault->va, FERRYI_PAGE_SIZE);
 		return;
 	}
-	f->waiting[f->nr_waiting++] = *fault;
+	f->waiting[f->nr_waiting] = *fault;
+	f->waiting[f->nr_waiting++].has_waited = true;
 	atomic_fetch_add(&f->pager->budget_waiters, 1);
 }
 
@@ -49,7 +52,7 @@ static bool charge(struct ferryi_fetcher *f, struct ferryi_fault *fault)
 
 	if (ferryi_budget_is_low(&pager->budget) || ferryi_memcg_is_pressed(&pager->memcg))
 		ferryi_pager_need_memory(pager);
-	if (!ok && room_waits_for(pager, fault->tid)) {
+	if (!ok && room_waits_for(pager, f->lane ? (int)syscall(SYS_gettid) : fault->tid)) {
 		ferryi_budget_charge_slack(&pager->budget, 1);
 		ok = true;
 	}
@@ -120,7 +123,7 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 	struct ferryi_notice notice;
 
 	ferryi_notify_begin(f->pager->attr.notifier, &notice, ref->va, FERRYI_PAGE_SIZE, FERRY_UPDATE_POISON, NULL);
-	int rc = ferryi_uffd_poison(f->pager->uffd, (void *)ref->va);
+	int rc = ferryi_uffd_poison(ferryi_uffd_of(f->pager, ref->object), (void *)ref->va);
 
 	ferryi_notify_end(&notice);
 
@@ -129,7 +132,7 @@ static enum outcome poison(struct ferryi_fetcher *f, struct ferryi_fault *fault,
 		ferryi_block_use_end(block);
 		if (rc == -EAGAIN)
 			return WAIT;
-		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+		ferryi_wake_at(f->pager, ref->object, ref->va, FERRYI_PAGE_SIZE);
 		return DONE;
 	}
 	if (away) {
@@ -158,13 +161,13 @@ static void zero_ahead(struct ferryi_fetcher *f, const struct ferryi_page_ref *r
 		uintptr_t va = ref->va + (uintptr_t)at * FERRYI_PAGE_SIZE;
 		uint32_t nr = (uint32_t)ferryi_min_u64(ahead + 1 - at, FERRYI_ZERO_PAGES);
 
-		rc = ferryi_place_announced(f->pager, va, f->pager->zeros, nr, &done);
+		rc = ferryi_place_announced(f->pager, ref->object, va, f->pager->zeros, nr, &done);
 		for (uint32_t i = 0; i < done; i++)
 			ferryi_place_finish(ref->object, ref->index + at + i, FERRYI_PAGE_DIRTY);
 	}
 	for (; at <= ahead; at++) {
 		ferryi_place_unclaim(f, ref->object, ref->index + at, FERRYI_PAGE_ABSENT);
-		ferryi_uffd_wake(f->pager->uffd, (void *)(ref->va + (uintptr_t)at * FERRYI_PAGE_SIZE), FERRYI_PAGE_SIZE);
+		ferryi_wake_at(f->pager, ref->object, ref->va + (uintptr_t)at * FERRYI_PAGE_SIZE, FERRYI_PAGE_SIZE);
 	}
 }
 
@@ -180,13 +183,15 @@ static bool is_there(const struct ferryi_object *object, size_t index)
 	}
 }
 
-static struct ferryi_stream_fault stream_fault(const struct ferryi_fault *fault, const struct ferryi_page_ref *ref)
+static struct ferryi_stream_fault stream_fault(const struct ferryi_fetcher *f, const struct ferryi_fault *fault,
+					       const struct ferryi_page_ref *ref)
 {
 	return (struct ferryi_stream_fault){
 		.object = ref->object,
 		.index = ref->index,
 		.tid = fault->tid,
 		.sequential = ref->area_flags & FERRYI_AREA_SEQUENTIAL,
+		.is_relayed = f->lane,
 		.is_there = is_there,
 	};
 }
@@ -204,16 +209,18 @@ static enum outcome fault_absent(struct ferryi_fetcher *f, struct ferryi_fault *
 		return WAIT;
 	}
 	if (!fault->forced && !(ref->area_flags & FERRYI_AREA_RANDOM)) {
-		struct ferryi_stream_fault of = stream_fault(fault, ref);
+		struct ferryi_stream_fault of = stream_fault(f, fault, ref);
 
 		of.is_first = true;
 		ferryi_streams_fault(&f->streams, &of, &advice);
+		if (f->lane) /* the toucher itself fills them: one ioctl's worth */
+			advice.ahead = (uint32_t)ferryi_min_u64(advice.ahead, FERRYI_ZERO_PAGES);
 		if (advice.step == 1) /* neighbours upwards only: filled as one */
 			ahead = ferryi_fetch_claim(f, ref, 1, advice.ahead, FERRYI_PAGE_ABSENT);
 		ferryi_streams_done(&f->streams, &advice, ahead);
 	}
 
-	int rc = ferryi_place_announced(f->pager, ref->va, f->pager->zeros, 1, &done);
+	int rc = ferryi_place_announced(f->pager, ref->object, ref->va, f->pager->zeros, 1, &done);
 
 	if (done) {
 		ferryi_place_finish(ref->object, ref->index, FERRYI_PAGE_DIRTY | FERRYI_PAGE_REFERENCED);
@@ -229,7 +236,7 @@ static enum outcome fault_absent(struct ferryi_fetcher *f, struct ferryi_fault *
 		return WAIT;
 	}
 	if (rc)
-		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+		ferryi_wake_at(f->pager, ref->object, ref->va, FERRYI_PAGE_SIZE);
 	return DONE;
 }
 
@@ -240,16 +247,19 @@ static enum outcome fault_resident(struct ferryi_fetcher *f, struct ferryi_fault
 	ferryi_page_word *word = ferryi_ref_word(ref);
 	uint64_t keep = old & ~FERRYI_PAGE_STATE_MASK;
 
-	if (fault->forced)
+	if (fault->forced || (f->lane && fault->has_waited)) /* the latter: it was under way then */
 		return DONE;
 	if (!ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING)))
 		return WAIT;
 	struct ferryi_notice notice;
 
 	ferryi_notify_begin(f->pager->attr.notifier, &notice, ref->va, FERRYI_PAGE_SIZE, FERRY_UPDATE_REMOVE, NULL);
-	long rc = ferryi_place_copy(f->pager, (void *)ref->va, f->pager->zeros, FERRYI_PAGE_SIZE);
+	long rc = ferryi_place_copy(f->pager, ferryi_uffd_of(f->pager, ref->object), (void *)ref->va,
+				    f->pager->zeros, FERRYI_PAGE_SIZE);
 
 	ferryi_notify_end(&notice);
+	if (rc == -EEXIST && f->lane) /* only holes are marked: what is left over from a lost race raises SIGBUS too */
+		ferryi_uffd_mark(ferryi_uffd_of(f->pager, ref->object), (void *)ref->va, FERRYI_PAGE_SIZE, false);
 	if (rc > 0) {
 		keep = ferryi_page_not_zapping(keep & ~FERRYI_PAGE_COPIED) | FERRYI_PAGE_DIRTY;
 		ferryi_page_void(f->pager->model, ferryi_object_pfn(ref->object, ref->index));
@@ -267,7 +277,7 @@ static enum outcome fault_resident(struct ferryi_fetcher *f, struct ferryi_fault
 		return WAIT;
 	}
 	if (rc < 0)
-		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+		ferryi_wake_at(f->pager, ref->object, ref->va, FERRYI_PAGE_SIZE);
 	return DONE;
 }
 
@@ -284,7 +294,7 @@ static enum outcome fault_staged(struct ferryi_fetcher *f, struct ferryi_fault *
 	const uint8_t *src = dropped ? f->pager->zeros : ferryi_slot_addr(f->pager, ferryi_page_arg(staged));
 
 	ferryi_rescue_charge(f->pager, ferryi_page_arg(staged));
-	int rc = ferryi_place_announced(f->pager, ref->va, src, 1, &done);
+	int rc = ferryi_place_announced(f->pager, ref->object, ref->va, src, 1, &done);
 
 	if (rc) {
 		ferryi_rescue_uncharge(f->pager, ferryi_page_arg(staged));
@@ -297,7 +307,7 @@ static enum outcome fault_staged(struct ferryi_fetcher *f, struct ferryi_fault *
 			fault->last_error = rc;
 			return WAIT;
 		}
-		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+		ferryi_wake_at(f->pager, ref->object, ref->va, FERRYI_PAGE_SIZE);
 		return DONE;
 	}
 	uint64_t rescued = (staged & FERRYI_PAGE_ARG_MASK) | FERRYI_PAGE_WRITEBACK | FERRYI_PAGE_DIRTY |
@@ -309,6 +319,18 @@ static enum outcome fault_staged(struct ferryi_fetcher *f, struct ferryi_fault *
 	if (!fault->forced)
 		ferryi_count(&f->pager->counters.c_faults_rescued, 1);
 	ferryi_fault_count(f, fault, false);
+	return DONE;
+}
+
+/* The poison may not be in place yet. */
+static enum outcome fault_poisoned(struct ferryi_fetcher *f, const struct ferryi_fault *fault, const struct ferryi_page_ref *ref)
+{
+	int rc = fault->forced ? 0 : ferryi_uffd_poison(ferryi_uffd_of(f->pager, ref->object), (void *)ref->va);
+
+	if (rc)
+		ferryi_wake_at(f->pager, ref->object, ref->va, FERRYI_PAGE_SIZE);
+	if (rc == -EEXIST && f->lane) /* it is, and has raised the signal */
+		f->lane->verdict = FERRYI_LANE_POISON;
 	return DONE;
 }
 
@@ -337,7 +359,7 @@ static enum outcome fault_exclusive(struct ferryi_fetcher *f, struct ferryi_faul
 		return WAIT;
 	}
 	if (rc)
-		ferryi_uffd_wake(f->pager->uffd, (void *)ref->va, FERRYI_PAGE_SIZE);
+		ferryi_wake_at(f->pager, ref->object, ref->va, FERRYI_PAGE_SIZE);
 	ferryi_fault_count(f, fault, false);
 	return DONE;
 }
@@ -350,6 +372,17 @@ static enum ferryi_fill fill_of(const struct ferry_pool *pool, uint64_t pfn)
 	if ((ferryi_pool_lost(pool) && !coherent) || (ferryi_pool_any_failed(pool) && ferryi_pool_page_failed(pool, pfn)))
 		return FERRYI_FILL_REPLICA;
 	return ferryi_callback_has_engine(pool) ? FERRYI_FILL_ENGINE : coherent ? FERRYI_FILL_MEMFD : FERRYI_FILL_READ;
+}
+
+/* What is written once the page is in place was another CPU's last: it comes while the page is on its way. */
+static void prefetch_for_placing(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, uint64_t pfn)
+{
+	const struct ferry_page *page = ferryi_pfn_to_page(f->pager->model, pfn);
+
+	__builtin_prefetch(page, 1);
+	__builtin_prefetch(page - pfn % FERRYI_PAGES_PER_BLOCK);
+	__builtin_prefetch(&ferryi_ref_block(ref)->nr_resident, 1);
+	__builtin_prefetch(&f->pager->counters.c_pages_in, 1);
 }
 
 static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
@@ -394,10 +427,11 @@ static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fa
 		return DONE;
 	}
 	ferryi_fetch_post(f, fetch, channel);
+	prefetch_for_placing(f, ref, pfn);
 
 	if (fault->forced || (ref->area_flags & FERRYI_AREA_RANDOM))
 		return DONE;
-	const struct ferryi_stream_fault of = stream_fault(fault, ref);
+	const struct ferryi_stream_fault of = stream_fault(f, fault, ref);
 
 	ferryi_streams_fault(&f->streams, &of, &advice);
 	ferryi_count(&f->pager->counters.c_readahead_hits, advice.hits);
@@ -413,13 +447,13 @@ static enum outcome fault_fetching(struct ferryi_fetcher *f, struct ferryi_fault
 	if (fault->forced) /* a request of ours: no wake tells it when the page is there */
 		return WAIT;
 	if (!(ref->area_flags & FERRYI_AREA_RANDOM)) {
-		const struct ferryi_stream_fault of = stream_fault(fault, ref);
+		const struct ferryi_stream_fault of = stream_fault(f, fault, ref);
 
 		ferryi_streams_joined(&f->streams, &of, &advice);
 		ferryi_count(&f->pager->counters.c_readahead_hits, advice.hits);
 		ferryi_streams_done(&f->streams, &advice, ferryi_fetch_stream(f, ref, &advice, fault));
 	}
-	return DONE; /* its owner copies, or wakes if it cannot: either ends this fault too */
+	return f->lane ? WAIT : DONE; /* its owner copies, or wakes if it cannot: either ends this fault too */
 }
 
 /*
@@ -440,6 +474,15 @@ static enum outcome fault_unmanaged(struct ferryi_fetcher *f, struct ferryi_faul
 		return WAIT;
 	if (rc)
 		ferryi_uffd_wake(f->pager->uffd, page, FERRYI_PAGE_SIZE);
+	return DONE;
+}
+
+/* No inline memory, as far as the area table knows; an event on its way may tell more. */
+static enum outcome fault_strange(struct ferryi_fetcher *f)
+{
+	if (ferryi_events_to_come(f->pager))
+		return WAIT;
+	f->lane->verdict = FERRYI_LANE_STRANGE;
 	return DONE;
 }
 
@@ -467,7 +510,13 @@ static enum outcome try_fault(struct ferryi_fetcher *f, struct ferryi_fault *fau
 		ferryi_fetch_unlock(f);
 		return WAIT;
 	}
-	if (!ferryi_areas_find_locked(&f->pager->areas, fault->va, &ref)) {
+	bool found = ferryi_areas_find_locked(&f->pager->areas, fault->va, &ref);
+
+	if (f->lane && !(found && ref.object->is_inline)) {
+		ferryi_fetch_unlock(f);
+		return fault_strange(f);
+	}
+	if (!found) {
 		ferryi_fetch_unlock(f);
 		return fault->forced ? DONE : fault_unmanaged(f, fault);
 	}
@@ -495,9 +544,7 @@ static enum outcome try_fault(struct ferryi_fetcher *f, struct ferryi_fault *fau
 		outcome = fault_fetching(f, fault, &ref);
 		break;
 	case FERRYI_PAGE_POISONED:
-		if (!fault->forced && ferryi_uffd_poison(f->pager->uffd, (void *)ref.va))
-			ferryi_uffd_wake(f->pager->uffd, (void *)ref.va, FERRYI_PAGE_SIZE);
-		outcome = DONE;
+		outcome = fault_poisoned(f, fault, &ref);
 		break;
 	case FERRYI_PAGE_EXCLUSIVE:
 		outcome = fault_exclusive(f, fault, &ref, word);

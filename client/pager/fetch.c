@@ -14,9 +14,7 @@
 #define POLL_BATCH      16u
 #define WINDOW_SHARE    64u /* a read-ahead window is at most this part of the budget */
 #define SMALLEST_WINDOW 16u /* pages */
-#define SLOTS           (FERRYI_FETCH_SMALL + FERRYI_FETCH_SINGLES + FERRYI_FETCH_CHUNKS)
-
-_Static_assert(SLOTS <= 256, "operations outstanding on one channel (fabric.h)");
+_Static_assert(FERRYI_FETCH_SMALL + FERRYI_FETCH_SINGLES + FERRYI_FETCH_CHUNKS <= 256, "operations outstanding on one channel (fabric.h)");
 
 /* Slots of so many pages each, from buf on, all free; where their memory ends. */
 static uint8_t *init_slots(struct ferryi_fetch *slot, unsigned n, unsigned pages, uint8_t *buf, struct ferryi_fetch **free_list)
@@ -30,11 +28,13 @@ static uint8_t *init_slots(struct ferryi_fetch *slot, unsigned n, unsigned pages
 	return buf;
 }
 
-int ferryi_fetcher_init(struct ferryi_fetcher *f, struct ferryi_pager *pager, int wake_fd)
+static int init(struct ferryi_fetcher *f, struct ferryi_pager *pager, unsigned nr_small, unsigned nr_singles, unsigned nr_chunks,
+		int wake_fd)
 {
+	size_t len = ((size_t)nr_small + nr_singles + nr_chunks * FERRYI_FETCH_CHUNK_PAGES) * FERRYI_PAGE_SIZE;
+
 	f->pager = pager;
-	f->locks_events = wake_fd < 0 || pager->nr_handlers > 1; /* the service's, or one of several */
-	f->buf = ferryi_arena_alloc(pager->arena, FERRYI_FETCH_BUF_BYTES);
+	f->buf = ferryi_arena_alloc(pager->arena, len);
 	if (!f->buf)
 		return -ENOMEM;
 	/* Windows of a small budget stay small: a k-way merge has dozens of them open at a time. */
@@ -44,12 +44,24 @@ int ferryi_fetcher_init(struct ferryi_fetcher *f, struct ferryi_pager *pager, in
 
 	uint8_t *buf = f->buf;
 
-	for (unsigned i = 0; i < FERRYI_FETCH_SMALL; i++)
+	for (unsigned i = 0; i < nr_small; i++)
 		f->small[i].demand = true;
-	buf = init_slots(f->small, FERRYI_FETCH_SMALL, 1, buf, &f->free_small);
-	buf = init_slots(f->single, FERRYI_FETCH_SINGLES, 1, buf, &f->free_singles);
-	init_slots(f->chunk, FERRYI_FETCH_CHUNKS, FERRYI_FETCH_CHUNK_PAGES, buf, &f->free_chunks);
-	return ferryi_lines_init(&f->lines, pager->keeper, f->buf, FERRYI_FETCH_BUF_BYTES, SLOTS, wake_fd);
+	buf = init_slots(f->small, nr_small, 1, buf, &f->free_small);
+	buf = init_slots(f->single, nr_singles, 1, buf, &f->free_singles);
+	init_slots(f->chunk, nr_chunks, FERRYI_FETCH_CHUNK_PAGES, buf, &f->free_chunks);
+	return ferryi_lines_init(&f->lines, pager->keeper, f->buf, len, nr_small + nr_singles + nr_chunks, wake_fd);
+}
+
+int ferryi_fetcher_init(struct ferryi_fetcher *f, struct ferryi_pager *pager, int wake_fd)
+{
+	f->locks_events = wake_fd < 0 || pager->nr_handlers > 1; /* the service's, or one of several */
+	return init(f, pager, FERRYI_FETCH_SMALL, FERRYI_FETCH_SINGLES, FERRYI_FETCH_CHUNKS, wake_fd);
+}
+
+int ferryi_fetcher_init_lane(struct ferryi_fetcher *f, struct ferryi_pager *pager, struct ferryi_lane *lane)
+{
+	f->lane = lane;
+	return init(f, pager, 1, 0, 0, -1);
 }
 
 bool ferryi_fetch_is_idle(const struct ferryi_fetcher *f)
@@ -122,6 +134,7 @@ void ferryi_fetch_prepare(struct ferryi_notifier *notifier, struct ferryi_fetch 
 	fetch->nr_copied = 0;
 	fetch->landed = fetch->minor = fetch->no_copy = false;
 	fetch->fill = FERRYI_FILL_READ;
+	fetch->is_inline = ref->object->is_inline;
 	fetch->pool_index = pool_index;
 	fetch->op.kind = FERRYI_OP_READ;
 	fetch->op.len_bytes = (size_t)nr * FERRYI_PAGE_SIZE;
@@ -246,6 +259,26 @@ static uint32_t singles(struct ferryi_fetcher *f, const struct ferryi_page_ref *
 	return got;
 }
 
+/* ref's page and those step, 2 * step, ... pages after it; how many from there. */
+static uint32_t steps(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, ptrdiff_t step, uint32_t nr,
+		      const struct ferryi_fault *fault)
+{
+	if (step == 1)
+		return ferryi_fetch_chunks(f, ref, 0, nr, fault);
+	return step == -1 ? chunks_down(f, ref, nr, fault) : singles(f, ref, step, nr, fault);
+}
+
+void ferryi_fetch_steps(struct ferryi_fetcher *f, uintptr_t va, ptrdiff_t step, uint32_t nr, uint64_t deadline_ns)
+{
+	const struct ferryi_fault fault = { .forced = true, .deadline_ns = deadline_ns };
+	struct ferryi_page_ref ref;
+
+	ferryi_areas_read_lock(&f->pager->areas);
+	if (ferryi_areas_find_locked(&f->pager->areas, va, &ref))
+		steps(f, &ref, step, nr, &fault);
+	ferryi_areas_read_unlock(&f->pager->areas);
+}
+
 uint32_t ferryi_fetch_stream(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref,
 			     const struct ferryi_stream_advice *advice, const struct ferryi_fault *fault)
 {
@@ -257,9 +290,7 @@ uint32_t ferryi_fetch_stream(struct ferryi_fetcher *f, const struct ferryi_page_
 	size_t room = step > 0 ? (page.area_pages_left - 1) / (size_t)step : page.area_pages_before / (size_t)-step;
 	uint32_t nr = (uint32_t)ferryi_min_u64(advice->ahead, room + 1);
 
-	if (step == 1)
-		return ferryi_fetch_chunks(f, &page, 0, nr, fault);
-	return step == -1 ? chunks_down(f, &page, nr, fault) : singles(f, &page, step, nr, fault);
+	return f->lane ? ferryi_lane_want_ahead(f->lane, page.va, step, nr) : steps(f, &page, step, nr, fault);
 }
 
 uintptr_t ferryi_fetch_ahead(struct ferryi_fetcher *f, uintptr_t start, uintptr_t end, uint64_t deadline_ns)
@@ -282,7 +313,9 @@ uintptr_t ferryi_fetch_ahead(struct ferryi_fetcher *f, uintptr_t start, uintptr_
 
 void ferryi_fetch_lock(struct ferryi_fetcher *f)
 {
-	if (f->locks_events)
+	if (f->lane)
+		ferryi_lane_enter(f->lane);
+	else if (f->locks_events)
 		ferryi_mutex_lock(&f->pager->events_lock);
 	ferryi_areas_read_lock(&f->pager->areas);
 }
@@ -290,7 +323,9 @@ void ferryi_fetch_lock(struct ferryi_fetcher *f)
 void ferryi_fetch_unlock(struct ferryi_fetcher *f)
 {
 	ferryi_areas_read_unlock(&f->pager->areas);
-	if (f->locks_events)
+	if (f->lane)
+		ferryi_lane_leave(f->lane);
+	else if (f->locks_events)
 		ferryi_mutex_unlock(&f->pager->events_lock);
 }
 
@@ -298,6 +333,8 @@ void ferryi_fetch_unlock(struct ferryi_fetcher *f)
 
 static void free_fetch(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 {
+	if (fetch->is_inline)
+		ferryi_inline_wake(&f->pager->inline_mode);
 	ferryi_notify_end(&fetch->notice);
 	fetch->next = *fetch->free_list;
 	*fetch->free_list = fetch;
@@ -315,9 +352,8 @@ void ferryi_fetch_wake(struct ferryi_pager *pager, const struct ferryi_object *o
 		size_t from = ferryi_max_u64(index, area->first_page), to = ferryi_min_u64(index + nr, area_end);
 
 		if (area->object == object && from < to)
-			ferryi_uffd_wake(pager->uffd,
-					 (void *)(area->start + (from - area->first_page) * FERRYI_PAGE_SIZE),
-					 (to - from) * FERRYI_PAGE_SIZE);
+			ferryi_wake_at(pager, area->object, area->start + (from - area->first_page) * FERRYI_PAGE_SIZE,
+				       (to - from) * FERRYI_PAGE_SIZE);
 	}
 	ferryi_areas_read_unlock(table);
 }
@@ -334,7 +370,8 @@ static void fail_fetch(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, int
 		fetch->fault.last_error = err;
 		ferryi_fault_wait(f, &fetch->fault);
 	} else if (left) {
-		ferryi_uffd_wake(f->pager->uffd, (void *)va, (size_t)left * FERRYI_PAGE_SIZE);
+		if (!fetch->is_inline)
+			ferryi_uffd_wake(f->pager->uffd, (void *)va, (size_t)left * FERRYI_PAGE_SIZE);
 		ferryi_fetch_wake(f->pager, fetch->object, fetch->index + fetch->nr_copied, left);
 	}
 	free_fetch(f, fetch);
@@ -372,14 +409,15 @@ static int place_locked(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, ui
 
 		if (is_dropped(fetch, first)) {
 			ferryi_place_unclaim(f, fetch->object, fetch->index + first, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED);
-			ferryi_uffd_wake(f->pager->uffd, (void *)va, FERRYI_PAGE_SIZE);
+			ferryi_wake_at(f->pager, fetch->object, va, FERRYI_PAGE_SIZE);
 			fetch->nr_copied++;
 			continue;
 		}
 		while (first + nr < fetch->nr_pages && !is_dropped(fetch, first + nr))
 			nr++;
 		ferryi_folio_split(f->pager, ferryi_object_pfn(fetch->object, fetch->index + first)); /* before it is seen */
-		rc = ferryi_place_run(f->pager, va, (uint8_t *)fetch->op.local + (size_t)first * FERRYI_PAGE_SIZE, nr, &done);
+		rc = ferryi_place_run(f->pager, fetch->object, va,
+				      (uint8_t *)fetch->op.local + (size_t)first * FERRYI_PAGE_SIZE, nr, &done);
 		for (uint32_t i = 0; i < done; i++) {
 			ferryi_page_freed(f->pager, ferryi_object_pfn(fetch->object, fetch->index + first + i));
 			ferryi_place_finish(fetch->object, fetch->index + first + i, flags);

@@ -13,7 +13,7 @@
  *
  * It may not: allocate, touch managed memory, wait for control I/O, sleep
  * without a deadline, take any lock but the area table's read lock and, where
- * several threads copy, the events lock.
+ * several threads copy, the events lock (a lane of inline memory: its gate).
  */
 #ifndef FERRYI_PAGER_FETCH_H
 #define FERRYI_PAGER_FETCH_H
@@ -27,6 +27,7 @@
 #include "stream.h"
 
 struct ferryi_pager;
+struct ferryi_lane;
 
 #define FERRYI_FETCH_SMALL      64u /* demand reads under way: one page each */
 #define FERRYI_FETCH_CHUNKS     30u /* read-ahead chunks under way */
@@ -47,7 +48,8 @@ struct ferryi_fault {
 	bool minor;          /* of a shared mapping, whose file has a page there */
 	bool forced;         /* ours: bring it in, no thread is waiting on it */
 	const void *owner;   /* forced: whose mirrors know of it; NULL */
-	int tid;             /* of the thread that waits for it, 0: none */
+	int tid;             /* of the thread that waits for it, 0: none; a lane's: the caller */
+	bool has_waited;     /* it could not go on at first */
 	uint64_t start_ns;
 	uint64_t deadline_ns;
 	bool give_up;        /* an away page is poisoned, its data is not to be had: last_error says why */
@@ -75,6 +77,7 @@ struct ferryi_fetch {
 	bool minor; /* the driver's engine had it at hand */
 	bool no_copy; /* what the pool has of the pages is void from now on */
 	enum ferryi_fill fill;
+	bool is_inline; /* the object's, which may be gone once its pages are in place */
 	struct ferryi_notice notice; /* from the claim until the pages are in place, or back */
 	bool landed;        /* data is in the slot, the copy waits for the address space to settle */
 	struct ferryi_fetch *next; /* free list, or landed list */
@@ -86,6 +89,7 @@ struct ferryi_fetcher {
 	struct ferryi_pager *pager;
 	struct ferryi_lines lines;
 	struct ferryi_streams streams;
+	struct ferryi_lane *lane; /* of the inline memory, whose gate it keeps (inline.h); NULL: it is a pager's thread's */
 	bool locks_events; /* other threads read events: hold events_lock while copying (pager_priv.h) */
 	uint8_t *buf;
 	struct ferryi_fetch small[FERRYI_FETCH_SMALL];
@@ -99,6 +103,8 @@ struct ferryi_fetcher {
 
 /* Start-up. wake_fd: of the owner thread; -1: the service's. */
 int ferryi_fetcher_init(struct ferryi_fetcher *fetcher, struct ferryi_pager *pager, int wake_fd);
+/* The lane's: it has one slot, for the page that is waited for. */
+int ferryi_fetcher_init_lane(struct ferryi_fetcher *fetcher, struct ferryi_pager *pager, struct ferryi_lane *lane);
 
 /* Takes a fault on. It ends with the page in place, or poisoned, and its threads woken. */
 void ferryi_fetch_fault(struct ferryi_fetcher *fetcher, const struct ferryi_fault *fault);
@@ -107,6 +113,8 @@ void ferryi_fetch_fault(struct ferryi_fetcher *fetcher, const struct ferryi_faul
  * where it stopped (end: all of it). Poll and call again for the rest.
  */
 uintptr_t ferryi_fetch_ahead(struct ferryi_fetcher *fetcher, uintptr_t start, uintptr_t end, uint64_t deadline_ns);
+/* Starts reading nr pages, from va on and `step` apart, as far as budget and slots allow. */
+void ferryi_fetch_steps(struct ferryi_fetcher *fetcher, uintptr_t va, ptrdiff_t step, uint32_t nr, uint64_t deadline_ns);
 /* Ends what has completed, tries again what waits. Returns how much was done. */
 unsigned ferryi_fetch_poll(struct ferryi_fetcher *fetcher);
 /* Nothing under way, nothing waiting. */

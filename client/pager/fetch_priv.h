@@ -6,18 +6,20 @@
 
 /* ---- place.c ---- */
 
-/* Moves a staging slot's frame to dst, and wakes: nothing is allocated. As ferryi_uffd_move. */
-long ferryi_place_frame(struct ferryi_pager *pager, void *dst, void *frame);
+/* Moves a staging slot's frame to dst, which is of that userfaultfd, and wakes: nothing is allocated. As ferryi_uffd_move. */
+long ferryi_place_frame(int uffd, void *dst, void *frame);
 /* As ferryi_uffd_copy; at a memory cgroup's limit one page at a time, by the reserve (-ENOMEM: it is empty). */
-long ferryi_place_copy(struct ferryi_pager *pager, void *dst, const void *src, size_t len);
+long ferryi_place_copy(struct ferryi_pager *pager, int uffd, void *dst, const void *src, size_t len);
 
 /*
- * Fills [va, va + nr pages) from src; pages that are there already count as
+ * Fills [va, va + nr pages), the object's, from src; pages that are there already count as
  * done. *done says how many, the result why it stopped: 0, -EAGAIN, -ENOENT, -ENOMEM, ....
  */
-int ferryi_place_run(struct ferryi_pager *pager, uintptr_t va, const uint8_t *src, uint32_t nr, uint32_t *done);
+int ferryi_place_run(struct ferryi_pager *pager, const struct ferryi_object *object, uintptr_t va, const uint8_t *src,
+		     uint32_t nr, uint32_t *done);
 /* The same, announced: for pages whose fetch was not. */
-int ferryi_place_announced(struct ferryi_pager *pager, uintptr_t va, const uint8_t *src, uint32_t nr, uint32_t *done);
+int ferryi_place_announced(struct ferryi_pager *pager, const struct ferryi_object *object, uintptr_t va, const uint8_t *src,
+			   uint32_t nr, uint32_t *done);
 void ferryi_place_count(struct ferryi_object *object, size_t index);
 /*
  * The page is in place: FETCHING (ours) -> RESIDENT with these flags.
@@ -46,7 +48,7 @@ void ferryi_fetch_fill(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, enu
 /* Reads pages [at, end) after ref that are away, in chunks of neighbours; where it stopped. */
 uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, uint32_t at, uint32_t end,
 			     const struct ferryi_fault *fault);
-/* Reads what is away of the pages that a stream advises, those next to ref's first; how many are there, or on their way. */
+/* Reads what is away of the pages that a stream advises, those next to ref's first; how many are there, or on their way (a lane's: or soon). */
 uint32_t ferryi_fetch_stream(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref,
 			     const struct ferryi_stream_advice *advice, const struct ferryi_fault *fault);
 

@@ -27,7 +27,7 @@ bool ferryi_folio_move_can(struct ferryi_pager *pager, const struct ferryi_page_
 	const struct ferry_pool *pool = sub ? ferryi_subsection_pool(sub) : NULL;
 	uint8_t bits[FERRYI_FOLIO_PAGES];
 
-	if (nr != FERRYI_FOLIO_PAGES || ref->va % FERRYI_SUBSECTION_SIZE || !pool ||
+	if (ref->object->is_inline || nr != FERRYI_FOLIO_PAGES || ref->va % FERRYI_SUBSECTION_SIZE || !pool ||
 	    !ferryi_folio_is_for(pool) || ferryi_pager_scan(pager, ref->va, nr, bits))
 		return false;
 	for (size_t i = 0; i < nr; i++) {

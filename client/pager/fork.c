@@ -496,6 +496,9 @@ static void after_fork_in_child(void)
 	atomic_store(&pager->forked, true);
 	/* The parent's userfaultfd would keep its faults readable here. */
 	close(pager->uffd);
+	if (ferryi_inline_is_on(&pager->inline_mode))
+		close(pager->inline_mode.uffd);
+	ferryi_inline_forked();
 }
 
 /*

@@ -340,21 +340,35 @@ static int adopt_gaps(struct ferryi_pager *pager, uintptr_t start, uintptr_t end
 	return 0;
 }
 
-/* On the way to a coherent pool pages cannot be had back by a touch: who moves them must not stand on them. */
-static int check_not_own_stack(const struct ferry_pool *pool, uintptr_t start, uintptr_t end, const char *call)
+/*
+ * On the way to a coherent pool pages cannot be had back by a touch: who moves them must not stand on them. And faults on
+ * its mappings are a fault thread's.
+ */
+static int check_coherent(struct ferryi_pager *pager, const struct ferry_pool *pool, uintptr_t start, uintptr_t end,
+			  const char *call)
 {
 	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+	bool any_inline = false;
 
-	if (!ferryi_pool_is_coherent(pool) || here < start || here >= end)
+	if (!ferryi_pool_is_coherent(pool))
 		return 0;
-	return ferryi_control_fail(-EINVAL, "%s: the caller's own stack cannot go to a coherent pool", call);
+	if (here >= start && here < end)
+		return ferryi_control_fail(-EINVAL, "%s: the caller's own stack cannot go to a coherent pool", call);
+	ferryi_areas_read_lock(&pager->areas);
+	for (unsigned i = 0; i < pager->areas.nr_areas; i++) {
+		const struct ferryi_area *area = &pager->areas.areas[i];
+
+		any_inline |= area->start < end && area->end > start && area->object->is_inline;
+	}
+	ferryi_areas_read_unlock(&pager->areas);
+	return any_inline ? ferryi_control_fail(-EINVAL, "%s: inline memory cannot go to a coherent pool", call) : 0;
 }
 
 int ferryi_pager_migrate_to_device(struct ferryi_pager *pager, struct ferry_pool *pool, uintptr_t start, uintptr_t end,
 				   unsigned flags, struct ferry_migrate_stats *stats)
 {
 	struct ferryi_page_ref ref;
-	int rc = check_not_own_stack(pool, start, end, "migrate_to_device");
+	int rc = check_coherent(pager, pool, start, end, "migrate_to_device");
 
 	rc = rc ? rc : adopt_gaps(pager, start, end);
 	if (rc)
@@ -561,7 +575,7 @@ int ferryi_pager_migrate_setup(struct ferryi_pager *pager, struct ferry_migrate 
 		return ferryi_control_fail(-EBUSY, "migrate_setup: another migration is under way");
 	ferryi_events_settle(pager);
 	m->npages = (m->end - m->start) >> FERRYI_PAGE_SHIFT;
-	int rc = check_not_own_stack(m->pool, m->start, m->end, "migrate_setup");
+	int rc = check_coherent(pager, m->pool, m->start, m->end, "migrate_setup");
 
 	rc = rc ? rc : bind_all(pager, m, go);
 
@@ -705,7 +719,7 @@ static int recover_page(struct ferryi_pager *pager, uintptr_t va, const uint8_t 
 			    ferryi_page_cas(ferryi_ref_word(&ref), &word, FERRYI_PAGE_FETCHING)) {
 				ferryi_notify_begin(pager->attr.notifier, &notice, va, FERRYI_PAGE_SIZE,
 						    FERRY_UPDATE_MIGRATE, NULL);
-				rc = ferryi_uffd_copy(pager->uffd, (void *)va, data, FERRYI_PAGE_SIZE);
+				rc = ferryi_uffd_copy(ferryi_uffd_of(pager, ref.object), (void *)va, data, FERRYI_PAGE_SIZE);
 				ferryi_notify_end(&notice);
 				if (rc > 0)
 					ferryi_place_finish(ref.object, ref.index,

@@ -67,11 +67,11 @@ static int open_staging(struct ferryi_pager *pager)
 	pages += pager->memcg.nr_levels ? FERRYI_RESERVE_FRAMES : 0;
 	/* Address space for a huge page at any alignment of the rest. */
 	pager->staging_bytes = pages * FERRYI_PAGE_SIZE + 2 * FERRYI_SUBSECTION_SIZE;
-	pager->staging = ferryi_arena_alloc(pager->arena, pager->staging_bytes);
+	pager->staging = ferryi_arena_alloc(pager->arena, 2 * pager->staging_bytes); /* the second half: inline.h */
 	pager->zeros = ferryi_arena_alloc(pager->arena, FERRYI_ZERO_PAGES * FERRYI_PAGE_SIZE);
 	if (!pager->staging || !pager->zeros)
 		return -ENOMEM;
-	madvise(pager->staging, pager->staging_bytes, MADV_NOHUGEPAGE);
+	madvise(pager->staging, 2 * pager->staging_bytes, MADV_NOHUGEPAGE);
 	uintptr_t folio = ferryi_align_up((uintptr_t)ferryi_slot_addr(pager, (uint32_t)pages), FERRYI_SUBSECTION_SIZE);
 
 	pager->folio_move->first_slot = (uint32_t)((folio - (uintptr_t)pager->staging) >> FERRYI_PAGE_SHIFT);
@@ -85,9 +85,11 @@ static int open_staging(struct ferryi_pager *pager)
 
 void ferryi_staging_release(struct ferryi_pager *pager, uint8_t *addr, size_t len)
 {
-	ferryi_uffd_unregister(pager->uffd, addr, len);
+	int uffd = addr < pager->staging + pager->staging_bytes ? pager->uffd : pager->inline_mode.uffd;
+
+	ferryi_uffd_unregister(uffd, addr, len);
 	madvise(addr, len, MADV_DONTNEED);
-	int rc = ferryi_uffd_register(pager->uffd, addr, len, false);
+	int rc = ferryi_uffd_register(uffd, addr, len, false);
 
 	if (rc) /* no more mappings allowed: these slots take no page any more, and the pages stay in RAM */
 		ferryi_error("staging: cannot be armed again (%s): raise vm.max_map_count", ferryi_strerror(rc));
@@ -191,6 +193,7 @@ static void destroy(struct ferryi_pager *pager)
 	if (pager->fork_guard_fd >= 0)
 		ferryi_fork_guard_close(pager);
 	ferryi_children_close(pager);
+	ferryi_inline_stop(pager);
 	stop_threads(pager);
 	ferryi_keeper_stop(&pager->keeper);
 	if (pager->children.kick_fd >= 0)
@@ -204,8 +207,11 @@ static void destroy(struct ferryi_pager *pager)
 			close(pager->evict_threads[i].wake_fd);
 	}
 	ferryi_guard_stop(&pager->guard);
+	ferryi_guard_stop(&pager->inline_mode.guard);
 	if (pager->uffd >= 0)
 		close(pager->uffd);
+	if (pager->inline_mode.uffd >= 0)
+		close(pager->inline_mode.uffd);
 	if (pager->pagemap_fd >= 0)
 		close(pager->pagemap_fd);
 	ferryi_coherent_close(pager);
@@ -229,7 +235,7 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->model = attr->model;
 	pager->uffd = pager->pagemap_fd = pager->fork_guard_fd = pager->children.kick_fd = -1;
 	pager->children.heir.sock = -1;
-	pager->coherent.maps_fd = -1;
+	pager->coherent.maps_fd = pager->inline_mode.uffd = -1;
 	ferryi_mutex_init(&pager->leave_lock, FERRYI_RANK_LEAVE);
 	ferryi_mutex_init(&pager->service_lock, FERRYI_RANK_SERVICE);
 	ferryi_mutex_init(&pager->children.lock, FERRYI_RANK_CHILDREN);
@@ -326,6 +332,11 @@ void ferryi_pager_exit(struct ferryi_pager *pager)
 	ferryi_children_give_all(pager);
 }
 
+int ferryi_pager_inline_start(struct ferryi_pager *pager)
+{
+	return ferryi_inline_start(pager);
+}
+
 uint64_t ferryi_pager_caps(const struct ferryi_pager *pager)
 {
 	return pager->caps;
@@ -338,7 +349,7 @@ bool ferryi_pager_is_forked(const struct ferryi_pager *pager)
 
 /* ---- pools ---- */
 
-/* Every thread's lines, then the service's; NULL past the end. */
+/* Every thread's lines, then the service's, then the lanes'; NULL past the end. */
 static struct ferryi_lines *lines_at(struct ferryi_pager *pager, unsigned i)
 {
 	if (i < pager->nr_handlers)
@@ -347,7 +358,10 @@ static struct ferryi_lines *lines_at(struct ferryi_pager *pager, unsigned i)
 	if (i < pager->nr_evict_threads)
 		return &pager->evict_threads[i].evictor.lines;
 	i -= pager->nr_evict_threads;
-	return i == 0 ? &pager->service_fetcher->lines : i == 1 ? &pager->service_evictor->lines : NULL;
+	if (i < 2)
+		return i == 0 ? &pager->service_fetcher->lines : &pager->service_evictor->lines;
+	i -= 2;
+	return i < pager->inline_mode.nr_lanes ? &pager->inline_mode.lanes[i].fetcher.lines : NULL;
 }
 
 static int close_lines(struct ferryi_pager *pager, unsigned index)
@@ -358,12 +372,16 @@ static int close_lines(struct ferryi_pager *pager, unsigned index)
 	int rc = 0;
 
 	for (unsigned i = 0; (lines = lines_at(pager, i)); i++) {
-		bool service = i >= nr_threads;
+		bool service = i >= nr_threads && i < nr_threads + 2, lane = i >= nr_threads + 2;
 
 		if (service)
 			ferryi_mutex_lock(&pager->service_lock);
-		int one = ferryi_lines_close_pool(lines, index, service, deadline_ns);
+		if (lane)
+			ferryi_inline_seat_lock(i - nr_threads - 2);
+		int one = ferryi_lines_close_pool(lines, index, service || lane, deadline_ns);
 
+		if (lane)
+			ferryi_inline_seat_unlock(i - nr_threads - 2);
 		if (service)
 			ferryi_mutex_unlock(&pager->service_lock);
 		rc = rc ? rc : one;

@@ -44,6 +44,12 @@ void ferryi_pager_exit(struct ferryi_pager *pager);
 /* The threads stop. ASSUMPTION: released, and nobody else has it. Nulls *pager. */
 void ferryi_pager_close(struct ferryi_pager **pager);
 
+/*
+ * What FERRY_MAP_INLINE wants, before the first map or adopt with it. 0; -EOPNOTSUPP, -EMFILE, -ENOMEM, -ETIMEDOUT with a
+ * line. ASSUMPTION: the ferry lock is held. May block.
+ */
+int ferryi_pager_inline_start(struct ferryi_pager *pager);
+
 uint64_t ferryi_pager_caps(const struct ferryi_pager *pager);
 /* This process is a child of fork: the pager is its parent's, nothing of it works here but fault_query. */
 bool ferryi_pager_is_forked(const struct ferryi_pager *pager);

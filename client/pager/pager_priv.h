@@ -17,10 +17,12 @@
 #include "fetch.h"
 #include "folio_move.h"
 #include "guard.h"
+#include "inline.h"
 #include "link.h"
 #include "memcg.h"
 #include "pager.h"
 #include "reserve.h"
+#include "uffd.h"
 
 #define FERRYI_MAX_THREADS 16u
 #define FERRYI_MAX_ZOMBIES 1024u
@@ -32,6 +34,7 @@ struct ferryi_handler {
 	pthread_t thread;
 	bool started;
 	int wake_fd;
+	_Atomic bool is_asleep; /* partner: ferryi_lane_want_ahead */
 	struct ferryi_fetcher fetcher;
 };
 
@@ -72,12 +75,15 @@ struct ferryi_pager {
 	uint64_t features;
 	uint8_t *zeros;   /* FERRYI_ZERO_PAGES pages */
 	uint64_t zero_hash;
-	uint8_t *staging;
-	size_t staging_bytes;
+	uint8_t *staging; /* slots of handler memory, then as many of inline memory */
+	size_t staging_bytes; /* of one of these halves */
 	unsigned nr_handlers, nr_evict_threads;
 	struct ferryi_guard guard; /* its own */
 	struct ferryi_handler *handlers;
 	struct ferryi_evict_thread *evict_threads;
+
+	/* its own groups: inline.h */
+	struct ferryi_inline inline_mode;
 
 	/* own locks */
 	struct ferryi_area_table areas;
@@ -124,7 +130,7 @@ struct ferryi_pager {
 	 * protected by events_lock: reading the userfaultfd, until its non-fault events have been applied. Who
 	 * moves or copies a page by its address holds it too, from the look-up of the address on: an munmap or
 	 * mremap is then either applied, or unread, and the kernel answers EAGAIN. A lone fault thread reads the
-	 * events itself and need not hold it to copy.
+	 * events itself and need not hold it to copy; the lanes of inline memory keep its gate instead (inline.h).
 	 */
 	struct ferryi_mutex events_lock;
 	/* protected by events_lock (the first count is read without): event.c */
@@ -251,9 +257,46 @@ static inline struct ferry_pool *ferryi_locate(struct ferryi_pager *pager, uint6
 	return ferryi_subsection_pool(sub);
 }
 
+/* The userfaultfd that this object's areas are registered with. */
+static inline int ferryi_uffd_of(const struct ferryi_pager *pager, const struct ferryi_object *object)
+{
+	return object->is_inline ? pager->inline_mode.uffd : pager->uffd;
+}
+
+/* Threads that wait for a page of the object; on inline memory none sleeps in the kernel. Any thread; fault path. */
+static inline void ferryi_wake_at(const struct ferryi_pager *pager, const struct ferryi_object *object, uintptr_t va, size_t len)
+{
+	if (!object->is_inline)
+		ferryi_uffd_wake(pager->uffd, (void *)va, len);
+}
+
+/* Of a slot: that many after it is the one for inline memory, as a page moves only within its userfaultfd. */
+static inline uint32_t ferryi_nr_slots(const struct ferryi_pager *pager)
+{
+	return (uint32_t)(pager->staging_bytes >> FERRYI_PAGE_SHIFT);
+}
+
+static inline uint32_t ferryi_slot_for(const struct ferryi_pager *pager, const struct ferryi_object *object, uint32_t slot)
+{
+	return slot % ferryi_nr_slots(pager) + (object->is_inline ? ferryi_nr_slots(pager) : 0);
+}
+
 static inline uint8_t *ferryi_slot_addr(const struct ferryi_pager *pager, uint32_t slot)
 {
 	return pager->staging + (size_t)slot * FERRYI_PAGE_SIZE;
+}
+
+/* All pages of a batch are of handler memory, or all of inline memory: false, these must wait for another one. */
+static inline bool ferryi_batch_takes(const struct ferryi_pager *pager, struct ferryi_evict_batch *batch,
+				      const struct ferryi_object *object)
+{
+	uint32_t slot = ferryi_slot_for(pager, object, batch->first_slot);
+
+	if (batch->nr_pages)
+		return slot == batch->first_slot;
+	batch->first_slot = slot;
+	batch->staging = ferryi_slot_addr(pager, slot);
+	return true;
 }
 
 /*

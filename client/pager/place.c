@@ -7,38 +7,41 @@
 #include "pager_priv.h"
 #include "uffd.h"
 
-long ferryi_place_frame(struct ferryi_pager *pager, void *dst, void *frame)
+long ferryi_place_frame(int uffd, void *dst, void *frame)
 {
-	ferryi_uffd_mark(pager->uffd, dst, FERRYI_PAGE_SIZE, false); /* a page moves to an unmarked hole only */
-	long rc = ferryi_uffd_move(pager->uffd, dst, frame, FERRYI_PAGE_SIZE);
+	ferryi_uffd_mark(uffd, dst, FERRYI_PAGE_SIZE, false); /* a page moves to an unmarked hole only */
+	long rc = ferryi_uffd_move(uffd, dst, frame, FERRYI_PAGE_SIZE);
 
 	if (rc > 0)
-		ferryi_uffd_wake(pager->uffd, dst, FERRYI_PAGE_SIZE);
+		ferryi_uffd_wake(uffd, dst, FERRYI_PAGE_SIZE);
 	return rc;
 }
 
-long ferryi_place_copy(struct ferryi_pager *pager, void *dst, const void *src, size_t len)
+long ferryi_place_copy(struct ferryi_pager *pager, int uffd, void *dst, const void *src, size_t len)
 {
 	if (ferryi_memcg_is_tight(&pager->memcg))
-		return ferryi_reserve_copy(pager, dst, src);
-	return ferryi_uffd_copy(pager->uffd, dst, src, len);
+		return ferryi_reserve_copy(pager, uffd, dst, src);
+	return ferryi_uffd_copy(uffd, dst, src, len);
 }
 
 /*
  * Fills [va, va + nr pages) from src; pages that are there already count as
  * done. *done says how many, the result why it stopped: 0, -EAGAIN, -ENOENT, -ENOMEM, ....
  */
-int ferryi_place_run(struct ferryi_pager *pager, uintptr_t va, const uint8_t *src, uint32_t nr, uint32_t *done)
+int ferryi_place_run(struct ferryi_pager *pager, const struct ferryi_object *object, uintptr_t va, const uint8_t *src,
+		     uint32_t nr, uint32_t *done)
 {
+	int uffd = ferryi_uffd_of(pager, object);
+
 	*done = 0;
 	while (*done < nr) {
 		size_t at = (size_t)*done * FERRYI_PAGE_SIZE;
-		long rc = ferryi_place_copy(pager, (void *)(va + at), src + at, (size_t)(nr - *done) * FERRYI_PAGE_SIZE);
+		long rc = ferryi_place_copy(pager, uffd, (void *)(va + at), src + at, (size_t)(nr - *done) * FERRYI_PAGE_SIZE);
 
 		if (rc > 0) {
 			*done += (uint32_t)((size_t)rc / FERRYI_PAGE_SIZE);
 		} else if (rc == -EEXIST) {
-			ferryi_uffd_wake(pager->uffd, (void *)(va + at), FERRYI_PAGE_SIZE);
+			ferryi_wake_at(pager, object, va + at, FERRYI_PAGE_SIZE);
 			(*done)++;
 		} else {
 			return (int)rc;
@@ -47,12 +50,13 @@ int ferryi_place_run(struct ferryi_pager *pager, uintptr_t va, const uint8_t *sr
 	return 0;
 }
 
-int ferryi_place_announced(struct ferryi_pager *pager, uintptr_t va, const uint8_t *src, uint32_t nr, uint32_t *done)
+int ferryi_place_announced(struct ferryi_pager *pager, const struct ferryi_object *object, uintptr_t va, const uint8_t *src,
+			   uint32_t nr, uint32_t *done)
 {
 	struct ferryi_notice notice;
 
 	ferryi_notify_begin(pager->attr.notifier, &notice, va, (size_t)nr * FERRYI_PAGE_SIZE, FERRY_UPDATE_MIGRATE, NULL);
-	int rc = ferryi_place_run(pager, va, src, nr, done);
+	int rc = ferryi_place_run(pager, object, va, src, nr, done);
 
 	ferryi_notify_end(&notice);
 	return rc;

@@ -61,6 +61,7 @@ static int create_object(struct ferryi_pager *pager, size_t nr_pages, unsigned f
 		ferryi_object_destroy(&pager->areas, &object);
 		return no_room(pager, (uint64_t)nr_pages << FERRYI_PAGE_SHIFT, rc);
 	}
+	object->is_inline = flags & FERRY_MAP_INLINE;
 	if (flags & FERRY_MAP_NORESERVE)
 		atomic_store(&pager->binds_late, true);
 	*out = object;
@@ -166,7 +167,7 @@ int ferryi_pager_map(struct ferryi_pager *pager, void *hint, size_t len, int pro
 	rc = insert_area(pager, &area, pager->attr.fault_timeout_ms);
 	if (rc)
 		goto err_map;
-	rc = ferryi_uffd_register(pager->uffd, addr, len, true);
+	rc = ferryi_uffd_register(ferryi_uffd_of(pager, object), addr, len, true);
 	if (rc) {
 		ferryi_control_fail(rc, "userfaultfd: cannot register %llu MiB: %s", in_mib(len), ferryi_strerror(rc));
 		cut_range(pager, area.start, area.end); /* never armed: no event would do it */
@@ -299,7 +300,7 @@ static int check_adoptable(uintptr_t start, uintptr_t end, bool *any_file)
 static int arm(struct ferryi_pager *pager, const struct ferryi_area *area, uintptr_t *done, uintptr_t end, int pagemap)
 {
 	uintptr_t start = *done;
-	int rc = ferryi_uffd_register(pager->uffd, (void *)start, end - start, true);
+	int rc = ferryi_uffd_register(ferryi_uffd_of(pager, area->object), (void *)start, end - start, true);
 
 	if (rc)
 		return ferryi_control_fail(rc == -EBUSY ? rc : -EOPNOTSUPP,
@@ -435,10 +436,11 @@ static int release_range(struct ferryi_pager *pager, uintptr_t start, uintptr_t 
 			return -EIO;
 		poll(NULL, 0, PAUSE_MS);
 	}
-	ferryi_uffd_unregister(pager->uffd, (void *)start, end - start);
 	madvise((void *)start, end - start, MADV_DOFORK);
-	while (ferryi_areas_cut_first_locked(&pager->areas, start, end, &piece) == 1)
+	while (ferryi_areas_cut_first_locked(&pager->areas, start, end, &piece) == 1) {
+		ferryi_uffd_unregister(ferryi_uffd_of(pager, piece.object), (void *)piece.start, piece.end - piece.start);
 		ferryi_zombies_add(pager, &piece);
+	}
 	ferryi_areas_write_unlock(&pager->areas);
 	reap(pager);
 	return 0;

@@ -42,7 +42,7 @@ static bool take(struct ferryi_reserve *r, uint32_t wanted, uint32_t *frame)
 	return false;
 }
 
-long ferryi_reserve_copy(struct ferryi_pager *pager, void *dst, const void *src)
+long ferryi_reserve_copy(struct ferryi_pager *pager, int uffd, void *dst, const void *src)
 {
 	struct ferryi_reserve *r = pager->reserve;
 	uint32_t i;
@@ -50,7 +50,7 @@ long ferryi_reserve_copy(struct ferryi_pager *pager, void *dst, const void *src)
 	if (!take(r, FULL, &i))
 		return -ENOMEM;
 	memcpy(frame_addr(pager, i), src, FERRYI_PAGE_SIZE);
-	long rc = ferryi_place_frame(pager, dst, frame_addr(pager, i));
+	long rc = ferryi_place_frame(uffd, dst, frame_addr(pager, i));
 
 	if (rc > 0) {
 		atomic_fetch_sub(&r->nr_full, 1);
@@ -60,7 +60,7 @@ long ferryi_reserve_copy(struct ferryi_pager *pager, void *dst, const void *src)
 	}
 	atomic_store(&r->state[i], FULL);
 	if (rc == -EINVAL) /* the range is read-only: pages do not move there */
-		return ferryi_uffd_copy(pager->uffd, dst, src, FERRYI_PAGE_SIZE);
+		return ferryi_uffd_copy(uffd, dst, src, FERRYI_PAGE_SIZE);
 	return rc == -EBUSY ? -ENOMEM : rc; /* the frame is shared after a fork */
 }
 

@@ -35,10 +35,10 @@ struct ferryi_reserve {
 /* Fills it, as far as there is room. Start-up code. */
 void ferryi_reserve_open(struct ferryi_pager *pager);
 /*
- * One page from src to dst by a frame of the reserve; as ferryi_uffd_copy: FERRYI_PAGE_SIZE, and wakes; -ENOMEM: the
+ * One page from src to dst, of that userfaultfd, by a frame of the reserve; as ferryi_uffd_copy: FERRYI_PAGE_SIZE, and wakes; -ENOMEM: the
  * reserve is empty; -EEXIST, -ENOENT, -EAGAIN.
  */
-long ferryi_reserve_copy(struct ferryi_pager *pager, void *dst, const void *src);
+long ferryi_reserve_copy(struct ferryi_pager *pager, int uffd, void *dst, const void *src);
 /* Takes the frames of nr staging slots that nobody needs any more, as far as it lacks some. */
 void ferryi_reserve_refill(struct ferryi_pager *pager, uint8_t *staging, unsigned nr);
 /* Less than half of it is there. */

@@ -11,6 +11,7 @@
 #define STEP_WINDOW   16u /* pages: largest window of a short stream that is not of neighbours: it may end any time */
 #define STEP_SHARE    16u /* ... of a longer one: this part of it */
 #define JOINS_MAX     8u  /* windows that a stream is given before it has to fault at the end of one */
+#define RECENT	     8u   /* faults: a stream that is read just now */
 #define LATEST	     7u   /* points of a thread, the faulting page not included, that a longer step takes: all its latest */
 
 /*
@@ -308,6 +309,16 @@ static void begin_again(struct ferryi_streams *streams, struct ferryi_stream *s,
 	advice->ahead = s->window;
 }
 
+/* What was to be read ahead by now is not yet: the reader fetches it, and the window grows as if it had gone past. */
+static void go_by_itself(struct ferryi_streams *streams, struct ferryi_stream *s, size_t steps, size_t index,
+			 struct ferryi_stream_advice *advice)
+{
+	s->seen = index;
+	s->run += steps;
+	s->last_use = streams->tick;
+	advice->ahead = next_window(streams, s);
+}
+
 static struct ferryi_stream *look_for_stream(struct ferryi_streams *streams, struct ferryi_stream *row,
 					     const struct ferryi_stream_fault *fault, struct ferryi_stream_advice *advice)
 {
@@ -337,6 +348,7 @@ void ferryi_streams_fault(struct ferryi_streams *streams, const struct ferryi_st
 	if (!streams->max_window)
 		return;
 	struct ferryi_stream *s = find(streams, fault, false, &steps, &row);
+	bool recent = s && streams->tick - s->last_use < RECENT;
 
 	if (s && !is_inside(s, fault->index)) {
 		go_on(streams, s, steps, fault->index, advice);
@@ -346,6 +358,8 @@ void ferryi_streams_fault(struct ferryi_streams *streams, const struct ferryi_st
 		advice->ahead = min_u32(FIRST_TOUCHES, (uint32_t)pages_left(s, fault->index));
 		advice->step = s->step;
 		return;
+	} else if (s && fault->is_relayed && recent) {
+		go_by_itself(streams, s, steps, fault->index, advice);
 	} else if (s) {
 		begin_again(streams, s, fault->index, advice);
 	} else if (fault->sequential) {

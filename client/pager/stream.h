@@ -84,6 +84,7 @@ struct ferryi_stream_fault {
 	int tid;         /* of the thread; 0: unknown */
 	bool is_first;   /* a first touch: there is nothing to be read */
 	bool sequential; /* the user advised so: begin with the largest window */
+	bool is_relayed; /* another thread reads ahead, and may not have come to what it was asked for (inline.h) */
 	/* Is this page of the object in RAM (neither away nor on its way)? A few are asked for. */
 	bool (*is_there)(const struct ferryi_object *object, size_t index);
 };
