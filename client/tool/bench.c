@@ -60,7 +60,7 @@ static const struct ferryi_param params[] = {
 	 .deflt = "handler",
 	 .values = ferryi_bench_modes,
 	 .metavar = "NAME",
-	 .text = "Who serves a fault (inline is not built yet)."},
+	 .text = "Who serves a fault: a thread of the library, or the faulting one."},
 	{.name = "size",
 	 .type = FERRYI_PARAM_SIZE,
 	 .offset = AT(size_bytes),
@@ -253,10 +253,6 @@ static int check(const struct ferryi_tool_command *command, const struct ferryi_
 	if (!known)
 		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE, "no benchmark \"%s\"; \"ferry bench --help\" lists them",
 					name);
-	if (o->mode != 0)
-		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE,
-					"--mode=%s is not built yet; use --mode=handler",
-					ferryi_bench_modes[o->mode]);
 	if (o->size_bytes % FERRYI_SUBSECTION_SIZE != 0)
 		return ferryi_tool_fail(command, FERRYI_TOOL_USAGE, "--size must be a multiple of 2M");
 	if (!strides_fit(o))

@@ -66,7 +66,8 @@ int ferryi_bench_area_open(struct ferryi_bench *bench, const struct ferryi_bench
 		return ferryi_bench_fail(bench, "%s", ferry_last_error());
 	}
 	bench->budget_bytes = config.local_bytes;
-	bench->area = ferry_mmap(bench->ferry, NULL, o->size_bytes, PROT_READ | PROT_WRITE, 0);
+	bench->area = ferry_mmap(bench->ferry, NULL, o->size_bytes, PROT_READ | PROT_WRITE,
+				 o->mode == FERRYI_BENCH_INLINE ? FERRY_MAP_INLINE : FERRY_MAP_HANDLER);
 	if (bench->area == MAP_FAILED) {
 		bench->area = NULL;
 		return ferryi_bench_fail(bench, "%s", ferry_last_error());
