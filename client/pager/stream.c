@@ -157,7 +157,7 @@ static bool is_slack_there(const struct ferryi_stream *s, const struct ferryi_st
 
 /*
  * The stream that expects the page, *steps after what is known of it: at its next, or (all: of any, else of those that
- * have proved to be streams) not far from there, the latest such. NULL: none; then *oldest is a row to take.
+ * have proved to be streams, or are read just now and relayed) not far from there, the latest such. NULL: none; then *oldest is a row to take.
  */
 static struct ferryi_stream *find(struct ferryi_streams *streams, const struct ferryi_stream_fault *fault, bool all,
 				  size_t *steps, struct ferryi_stream **oldest)
@@ -174,7 +174,7 @@ static struct ferryi_stream *find(struct ferryi_streams *streams, const struct f
 			*steps = n;
 			return s;
 		}
-		if (n && (all || s->is_proved) && !is_stale(streams, s) && is_slack_there(s, fault) &&
+		if (n && (all || s->is_proved || (fault->is_relayed && age < RECENT)) && !is_stale(streams, s) && is_slack_there(s, fault) &&
 		    (!near || age < streams->tick - near->last_use)) {
 			near = s;
 			*steps = n;

@@ -50,6 +50,8 @@ else()
 	set_tests_properties(scenario_hmm_stress_nobody PROPERTIES ENVIRONMENT FERRYT_AS_NOBODY=1)
 endif()
 ferry_hmm_stress(coherent coherent 30 1 2 3)
+ferry_hmm_stress(inline local 30 1 2)
+set_tests_properties(scenario_hmm_stress_inline PROPERTIES ENVIRONMENT FERRYT_MODE=inline)
 
 # The same without privileges: no kernel-mode faults, no ptrace.
 if(FERRY_SANITIZE)

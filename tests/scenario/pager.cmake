@@ -1,6 +1,6 @@
 # The public API, through libferry.so and a real ferryd: memory, errors, the kernel's own accesses, fork.
 set(pager_kit pager_kit.c control_child.c)
-foreach(part memory stream ranges errors private kernel fork fork_copy fork_ends fork_heir crash memcg)
+foreach(part memory stream ranges errors private kernel fork fork_copy fork_ends fork_heir crash memcg inline)
 	ferry_test(scenario_pager_${part}_local LABELS scenario needs-uffd TIMEOUT 900
 		SOURCES pager_${part}.c ${pager_kit}
 		LINK ferry ferry_control ferry_proto ferry_pager_uapi
@@ -8,7 +8,7 @@ foreach(part memory stream ranges errors private kernel fork fork_copy fork_ends
 	target_compile_definitions(scenario_pager_${part}_local PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
 	add_dependencies(scenario_pager_${part}_local ferryd)
 endforeach()
-foreach(part memory stream ranges fork)
+foreach(part memory stream ranges fork inline)
 	foreach(row tcp embedded)
 		add_test(NAME scenario_pager_${part}_${row} COMMAND scenario_pager_${part}_local ${row})
 		set_tests_properties(scenario_pager_${part}_${row} PROPERTIES LABELS "scenario;needs-uffd"
@@ -27,7 +27,8 @@ set_tests_properties(scenario_pager_fork_copy_tcp scenario_pager_fork_ends_tcp s
 if(NOT FERRY_SANITIZE)
 	add_test(NAME scenario_pager_private_nobody COMMAND scenario_pager_private_local local)
 	add_test(NAME scenario_pager_fork_heir_nobody COMMAND scenario_pager_fork_heir_local local "*parent_killed*")
-	set_tests_properties(scenario_pager_private_nobody scenario_pager_fork_heir_nobody PROPERTIES LABELS "scenario;needs-uffd"
+	add_test(NAME scenario_pager_inline_nobody COMMAND scenario_pager_inline_local local)
+	set_tests_properties(scenario_pager_private_nobody scenario_pager_fork_heir_nobody scenario_pager_inline_nobody PROPERTIES LABELS "scenario;needs-uffd"
 		SKIP_RETURN_CODE 77 TIMEOUT 900 ENVIRONMENT FERRYT_AS_NOBODY=1)
 endif()
 pkg_check_modules(LIBURING IMPORTED_TARGET liburing)

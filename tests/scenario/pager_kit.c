@@ -207,7 +207,7 @@ int ferryt_in_child(void (*body)(void))
 
 struct ferry_config ferryt_config(size_t budget)
 {
-	struct ferry_config cfg = {.size = sizeof(cfg), .local_bytes = budget};
+	struct ferry_config cfg = {.size = sizeof(cfg), .local_bytes = budget, .mode = getenv("FERRYT_MODE")};
 
 	if (strcmp(server.row, "embedded") == 0) {
 		cfg.embedded_bytes = FERRYT_BIG_POOL;

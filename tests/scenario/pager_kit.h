@@ -65,7 +65,7 @@ int ferryt_wait_child(pid_t pid, int timeout_ms);
 
 /* ---- in the child ---- */
 
-/* Configuration of the row: pool "big" (or the embedded server's), this budget. */
+/* Configuration of the row: pool "big" (or the embedded server's), this budget; mode: FERRYT_MODE in the environment. */
 struct ferry_config ferryt_config(size_t budget);
 struct ferry *ferryt_open(size_t budget);
 /* The figures, once they have come to rest. */

@@ -645,6 +645,49 @@ static void any_mix__many_seeds__bounds_kept(void **state)
 	}
 }
 
+/* A fault of a lane: who reads ahead for it may not have come to the page, or to any of its window. */
+static struct result relayed(unsigned obj, size_t index)
+{
+	const struct ferryi_stream_fault f = {
+		.object = object(obj), .index = index, .tid = TID, .is_relayed = true, .is_there = always_there};
+	struct ferryi_stream_advice advice;
+
+	ferryi_streams_fault(&streams, &f, &advice);
+	ferryi_streams_done(&streams, &advice, advice.ahead);
+	return (struct result){.ahead = advice.ahead, .hits = advice.hits};
+}
+
+static void relayed__page_by_page__window_grows_all_the_same(void **state)
+{
+	(void)state;
+	ferryi_streams_init(&streams, MAX_WINDOW);
+	relayed(0, 0);
+	uint32_t last = relayed(0, 1).ahead;
+
+	for (size_t index = 2; index < 12; index++) {
+		struct result got = relayed(0, index);
+
+		assert_int_equal(got.ahead, last * 2 < MAX_WINDOW ? last * 2 : MAX_WINDOW);
+		assert_int_equal(got.hits, 0);
+		last = got.ahead;
+	}
+	assert_int_equal(last, MAX_WINDOW);
+	assert_int_equal(relayed(0, 12 + MAX_WINDOW).hits, MAX_WINDOW); /* where the last one ended */
+}
+
+static void relayed__inside_a_window_of_long_ago__shrinks(void **state)
+{
+	size_t index = 0;
+
+	(void)state;
+	ferryi_streams_init(&streams, MAX_WINDOW);
+	for (unsigned i = 0; i < 10; i++)
+		index += 1 + relayed(0, index).ahead;
+	for (unsigned i = 0; i < 16; i++)
+		relayed(2, (size_t)(i * i + 7 * i) << 20);
+	assert_int_equal(relayed(0, index - MAX_WINDOW).ahead, MAX_WINDOW / 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -673,6 +716,8 @@ int main(void)
 		cmocka_unit_test(points_of_others__beside_a_stride__not_taken_for_the_next_page),
 		cmocka_unit_test(short_runs__many__windows_shrink_with_waste),
 		cmocka_unit_test(any_mix__many_seeds__bounds_kept),
+		cmocka_unit_test(relayed__page_by_page__window_grows_all_the_same),
+		cmocka_unit_test(relayed__inside_a_window_of_long_ago__shrinks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
