@@ -12,11 +12,11 @@
 #include "clock.h"
 #include "log.h"
 #include "pager_priv.h"
+#include "spin.h"
 #include "uapi.h"
 #include "uffd.h"
 
 #define EVENT_BATCH 16u
-#define SPIN_NS     (50 * FERRYI_NS_PER_US) /* a read, or the next fault, that takes longer is worth a sleep */
 
 static void on_pagefault(struct ferryi_handler *h, const struct uffd_msg *msg, uint64_t now)
 {
@@ -235,6 +235,7 @@ void *ferryi_handler_main(void *arg)
 	bool may_spin = sysconf(_SC_NPROCESSORS_ONLN) > 1;
 	uint64_t idle_since = 0;
 	bool in_a_run = false;
+	struct ferryi_spin spin = { 0 };
 
 	pthread_setname_np(pthread_self(), "ferry-fault");
 	while (!atomic_load_explicit(&h->pager->stopping, memory_order_relaxed) || !ferryi_fetch_is_idle(&h->fetcher)) {
@@ -244,6 +245,7 @@ void *ferryi_handler_main(void *arg)
 		if (h == h->pager->handlers)
 			done += ferryi_inline_read_ahead(&h->fetcher);
 		if (done) {
+			ferryi_spin_end(&spin, true);
 			idle_since = 0;
 			in_a_run = true;
 			continue;
@@ -251,12 +253,15 @@ void *ferryi_handler_main(void *arg)
 		if (may_spin && (h->fetcher.nr_outstanding || in_a_run)) {
 			uint64_t now = ferryi_now_ns();
 
-			if (!idle_since)
+			if (!idle_since) {
 				idle_since = now;
-			if (now - idle_since < SPIN_NS) {
+				ferryi_spin_begin(&spin, h->fetcher.nr_outstanding > 0);
+			}
+			if (now - idle_since < spin.limit_ns) {
 				ferryi_cpu_relax();
 				continue;
 			}
+			ferryi_spin_end(&spin, false);
 		}
 		in_a_run = false;
 		rest(h);

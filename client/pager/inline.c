@@ -19,14 +19,11 @@
 #include "pager_priv.h"
 #include "uapi.h"
 
-#define SPIN_NS	      (50 * FERRYI_NS_PER_US) /* a read that takes longer is worth a sleep */
-#define LEAST_SPIN_NS (3 * FERRYI_NS_PER_US)
-#define PROBE	      16u /* faults: one of so many spins all the same */
-#define PAUSE_MS      1
-#define CONNECT_MS    10000u
-#define LEAST_LANES   4u
-#define CHECK_POLLS   1024u
-#define SAME_FAULTS   1000u /* at one address in a row: something is wrong with it */
+#define PAUSE_MS    1
+#define CONNECT_MS  10000u
+#define LEAST_LANES 4u
+#define CHECK_POLLS 1024u
+#define SAME_FAULTS 1000u /* at one address in a row: something is wrong with it */
 
 /* A mailbox: ferryi_lane.ahead */
 #define AHEAD_VA_SHIFT 28
@@ -255,28 +252,18 @@ static void rest(struct ferryi_fetcher *f)
 	sleep_until_placed(f);
 }
 
-/*
- * A spin that does not end what it waits for may be what that waits for: the server's thread, or our own, is
- * on this CPU. So after one that failed the lane sleeps at once, but for a probe now and then.
- */
-static bool is_spin_worth_it(struct ferryi_lane *lane)
-{
-	return atomic_load_explicit(&may_spin, memory_order_relaxed) &&
-	       (!lane->spin_failed || ++lane->nr_faults % PROBE == 0);
-}
-
 /* Every read and every wait has a deadline. */
 static void run(struct ferryi_lane *lane)
 {
 	struct ferryi_fetcher *f = &lane->fetcher;
+	bool spins = atomic_load_explicit(&may_spin, memory_order_relaxed);
 	uint64_t since = 0;
-	bool spins = false;
 
 	for (unsigned n = 1; !ferryi_fetch_is_idle(f); n++) {
 		if (n % CHECK_POLLS == 0)
 			check_descriptor(f->pager);
 		if (ferryi_fetch_poll(f)) {
-			lane->spin_failed &= !spins;
+			ferryi_spin_end(&lane->spin, true);
 			since = 0;
 			continue;
 		}
@@ -284,13 +271,12 @@ static void run(struct ferryi_lane *lane)
 
 		if (!since) {
 			since = now;
-			spins = is_spin_worth_it(lane);
+			ferryi_spin_begin(&lane->spin, true);
 		}
-		if (now - since < (spins ? SPIN_NS : LEAST_SPIN_NS)) {
+		if (spins && now - since < lane->spin.limit_ns) {
 			ferryi_cpu_relax();
 		} else {
-			lane->spin_failed |= spins;
-			spins = false;
+			ferryi_spin_end(&lane->spin, false);
 			rest(f);
 		}
 	}

@@ -68,6 +68,7 @@
 
 #include "fetch.h"
 #include "guard.h"
+#include "spin.h"
 
 #define FERRYI_MAX_LANES 16u
 
@@ -81,8 +82,7 @@ struct ferryi_lane {
 	/* owned by who has the seat */
 	struct ferryi_fetcher fetcher;
 	enum ferryi_lane_verdict verdict; /* on the fault that it had last */
-	bool spin_failed;		  /* what was waited for last took longer */
-	unsigned nr_faults;		  /* since then */
+	struct ferryi_spin spin;
 	/* atomic: the gate */
 	_Alignas(64) _Atomic bool inside;
 	/*
