@@ -42,7 +42,7 @@ expect 2 1 "multiple of 2M" bench fault --size=17M
 expect 2 1 "numbers of pages" bench stride --stride=1,,2
 expect 2 1 "numbers of pages" bench stride --stride=0
 expect 2 1 "numbers of pages" bench stride --stride=4096 --size=16M
-expect 2 1 "not built yet" bench fault --mode=inline
+expect 2 1 "mode" bench fault --mode=sideways
 expect 2 1 "single URL" bench fault --servers ferry://a,ferry://b
 # Nobody listens on port 1.
 expect 1 1 "127.0.0.1:1" pools --servers ferry://127.0.0.1:1
@@ -89,6 +89,11 @@ check_lines 17
 expect 0 0 '"fabric":"local"' bench all $small --stride=3,-1 --streams=2 # in place of the table's seven rows
 check_lines 11
 grep -q '"stride":"3,-1","streams":2' out || { cat out >&2; fail "no strides of one's own"; }
+for mode in handler inline; do
+	# shellcheck disable=SC2086
+	expect 0 0 "\"mode\":\"$mode\"" bench fault $small --mode=$mode
+	check_lines 1
+done
 expect 0 0 RATIO bench fault --size=16M --runs=1 --count=200
 exec 5>&-
 wait
