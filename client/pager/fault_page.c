@@ -247,7 +247,8 @@ static enum outcome fault_resident(struct ferryi_fetcher *f, struct ferryi_fault
 	ferryi_page_word *word = ferryi_ref_word(ref);
 	uint64_t keep = old & ~FERRYI_PAGE_STATE_MASK;
 
-	if (fault->forced || (f->lane && fault->has_waited)) /* the latter: it was under way then */
+	/* A lane's: it was under way then, or has come since the touch; one that is touched in vain again was dropped. */
+	if (fault->forced || (f->lane && (fault->has_waited || fault->is_first)))
 		return DONE;
 	if (!ferryi_page_cas(word, &old, ferryi_page_with(old, FERRYI_PAGE_FETCHING)))
 		return WAIT;

@@ -50,6 +50,7 @@ struct ferryi_fault {
 	const void *owner;   /* forced: whose mirrors know of it; NULL */
 	int tid;             /* of the thread that waits for it, 0: none; a lane's: the caller */
 	bool has_waited;     /* it could not go on at first */
+	bool is_first;       /* a lane's: not the thread's last one once more */
 	uint64_t start_ns;
 	uint64_t deadline_ns;
 	bool give_up;        /* an away page is poisoned, its data is not to be had: last_error says why */

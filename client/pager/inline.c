@@ -301,6 +301,7 @@ static enum ferryi_lane_verdict serve_by(struct ferryi_pager *pager, struct ferr
 			   &(struct ferryi_fault){
 				   .va = va & ~(uintptr_t)(FERRYI_PAGE_SIZE - 1),
 				   .write = write,
+				   .is_first = va != last_va,
 				   .start_ns = now,
 				   .deadline_ns = now + pager->attr.fault_timeout_ms * FERRYI_NS_PER_MS,
 			   });
