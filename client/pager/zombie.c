@@ -28,8 +28,10 @@ void ferryi_zombies_add(struct ferryi_pager *pager, const struct ferryi_area *ar
 static bool bury_page(struct ferryi_pager *pager, struct ferryi_object *object, size_t index)
 {
 	ferryi_page_word *word = &object->words[index];
-	uint64_t old = ferryi_page_load(word);
+	uint64_t old = ferryi_page_load(word), pfn = ferryi_object_pfn(object, index);
 
+	if (!old && !pfn) /* never touched: nor is its word, whose memory would be taken for it */
+		return true;
 	if (ferryi_page_is_transient(old)) {
 		atomic_fetch_or(word, FERRYI_PAGE_DROPPED);
 		/* It may have settled between the two: look again, and take the flag off a settled word. */
@@ -58,7 +60,7 @@ static bool bury_page(struct ferryi_pager *pager, struct ferryi_object *object, 
 			return false; /* its holder is at it */
 		ferryi_exclusive_drop(pager, ferryi_page_arg(old));
 	}
-	ferryi_page_void(pager->model, ferryi_object_pfn(object, index));
+	ferryi_page_void(pager->model, pfn);
 	atomic_store(word, FERRYI_PAGE_ABSENT);
 	return true;
 }
