@@ -164,10 +164,12 @@ int ferryi_pager_map(struct ferryi_pager *pager, void *hint, size_t len, int pro
 				    .object = object,
 				    .flags = FERRYI_AREA_OWN_MAPPING };
 
+	const int uffd = ferryi_uffd_of(pager, object); /* once it is in the table, an munmap may end the object */
+
 	rc = insert_area(pager, &area, pager->attr.fault_timeout_ms);
 	if (rc)
 		goto err_map;
-	rc = ferryi_uffd_register(ferryi_uffd_of(pager, object), addr, len, true);
+	rc = ferryi_uffd_register(uffd, addr, len, true);
 	if (rc) {
 		ferryi_control_fail(rc, "userfaultfd: cannot register %llu MiB: %s", in_mib(len), ferryi_strerror(rc));
 		cut_range(pager, area.start, area.end); /* never armed: no event would do it */
