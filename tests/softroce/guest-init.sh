@@ -19,6 +19,9 @@ die() {
 for m in /modules/*.ko; do
 	$B insmod "$m" || die "insmod $m failed"
 done
+# Output by a virtio console from now on: the serial port needs an interrupt for every few bytes, and under emulation
+# one was lost, and the writer slept for good. The kernel's own messages go there still, without interrupts.
+[ ! -c /dev/hvc0 ] || exec </dev/hvc0 >/dev/hvc0 2>&1
 # The kernel booted with one CPU (vm.sh says why); the job has all of them.
 for cpu in /sys/devices/system/cpu/cpu[1-9]*/online; do
 	[ ! -e "$cpu" ] || echo 1 >"$cpu" || die "$cpu does not come online"

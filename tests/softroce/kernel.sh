@@ -75,7 +75,7 @@ if [ ! -e "$dest/initrd" ] || [ "$here/guest-init.sh" -nt "$dest/initrd" ] || [ 
 	cp "$here/guest-init.sh" "$work/init"
 	chmod 755 "$work/init" "$work/bin/busybox"
 	n=10
-	for module in virtio_pci 9pnet_virtio 9p overlay; do
+	for module in virtio_pci virtio_console 9pnet_virtio 9p overlay; do
 		modprobe -d "$dest/root" -S "$release" --show-depends "$module" 2>/dev/null
 	done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
 		name=$n-$(basename "$file")

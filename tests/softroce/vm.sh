@@ -73,7 +73,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # The job: environment that tests use, then the command, then its status on
-# the serial line, then power off.
+# the console, then power off.
 {
 	echo "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb"
 	echo "export FERRY_IN_VM=1 FERRY_VM_MODULES=$(printf %q "$image/root")"
@@ -98,9 +98,10 @@ start_guest() {
 	mkfifo "$run/console"
 	# shellcheck disable=SC2086
 	setpriv --pdeathsig TERM timeout -k 5 "$limit" setpriv --pdeathsig KILL \
-		qemu-system-x86_64 -M q35 $accel_args -smp $cpus -m "$mem" -nodefaults -display none -no-reboot -serial stdio \
+		qemu-system-x86_64 -M q35 $accel_args -smp $cpus -m "$mem" -nodefaults -display none -no-reboot -serial "file:$run/kernel" \
 		-kernel "$image/vmlinuz" -initrd "$image/initrd" \
 		-append "console=ttyS0 quiet loglevel=3 panic=-1 maxcpus=1 mitigations=off nokaslr random.trust_cpu=on ferry.job=$run/job" \
+		-chardev stdio,id=job,signal=off -device virtio-serial-pci -device virtconsole,chardev=job \
 		-device virtio-rng-pci $wire_args \
 		-virtfs local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap \
 		</dev/null >"$run/console" 2>"$run/qemu.err" &
@@ -118,13 +119,14 @@ start_guest() {
 status=
 for attempt in 1 2 3; do
 	start_guest
-	if [ -n "$status" ] || ! grep -q 'Oops: int3' "$run/serial"; then
+	if [ -n "$status" ] || ! grep -q 'Oops: int3' "$run/kernel"; then
 		break
 	fi
 	echo "vm.sh: start $attempt of at most 3: the emulator ran a stale breakpoint of the guest's kernel (Oops: int3)"
 done
 if [ -z "$status" ]; then
 	cat "$run/qemu.err" >&2
+	tail -n 40 "$run/kernel"
 	echo "vm.sh: the guest ended without a status: it crashed, or ran longer than $limit s" >&2
 	exit 124
 fi
