@@ -371,7 +371,7 @@ static void on_its_way_body(void)
 	CHECK_INT(ferry_adopt(the_ferry, shared, HUGE, FERRY_MAP_NORESERVE), 0);
 	unsigned long before = huge_kib();
 
-	ferryt_child_signal(ferryt_server(), SIGSTOP);
+	ferryt_child_stop(ferryt_server());
 	CHECK_INT(pthread_create(&thread, NULL, send_shared, &stats), 0);
 	deadline_ns = ferryi_deadline_ms(30000);
 	while (ferryt_present(shared, PAGES) && ferryi_now_ns() < deadline_ns)
@@ -414,7 +414,7 @@ static void moved_body(void)
 	shared = huge(1, 20);
 	the_pool = open_with(BUDGET, &folio_ops);
 	CHECK_INT(ferry_adopt(the_ferry, shared, HUGE, FERRY_MAP_NORESERVE), 0);
-	ferryt_child_signal(ferryt_server(), SIGSTOP);
+	ferryt_child_stop(ferryt_server());
 	CHECK_INT(pthread_create(&thread, NULL, send_shared, &stats), 0);
 	deadline_ns = ferryi_deadline_ms(30000);
 	while (ferryt_present(shared, PAGES) && ferryi_now_ns() < deadline_ns)
@@ -455,7 +455,7 @@ static void stopped_body(void)
 	struct ferry_pool *pool = attach(&folio_ops, NULL);
 
 	CHECK_INT(ferry_adopt(the_ferry, p, HUGE, 0), 0);
-	ferryt_child_signal(ferryt_server(), SIGSTOP);
+	ferryt_child_stop(ferryt_server());
 	/* Its block moves to the pool, which needs no request: there is memory leased already. */
 	int rc = ferry_migrate_to_device(pool, p, HUGE, 0, &stats);
 
