@@ -173,7 +173,8 @@ uint64_t ferry_caps(struct ferry *ferry);
 
 /*
  * Inline memory saves a fault the hand-off to another thread: the library's
- * handler of SIGBUS brings the page in. It is for memory that computation alone
+ * handler of SIGBUS brings the page in. That pays where pages are touched in no
+ * order; who reads in order is faster without. It is for memory that computation alone
  * touches, because:
  * - A system call that is given an address there fails with EFAULT while the
  *   page is away. Pin the buffer first (ferry_pin), or FERRY_ADVICE_WILLNEED it
