@@ -12,6 +12,7 @@
 #ifndef FERRYI_BENCH_H
 #define FERRYI_BENCH_H
 
+#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -113,6 +114,11 @@ static inline void ferryi_bench_add(struct ferryi_bench_figures *out, const char
 	out->more[out->nr_more++].value = value;
 }
 
+static inline double ferryi_bench_mbps(uint64_t bytes, uint64_t ns)
+{
+	return ns == 0 ? NAN : (double)bytes * 1e3 / (double)ns;
+}
+
 /* "ferry bench: ..." on stderr; returns -1. */
 int ferryi_bench_fail(const struct ferryi_bench *bench, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
@@ -134,6 +140,8 @@ static inline uint64_t *ferryi_bench_page(const struct ferryi_bench *bench, size
 uint64_t ferryi_bench_mark(const struct ferryi_bench *bench, size_t page);
 /* Every page leaves and its pool copy is current. 0 or -1. */
 int ferryi_bench_send_away(struct ferryi_bench *bench);
+/* All home, looked at, and dirty, so that each page has to be sent. 0 or -1. */
+int ferryi_bench_make_dirty(struct ferryi_bench *bench);
 /* Wrong content found: says so; returns -1. */
 int ferryi_bench_corrupt(const struct ferryi_bench *bench, size_t page);
 

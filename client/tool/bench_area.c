@@ -31,6 +31,22 @@ int ferryi_bench_send_away(struct ferryi_bench *bench)
 	return 0;
 }
 
+int ferryi_bench_make_dirty(struct ferryi_bench *bench)
+{
+	size_t n = ferryi_bench_pages(bench);
+
+	if (ferry_advise(bench->ferry, bench->area, bench->options.size_bytes, FERRY_ADVICE_WILLNEED) != 0)
+		return ferryi_bench_fail(bench, "%s", ferry_last_error());
+	for (size_t page = 0; page < n; page++) {
+		uint64_t *word = ferryi_bench_page(bench, page);
+
+		if (word[0] != ferryi_bench_mark(bench, page))
+			return ferryi_bench_corrupt(bench, page);
+		word[1]++;
+	}
+	return 0;
+}
+
 /* Word 0 is the page's mark, word 1 counts writes, the rest is neither zero nor equal from page to page. */
 static void fill(struct ferryi_bench *bench)
 {

@@ -12,11 +12,6 @@
 /* An access this slow did not find its page in RAM: a hit takes a tenth of it, a fault at least twice. */
 #define WAITED_NS 2000u
 
-static double mbps(uint64_t bytes, uint64_t ns)
-{
-	return ns == 0 ? NAN : (double)bytes * 1e3 / (double)ns;
-}
-
 static struct ferry_stats stats_of(const struct ferryi_bench *bench)
 {
 	struct ferry_stats stats = {.size = sizeof(stats)};
@@ -100,7 +95,7 @@ static int fault_run(struct ferryi_bench *bench, struct ferryi_bench_figures *ou
 	out->count = bench->samples.n;
 	out->faults_per_s = (double)(faults_of(bench) - before) * 1e9 / (double)took;
 	out->hit_rate = 1.0 - (double)(faults_of(bench) - before) / (double)out->count;
-	out->mbps = mbps(out->count * 4096, took);
+	out->mbps = ferryi_bench_mbps(out->count * 4096, took);
 	out->us_p50 = ferryi_samples_us(&bench->samples, 0.5);
 	out->us_p99 = ferryi_samples_us(&bench->samples, 0.99);
 	return 0;
@@ -148,7 +143,7 @@ static int seq_run(struct ferryi_bench *bench, struct ferryi_bench_figures *out)
 	out->count = page;
 	out->faults_per_s = (double)(faults_of(bench) - before) * 1e9 / (double)took;
 	out->hit_rate = 1.0 - (double)(faults_of(bench) - before) / (double)page;
-	out->mbps = mbps(page * 4096, took);
+	out->mbps = ferryi_bench_mbps(page * 4096, took);
 	out->us_p50 = ferryi_samples_us(&bench->samples, 0.5);
 	out->us_p99 = ferryi_samples_us(&bench->samples, 0.99);
 	return 0;
@@ -212,7 +207,7 @@ static int random_run(struct ferryi_bench *bench, struct ferryi_bench_figures *o
 	out->faults_per_s = (double)(after.faults - before.faults) * 1e9 / (double)took;
 	out->useless_rate = useless_at_most(&before, &after);
 	out->hit_rate = 1.0 - (double)waited / (double)i;
-	out->mbps = mbps(i * 4096, took);
+	out->mbps = ferryi_bench_mbps(i * 4096, took);
 	out->us_p50 = ferryi_samples_us(&bench->samples, 0.5);
 	out->us_p99 = ferryi_samples_us(&bench->samples, 0.99);
 	return 0;
@@ -234,22 +229,14 @@ static int evict_run(struct ferryi_bench *bench, struct ferryi_bench_figures *ou
 {
 	size_t n = ferryi_bench_pages(bench);
 
-	/* Home again, then dirty. The first run finds them so. */
-	if (ferry_advise(bench->ferry, bench->area, bench->options.size_bytes, FERRY_ADVICE_WILLNEED) != 0)
-		return ferryi_bench_fail(bench, "%s", ferry_last_error());
-	for (size_t page = 0; page < n; page++) {
-		uint64_t *word = ferryi_bench_page(bench, page);
-
-		if (word[0] != ferryi_bench_mark(bench, page))
-			return ferryi_bench_corrupt(bench, page);
-		word[1]++;
-	}
+	if (ferryi_bench_make_dirty(bench) != 0) /* home again first; the first run finds them so */
+		return -1;
 	uint64_t start = ferryi_now_ns();
 
 	if (ferryi_bench_send_away(bench) != 0)
 		return -1;
 	out->count = n;
-	out->mbps = mbps(n * 4096, ferryi_now_ns() - start);
+	out->mbps = ferryi_bench_mbps(n * 4096, ferryi_now_ns() - start);
 	return 0;
 }
 

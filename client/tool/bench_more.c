@@ -19,29 +19,7 @@
 #define MAP_BYTES    ((size_t)1 << 40)
 #define IDLE_SECONDS 2u
 
-static double mbps(uint64_t bytes, uint64_t ns)
-{
-	return (double)bytes * 1e3 / (double)ns;
-}
-
 /* ---- todev, toram: ferry_migrate_* of all of it ---- */
-
-/* All home and dirty, so that each page has to be sent. */
-static int make_dirty(struct ferryi_bench *bench)
-{
-	size_t n = ferryi_bench_pages(bench);
-
-	if (ferry_advise(bench->ferry, bench->area, bench->options.size_bytes, FERRY_ADVICE_WILLNEED) != 0)
-		return ferryi_bench_fail(bench, "%s", ferry_last_error());
-	for (size_t page = 0; page < n; page++) {
-		uint64_t *word = ferryi_bench_page(bench, page);
-
-		if (word[0] != ferryi_bench_mark(bench, page))
-			return ferryi_bench_corrupt(bench, page);
-		word[1]++;
-	}
-	return 0;
-}
 
 static int migrate_to_device(struct ferryi_bench *bench)
 {
@@ -54,13 +32,13 @@ static int migrate_to_device(struct ferryi_bench *bench)
 
 static int todev_run(struct ferryi_bench *bench, struct ferryi_bench_figures *out)
 {
-	if (make_dirty(bench) != 0)
+	if (ferryi_bench_make_dirty(bench) != 0)
 		return -1;
 	uint64_t start = ferryi_now_ns();
 
 	if (migrate_to_device(bench) != 0)
 		return -1;
-	out->mbps = mbps(bench->options.size_bytes, ferryi_now_ns() - start);
+	out->mbps = ferryi_bench_mbps(bench->options.size_bytes, ferryi_now_ns() - start);
 	return 0;
 }
 
@@ -81,8 +59,8 @@ static int toram_run(struct ferryi_bench *bench, struct ferryi_bench_figures *ou
 
 	if (ferry_migrate_to_ram(bench->ferry, bench->area, bench->options.size_bytes, NULL, 0, NULL) != 0)
 		return ferryi_bench_fail(bench, "%s", ferry_last_error());
-	out->mbps = mbps(bench->options.size_bytes, ferryi_now_ns() - start);
-	return make_dirty(bench); /* looks at every page */
+	out->mbps = ferryi_bench_mbps(bench->options.size_bytes, ferryi_now_ns() - start);
+	return ferryi_bench_make_dirty(bench); /* looks at every page */
 }
 
 const struct ferryi_bench_kind ferryi_bench_toram = {
