@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -74,13 +75,17 @@ int ferryi_uffd_probe(struct ferryi_uffd_rights *out)
 	return out->user_mode || out->by_device || out->by_syscall ? 0 : -out->user_mode_errno;
 }
 
-#define SPIN_NS (50 * FERRYI_NS_PER_US) /* as long as the pager's own thread: the floor is what a good handler can do */
+#define SPIN_NS \
+	(50 *   \
+	 FERRYI_NS_PER_US) /* as long as the pager's own thread: the floor is what a good handler can do */
 
 /* One measurement at a time, as SIGBUS is the process's. */
 struct loop {
 	int fd; /* not blocking */
 	unsigned count;
-	bool may_spin; /* else the toucher would have no CPU */
+	unsigned nr_pages; /* of the area */
+	uint32_t *order;   /* of its pages; the first `count` are touched */
+	bool may_spin;	   /* else the toucher would have no CPU */
 	unsigned char page[FERRYI_PAGE_SIZE] __attribute__((aligned(4096)));
 };
 
@@ -131,7 +136,25 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 	errno = saved;
 }
 
-static int open_loop(unsigned count, uint64_t features)
+/* The first `count` steps of a shuffle. */
+static int shuffle(uint64_t *random)
+{
+	loop.order = malloc(loop.nr_pages * sizeof(*loop.order));
+	if (loop.order == NULL)
+		return -ENOMEM;
+	for (unsigned i = 0; i < loop.nr_pages; i++)
+		loop.order[i] = i;
+	for (unsigned i = 0; i < loop.count; i++) {
+		unsigned j = i + (unsigned)(ferryi_tool_random(random) % (loop.nr_pages - i));
+		uint32_t page = loop.order[j];
+
+		loop.order[j] = loop.order[i];
+		loop.order[i] = page;
+	}
+	return 0;
+}
+
+static int open_loop(uint64_t features)
 {
 	struct uffdio_api a = {.api = UFFD_API, .features = features};
 
@@ -140,7 +163,6 @@ static int open_loop(unsigned count, uint64_t features)
 		loop.fd = open_syscall(O_NONBLOCK);
 	if (loop.fd < 0)
 		return loop.fd;
-	loop.count = count;
 	loop.may_spin = sysconf(_SC_NPROCESSORS_ONLN) > 1;
 	memset(loop.page, 0x5a, sizeof(loop.page));
 	if (ioctl(loop.fd, UFFDIO_API, &a) != 0) {
@@ -152,10 +174,10 @@ static int open_loop(unsigned count, uint64_t features)
 	return 0;
 }
 
-/* An armed area of count pages, all of them missing. */
+/* An armed area, all pages of it missing. */
 static int open_area(unsigned char **area)
 {
-	size_t len = (size_t)loop.count * FERRYI_PAGE_SIZE;
+	size_t len = (size_t)loop.nr_pages * FERRYI_PAGE_SIZE;
 	struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_MISSING};
 
 	*area = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -163,7 +185,7 @@ static int open_area(unsigned char **area)
 		return -errno;
 	/* The page tables are there in a process that has used its memory before. */
 	madvise(*area, len, MADV_NOHUGEPAGE);
-	madvise(*area, len, MADV_POPULATE_WRITE);
+	madvise(*area, len, MADV_POPULATE_READ);
 	madvise(*area, len, MADV_DONTNEED);
 	reg.range.start = (uintptr_t)*area;
 	reg.range.len = len;
@@ -181,7 +203,7 @@ static int touch_all(const unsigned char *area, struct ferryi_samples *samples)
 	int rc = 0;
 
 	for (unsigned i = 0; i < loop.count; i++) {
-		const volatile unsigned char *p = area + (size_t)i * FERRYI_PAGE_SIZE;
+		const volatile unsigned char *p = area + (size_t)loop.order[i] * FERRYI_PAGE_SIZE;
 		uint64_t start = ferryi_now_ns();
 		unsigned char v = *p;
 
@@ -206,7 +228,8 @@ static int touch_by_handler(const unsigned char *area, struct ferryi_samples *sa
 
 static int touch_by_sigbus(const unsigned char *area, struct ferryi_samples *samples)
 {
-	struct sigaction act = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER}, old;
+	struct sigaction act = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER},
+			 old;
 	int rc;
 
 	if (sigaction(SIGBUS, &act, &old) != 0)
@@ -216,18 +239,32 @@ static int touch_by_sigbus(const unsigned char *area, struct ferryi_samples *sam
 	return rc;
 }
 
-int ferryi_uffd_measure(unsigned count, bool by_sigbus, struct ferryi_samples *samples)
+static int measure(bool by_sigbus, struct ferryi_samples *samples)
 {
 	unsigned char *area;
-	int rc = open_loop(count, by_sigbus ? FERRYI_UFFD_FEATURE_SIGBUS : 0);
+	int rc = open_loop(by_sigbus ? FERRYI_UFFD_FEATURE_SIGBUS : 0);
 
 	if (rc != 0)
 		return rc;
 	rc = open_area(&area);
 	if (rc == 0) {
 		rc = (by_sigbus ? touch_by_sigbus : touch_by_handler)(area, samples);
-		munmap(area, (size_t)count * FERRYI_PAGE_SIZE);
+		munmap(area, (size_t)loop.nr_pages * FERRYI_PAGE_SIZE);
 	}
 	close(loop.fd);
+	return rc;
+}
+
+int ferryi_uffd_measure(unsigned count, size_t len_bytes, bool by_sigbus, uint64_t *random,
+			struct ferryi_samples *samples)
+{
+	loop.nr_pages = (unsigned)(len_bytes / FERRYI_PAGE_SIZE);
+	loop.count = (unsigned)ferryi_min_u64(count, loop.nr_pages);
+	int rc = shuffle(random);
+
+	if (rc == 0)
+		rc = measure(by_sigbus, samples);
+	free(loop.order);
+	loop.order = NULL;
 	return rc;
 }

@@ -25,11 +25,14 @@ struct ferryi_uffd_rights {
 int ferryi_uffd_probe(struct ferryi_uffd_rights *out);
 
 /*
- * count faults on fresh pages, answered with UFFDIO_COPY: by a handler thread,
- * which spins for the next fault as the pager's does, or in the faulting thread
- * by UFFD_FEATURE_SIGBUS. Adds the toucher's latencies to samples. 0 or a
- * negative errno. Main thread; SIGBUS is the measurement's meanwhile.
+ * count faults at random places of an area of len_bytes, as the pager's are
+ * measured (page tables and frames are as cold), answered with UFFDIO_COPY: by a
+ * handler thread, which spins for the next fault as the pager's does, or in the
+ * faulting thread by UFFD_FEATURE_SIGBUS. Adds the toucher's latencies to
+ * samples. count: at most the area's pages. random: the generator's state. 0 or
+ * a negative errno. Main thread; SIGBUS is the measurement's meanwhile.
  */
-int ferryi_uffd_measure(unsigned count, bool by_sigbus, struct ferryi_samples *samples);
+int ferryi_uffd_measure(unsigned count, size_t len_bytes, bool by_sigbus, uint64_t *random,
+			struct ferryi_samples *samples);
 
 #endif

@@ -157,7 +157,8 @@ static int yardsticks(struct ferryi_bench *bench, const struct ferryi_bench_kind
 					 ferryi_raw_server(bench->raw), ferryi_raw_fabric(bench->raw),
 					 strerror(-rc));
 	bench->samples.n = 0;
-	rc = ferryi_uffd_measure(UFFD_FAULTS, bench->options.mode == FERRYI_BENCH_INLINE, &bench->samples);
+	rc = ferryi_uffd_measure(UFFD_FAULTS, ferryi_raw_len_bytes(bench->raw), bench->options.mode == FERRYI_BENCH_INLINE,
+				 &bench->random, &bench->samples);
 	if (rc != 0)
 		return ferryi_bench_fail(bench, "userfaultfd: %s; \"ferry doctor\" says how to get it",
 					 strerror(-rc));
@@ -281,12 +282,13 @@ static int measure(struct ferryi_bench *bench, const char *name)
 	struct ferryi_bench_server server = {.pid = -1};
 	char url[FERRYI_TOOL_URL_LEN], why[512] = "";
 	int status = FERRYI_TOOL_FAILED;
+	uint64_t raw_bytes = ferryi_min_u64(o->size_bytes, FERRYI_RAW_MAX);
 
 	bench->token_file = o->token_file;
 	bench->server_pid = -1;
 	if (o->servers == NULL || o->servers[0] == '\0') {
 		/* Own server: as much as the area and the yardstick need, and room for rounding. */
-		uint64_t bytes = o->size_bytes + FERRYI_RAW_LEASE + 4 * FERRYI_SUBSECTION_SIZE;
+		uint64_t bytes = o->size_bytes + raw_bytes + 4 * FERRYI_SUBSECTION_SIZE;
 		const char *fabric = o->fabric == 0 ? "local" : ferryi_bench_fabrics[o->fabric];
 
 		if (ferryi_bench_server_start(fabric, bytes, &server, why, sizeof(why)) != 0)
@@ -300,7 +302,7 @@ static int measure(struct ferryi_bench *bench, const char *name)
 		snprintf(url, sizeof(url), "%s?fabric=%s", o->servers, ferryi_bench_fabrics[o->fabric]);
 	}
 	bench->url = url;
-	if (ferryi_raw_open(url, bench->token_file, o->pool, &bench->raw, why, sizeof(why)) != 0) {
+	if (ferryi_raw_open(url, bench->token_file, o->pool, raw_bytes, &bench->raw, why, sizeof(why)) != 0) {
 		ferryi_tool_fail(bench->command, status, "%s", why);
 		goto out;
 	}

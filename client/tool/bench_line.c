@@ -90,7 +90,7 @@ static void print_json(const struct ferryi_bench *bench, const struct ferryi_ben
 	add_count(o, "count", f->count);
 	add_count(o, "runs", nruns);
 	add_count(o, "seed", bench->options.seed);
-	add_count(o, "size_bytes", kind == &ferryi_bench_raw ? FERRYI_RAW_LEASE : bench->options.size_bytes);
+	add_count(o, "size_bytes", kind == &ferryi_bench_raw ? ferryi_raw_len_bytes(bench->raw) : bench->options.size_bytes);
 	add_count(o, "budget_bytes", bench->budget_bytes);
 	add_text(o, "server", ferryi_raw_server(bench->raw));
 	add_text(o, "version", ferry_version());

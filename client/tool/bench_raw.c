@@ -13,6 +13,7 @@
 #define DEPTH	    16u
 #define CHUNK	    ((size_t)64 << 10)
 #define DEADLINE_MS 10000u
+#define MAX_EXTENTS (unsigned)(FERRYI_RAW_MAX / FERRYI_SUBSECTION_SIZE)
 
 struct ferryi_raw {
 	struct ferryi_control *control;
@@ -21,7 +22,7 @@ struct ferryi_raw {
 	struct ferryi_channel *channel;
 	unsigned char *buf; /* DEPTH chunks */
 	struct ferryi_op ops[DEPTH];
-	const struct ferryi_extent *extents[64];
+	const struct ferryi_extent *extents[MAX_EXTENTS];
 	unsigned nextents;
 	uint64_t len_bytes; /* of all extents */
 };
@@ -155,8 +156,13 @@ int ferryi_raw_stream(struct ferryi_raw *raw, enum ferryi_op_kind kind, uint64_t
 	return stream(raw, kind, 0, duration_ms * FERRYI_NS_PER_MS, out_mbps);
 }
 
-int ferryi_raw_open(const char *url, const char *token_file, const char *pool, struct ferryi_raw **out,
-		    char *why, size_t why_len)
+uint64_t ferryi_raw_len_bytes(const struct ferryi_raw *raw)
+{
+	return raw->len_bytes;
+}
+
+int ferryi_raw_open(const char *url, const char *token_file, const char *pool, uint64_t len_bytes,
+		    struct ferryi_raw **out, char *why, size_t why_len)
 {
 	struct ferryi_control_attr attr = {
 		.token_file = token_file, .connect_ms = DEADLINE_MS, .request_ms = DEADLINE_MS};
@@ -169,12 +175,12 @@ int ferryi_raw_open(const char *url, const char *token_file, const char *pool, s
 	if (rc == 0)
 		rc = ferryi_session_open(raw->control, url, &raw->session);
 	if (rc == 0)
-		rc = ferryi_lease_open(raw->session, pool, FERRYI_RAW_LEASE, &raw->lease);
+		rc = ferryi_lease_open(raw->session, pool, len_bytes, &raw->lease);
 	if (rc != 0) {
 		snprintf(why, why_len, "%s", ferryi_control_last_error());
 		goto err_close;
 	}
-	for (unsigned i = 0; i < ferryi_lease_extent_count(raw->lease) && raw->nextents < 64; i++) {
+	for (unsigned i = 0; i < ferryi_lease_extent_count(raw->lease) && raw->nextents < MAX_EXTENTS; i++) {
 		raw->extents[raw->nextents] = ferryi_lease_extent(raw->lease, i);
 		raw->len_bytes += raw->extents[raw->nextents++]->len_bytes;
 	}
