@@ -21,7 +21,7 @@ static const struct ferryi_bench_kind *const kinds[] = {
 	&ferryi_bench_evict,	 &ferryi_bench_stride[0], &ferryi_bench_stride[1], &ferryi_bench_stride[2],
 	&ferryi_bench_stride[3], &ferryi_bench_stride[4], &ferryi_bench_stride[5], &ferryi_bench_stride[6],
 	&ferryi_bench_todev,	 &ferryi_bench_toram,	  &ferryi_bench_threads,   &ferryi_bench_map,
-	&ferryi_bench_idle,
+	&ferryi_bench_idle,	 &ferryi_bench_long,
 };
 
 #define NKINDS	   (sizeof(kinds) / sizeof(kinds[0]))
@@ -227,7 +227,7 @@ static bool wanted(const struct ferryi_bench_options *o, const char *name,
 	if (kind->strides != NULL && kind != &ferryi_bench_stride[0] &&
 	    (o->strides != NULL || o->streams != 0))
 		return false;
-	return strcmp(name, "all") == 0 || strcmp(name, kind->name) == 0;
+	return (strcmp(name, "all") == 0 && !kind->by_name_only) || strcmp(name, kind->name) == 0;
 }
 
 static bool strides_fit(const struct ferryi_bench_options *o)
@@ -273,7 +273,7 @@ static void usage_kinds(void)
 		if (i == 0 || strcmp(kinds[i]->name, kinds[i - 1]->name) != 0)
 			printf("  %-7s %s\n", kinds[i]->name, kinds[i]->text);
 	}
-	puts("  all     all of them, one after another");
+	puts("  all     all of them but long, one after another");
 }
 
 static int measure(struct ferryi_bench *bench, const char *name)

@@ -19,16 +19,15 @@
 
 #include "bench_raw.h"
 #include "bench_server.h"
+#include "ferry.h"
 #include "tool.h"
-
-struct ferry;
 
 enum ferryi_bench_mode { FERRYI_BENCH_HANDLER, FERRYI_BENCH_INLINE };
 
 struct ferryi_bench_options {
 	const char *servers, *token_file, *pool;
-	int fabric; /* index into ferryi_bench_fabrics */
-	int mode;   /* enum ferryi_bench_mode */
+	int fabric;			  /* index into ferryi_bench_fabrics */
+	int mode;			  /* enum ferryi_bench_mode */
 	uint64_t size_bytes, local_bytes; /* local 0: what the kind asks for */
 	uint64_t seconds, count;	  /* of one run; 0: the kind's */
 	const char *strides;		  /* stride: a list; NULL: the table's */
@@ -46,7 +45,8 @@ struct ferryi_bench_figures {
 	double us_p50, us_p99, mbps;
 	double faults_per_s;
 	double hit_rate;     /* accesses that did not wait for a read of their own */
-	double useless_rate; /* of the pages read: by read-ahead, and not touched before they left, or the end */
+	double useless_rate; /* of the pages read: by read-ahead, and not touched before they left, or the end
+			      */
 	double ratio;	     /* of a kind that has one of its own */
 	uint64_t count;	     /* accesses (or pages) measured */
 	unsigned nr_more;
@@ -79,7 +79,7 @@ struct ferryi_bench {
 	uint64_t budget_bytes;
 	uint64_t random;  /* state of the generator */
 	uint32_t *order;  /* fault: a permutation of the pages */
-	uint32_t *writes; /* random: how often each page was written */
+	uint32_t *writes; /* random, long: how often each page was written */
 	struct ferryi_bench_strides strides;
 	struct ferryi_samples samples;
 };
@@ -90,6 +90,7 @@ struct ferryi_bench_kind {
 	bool by_throughput;	 /* ratio = mbps / raw_mbps, else us_p50 / (raw_us_p50 + uffd_us_p50) */
 	bool has_ratio;		 /* its runs set the ratio themselves, or it has none */
 	bool writes;		 /* its raw throughput is that of writes */
+	bool by_name_only;	 /* not of `all`: it takes as long as it is told to */
 	unsigned budget_percent; /* of the size; over 100: nothing is evicted */
 	uint64_t count;		 /* default accesses of a run; 0: every page */
 	const char *strides;	 /* stride: a list for ferryi_bench_strides_parse; else NULL */
@@ -101,8 +102,11 @@ struct ferryi_bench_kind {
 
 extern const struct ferryi_bench_kind ferryi_bench_raw, ferryi_bench_fault, ferryi_bench_seq,
 	ferryi_bench_random, ferryi_bench_evict, ferryi_bench_todev, ferryi_bench_toram, ferryi_bench_threads,
-	ferryi_bench_map, ferryi_bench_idle;
+	ferryi_bench_map, ferryi_bench_idle, ferryi_bench_long;
 extern const struct ferryi_bench_kind ferryi_bench_stride[FERRYI_BENCH_STRIDE_ROWS];
+
+/* Memory of a process as /proc has it, bytes; 0: not to be read. */
+uint64_t ferryi_bench_rss(pid_t pid);
 
 /* "1,2,-1": what is there, and how many (out->streams is the caller's). -EINVAL. */
 int ferryi_bench_strides_parse(const char *text, struct ferryi_bench_strides *out);
@@ -136,6 +140,13 @@ static inline uint64_t *ferryi_bench_page(const struct ferryi_bench *bench, size
 {
 	return (uint64_t *)(void *)(bench->area + page * 4096);
 }
+/* ferry_stats, now. */
+struct ferry_stats ferryi_bench_stats(const struct ferryi_bench *bench);
+/* Room for `writes`, zeroed. 0 or -1. */
+int ferryi_bench_count_writes(struct ferryi_bench *bench);
+/* A read, or a write (30 %), of a random page, checked. *waited_ns: of the access that found its page away,
+ * else 0. 0 or -1. */
+int ferryi_bench_touch_random(struct ferryi_bench *bench, uint64_t *waited_ns);
 /* What word 0 of a page holds for as long as it lives. */
 uint64_t ferryi_bench_mark(const struct ferryi_bench *bench, size_t page);
 /* Every page leaves and its pool copy is current. 0 or -1. */

@@ -11,8 +11,9 @@
 
 /* An access this slow did not find its page in RAM: a hit takes a tenth of it, a fault at least twice. */
 #define WAITED_NS 2000u
+#define WRITES_PERCENT 30u
 
-static struct ferry_stats stats_of(const struct ferryi_bench *bench)
+struct ferry_stats ferryi_bench_stats(const struct ferryi_bench *bench)
 {
 	struct ferry_stats stats = {.size = sizeof(stats)};
 
@@ -22,7 +23,7 @@ static struct ferry_stats stats_of(const struct ferryi_bench *bench)
 
 static uint64_t faults_of(const struct ferryi_bench *bench)
 {
-	return stats_of(bench).faults;
+	return ferryi_bench_stats(bench).faults;
 }
 
 /*
@@ -160,7 +161,7 @@ const struct ferryi_bench_kind ferryi_bench_seq = {
 
 /* ---- random: reads and writes all over, with a budget of a half ---- */
 
-static int random_prepare(struct ferryi_bench *bench)
+int ferryi_bench_count_writes(struct ferryi_bench *bench)
 {
 	bench->writes = calloc(ferryi_bench_pages(bench), sizeof(*bench->writes));
 	if (bench->writes == NULL)
@@ -168,45 +169,46 @@ static int random_prepare(struct ferryi_bench *bench)
 	return 0;
 }
 
+int ferryi_bench_touch_random(struct ferryi_bench *bench, uint64_t *waited_ns)
+{
+	uint64_t r = ferryi_tool_random(&bench->random), mark;
+	size_t page = (r >> 8) % ferryi_bench_pages(bench);
+	volatile uint64_t *word = ferryi_bench_page(bench, page);
+	bool writes = r % 100 < WRITES_PERCENT;
+	uint64_t start = ferryi_now_ns();
+
+	if (writes)
+		word[1]++;
+	mark = word[0];
+
+	uint64_t took = ferryi_now_ns() - start;
+
+	bench->writes[page] += writes;
+	if (mark != ferryi_bench_mark(bench, page) || word[1] != bench->writes[page])
+		return ferryi_bench_corrupt(bench, page);
+	*waited_ns = took >= WAITED_NS ? took : 0;
+	return 0;
+}
+
 static int random_run(struct ferryi_bench *bench, struct ferryi_bench_figures *out)
 {
-	size_t n = ferryi_bench_pages(bench);
-	struct ferry_stats before = stats_of(bench), after;
-	uint64_t start = ferryi_now_ns(), deadline = run_deadline(bench), now = start;
-	uint64_t i = 0, waited = 0;
+	struct ferry_stats before = ferryi_bench_stats(bench), after;
+	uint64_t start = ferryi_now_ns(), deadline = run_deadline(bench), i = 0, waited_ns;
 
 	bench->samples.n = 0;
-	for (; i < out->count && now <= deadline; i++) {
-		uint64_t r = ferryi_tool_random(&bench->random);
-		size_t page = (r >> 8) % n;
-		volatile uint64_t *word = ferryi_bench_page(bench, page);
-		uint64_t t0 = ferryi_now_ns(), mark, writes;
-
-		if (r % 100 < 30) { /* 30 % writes */
-			word[1]++;
-			now = ferryi_now_ns();
-			bench->writes[page]++;
-		} else {
-			mark = word[0];
-			now = ferryi_now_ns();
-			if (mark != ferryi_bench_mark(bench, page))
-				return ferryi_bench_corrupt(bench, page);
-		}
-		writes = word[1];
-		if (writes != bench->writes[page])
-			return ferryi_bench_corrupt(bench, page);
-		if (now - t0 >= WAITED_NS) {
-			ferryi_samples_add(&bench->samples, now - t0);
-			waited++;
-		}
+	for (; i < out->count && ferryi_now_ns() <= deadline; i++) {
+		if (ferryi_bench_touch_random(bench, &waited_ns) != 0)
+			return -1;
+		if (waited_ns != 0)
+			ferryi_samples_add(&bench->samples, waited_ns);
 	}
 	uint64_t took = ferryi_now_ns() - start;
 
-	after = stats_of(bench);
+	after = ferryi_bench_stats(bench);
 	out->count = i;
 	out->faults_per_s = (double)(after.faults - before.faults) * 1e9 / (double)took;
 	out->useless_rate = useless_at_most(&before, &after);
-	out->hit_rate = 1.0 - (double)waited / (double)i;
+	out->hit_rate = 1.0 - (double)bench->samples.n / (double)i;
 	out->mbps = ferryi_bench_mbps(i * 4096, took);
 	out->us_p50 = ferryi_samples_us(&bench->samples, 0.5);
 	out->us_p99 = ferryi_samples_us(&bench->samples, 0.99);
@@ -219,7 +221,7 @@ const struct ferryi_bench_kind ferryi_bench_random = {
 		"accesses that waited",
 	.budget_percent = 50,
 	.count = 50000,
-	.prepare = random_prepare,
+	.prepare = ferryi_bench_count_writes,
 	.run = random_run,
 };
 

@@ -156,33 +156,11 @@ const struct ferryi_bench_kind ferryi_bench_threads = {
 
 /* ---- map: 1 TiB, untouched ---- */
 
-static uint64_t bookkeeping_of(const struct ferryi_bench *bench)
-{
-	struct ferry_stats stats = {.size = sizeof(stats)};
-
-	ferry_stats(bench->ferry, &stats);
-	return stats.bookkeeping_bytes;
-}
-
-/* This process's memory, bytes. */
-static uint64_t rss(void)
-{
-	unsigned long size = 0, resident = 0;
-	FILE *file = fopen("/proc/self/statm", "r");
-
-	if (file == NULL)
-		return 0;
-	if (fscanf(file, "%lu %lu", &size, &resident) != 2)
-		resident = 0;
-	fclose(file);
-	return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 static int map_run(struct ferryi_bench *bench, struct ferryi_bench_figures *out)
 {
-	uint64_t before = rss(), start = ferryi_now_ns();
+	uint64_t before = ferryi_bench_rss(getpid()), start = ferryi_now_ns();
 	void *p = ferry_mmap(bench->ferry, NULL, MAP_BYTES, PROT_READ | PROT_WRITE, FERRY_MAP_NORESERVE);
-	uint64_t took = ferryi_now_ns() - start, after = rss();
+	uint64_t took = ferryi_now_ns() - start, after = ferryi_bench_rss(getpid());
 
 	if (p == MAP_FAILED)
 		return ferryi_bench_fail(bench, "%s", ferry_last_error());
@@ -192,7 +170,7 @@ static int map_run(struct ferryi_bench *bench, struct ferryi_bench_figures *out)
 	out->us_p50 = (double)took / 1e3;
 	out->ratio = NAN;
 	ferryi_bench_add(out, "untouched_rss_bytes", after > before ? (double)(after - before) : 0);
-	ferryi_bench_add(out, "bookkeeping_percent", 100.0 * (double)bookkeeping_of(bench) / (double)bench->options.size_bytes);
+	ferryi_bench_add(out, "bookkeeping_percent", 100.0 * (double)ferryi_bench_stats(bench).bookkeeping_bytes / (double)bench->options.size_bytes);
 	return 0;
 }
 
