@@ -179,8 +179,9 @@ export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1:die_after_fork=0:rep
 # The rdm row and the embedded server repeat what tcp and local have shown, slowly: release alone runs them.
 [ $run_asan = no ] || tests asan . 'bench|checks' 'contract_rdm|_embedded$'
 # ThreadSanitizer sees no locks inside libfabric, which is not built with it, nor inside libgomp (the examples), and
-# supports no threads in the child of a fork (hmm_stress leaves its forks out by itself).
-[ $run_tsan = no ] || tests tsan 'unit|contract|scenario' 'bench' 'contract_(tcp|rdm|verbs)|install_|tool_command|_embedded$|server_options|pager_fork_(local|tcp|embedded)'
+# supports no threads in the child of a fork (hmm_stress leaves its forks out by itself). What differs between rows is the
+# transport alone: of the tcp row, stress and failures; the rest has shown itself over local.
+[ $run_tsan = no ] || tests tsan 'unit|contract|scenario' 'bench' 'contract_(tcp|rdm|verbs)|install_|tool_command|_embedded$|server_options|pager_fork_(local|tcp|embedded)|scenario_(pool|mirror|pager_(fork|inline|memory|ranges|stream)).*_tcp'
 [ $run_fuzz = no ] || tests fuzz '^fuzz$' bench
 # The tests of label bench check that programs are right; nothing that is timed is a test.
 [ $run_release = no ] || tests release . timed
