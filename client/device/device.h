@@ -6,7 +6,8 @@
  * lease and of validity (ZONE_DEVICE's memremap_pages).
  *
  * A page's remote place is (extent, index): ferryi_subsection says which
- * extent of which pool backs 512 consecutive PFNs.
+ * extent of which pool backs 512 consecutive PFNs; replica.h, where else
+ * these pages are.
  */
 #ifndef FERRYI_DEVICE_H
 #define FERRYI_DEVICE_H
@@ -20,6 +21,7 @@
 #include "arith.h"
 #include "control.h"
 #include "lock.h"
+#include "replica.h"
 
 #define FERRYI_PFN_BITS              34u /* 64 TiB of pools: MAX_PHYSMEM_BITS 46 */
 #define FERRYI_PAGES_PER_SUBSECTION  512u
@@ -95,6 +97,7 @@ struct ferryi_pool_attr {
 	void *data;
 	const struct ferry_pool_ops *ops; /* may be NULL */
 	struct ferry_altmap *altmap;      /* the caller's, or NULL */
+	unsigned copies; /* locations that each page is to have, replica.h; 0: 1 */
 };
 
 int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *arena, const struct ferryi_pool_attr *attr,
@@ -172,7 +175,7 @@ bool ferryi_pool_page_failed(const struct ferry_pool *pool, uint64_t pfn);
 bool ferryi_pool_subsection_failed(const struct ferry_pool *pool, uint64_t pfn);
 bool ferryi_pool_any_failed(const struct ferry_pool *pool);
 
-/* Set once, by the control thread, when the pool's server is gone. Any thread, lock-free. */
+/* Set once, when no location of its pages is left (replica.h), or it is given up. Any thread, lock-free. */
 void ferryi_pool_set_lost(struct ferry_pool *pool, enum ferryi_lost_reason reason);
 enum ferryi_lost_reason ferryi_pool_lost(const struct ferry_pool *pool);
 

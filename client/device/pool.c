@@ -15,7 +15,7 @@
  *   try_get(pool): fails at refs 0
  *   got it: still that sub-section's pool? else put it and return NULL
  */
-#include "device.h"
+#include "pool_priv.h"
 
 #include <errno.h>
 
@@ -30,55 +30,17 @@
 #define GROWTH_LEAST  (2ULL << 30)  /* ... or so large, bytes */
 #define ASK_AGAIN_MS  100
 
-struct ferry_pool {
-	/* immutable */
-	struct ferryi_memory_model *model;
-	struct ferryi_arena *arena;
-	struct ferryi_lease *lease;
-	unsigned index;
-	unsigned type; /* enum ferry_mem_type */
-	const void *owner;
-	void *data;
-	const struct ferry_pool_ops *ops; /* may be NULL */
-	uint64_t pfn_first;
-	uint64_t nr_reserved; /* sub-sections of the window: the server's pool may grow so far */
-	uint64_t nr_aside;    /* of these, at the start: before the altmap's offset, no page of the pool */
-	uint64_t nr_kept;     /* and these: they hold what was left there under the lease's name */
-	struct ferryi_altmap *descriptors; /* in the pool's memory; or NULL */
-	size_t map_bytes;
-
-	/* serialises growth; held across the control request, so never with lock */
-	struct ferryi_mutex grow_lock;
-	uint64_t ask_ns; /* protected by it: the server was full, do not ask for more than there was before then */
-
-	/* protected by lock: held shortly, never across I/O */
-	struct ferryi_mutex lock;
-	uint64_t nr_leased; /* sub-sections populated, from the window's start */
-	uint64_t nr_used;
-	uint64_t nr_released; /* of nr_kept */
-	uint64_t nr_retired; /* never taken (again): failed pages in them, set aside, or without descriptors */
-	struct ferry_altmap *altmap; /* the caller's, or NULL: alloc */
-	uint64_t next;       /* next-fit position */
-	uint64_t *used_map;  /* bit set: in use, retired, or not leased */
-
-	/* atomic: sub-sections of the window that the server has, as its last reply says; at least nr_leased */
-	_Atomic uint64_t nr_window;
-	_Atomic uint32_t *holds; /* of each sub-section, by ferryi_pool_hold; changed under lock, read without */
-
-	/* atomic: references and KILLED; an event that happens once; a table, bits are only set (release: pool_set_failed) */
-	_Atomic unsigned refs;
-	_Atomic int lost;
-	_Atomic(_Atomic uint64_t *) failed_map; /* a bit a page of the window; NULL while none has failed */
-};
-
-#define KILLED (1u << 31) /* in refs: no new reference, as percpu_ref_kill() */
-
 /* By index, which is unique in the process. */
 static struct ferry_pool pool_table[FERRYI_MAX_POOLS_ATTACHED];
 
 static size_t holds_bytes(const struct ferry_pool *pool)
 {
 	return pool->nr_reserved * sizeof(*pool->holds);
+}
+
+static size_t gates_bytes(const struct ferry_pool *pool)
+{
+	return pool->nr_reserved * sizeof(*pool->gates);
 }
 
 static size_t failed_map_bytes(const struct ferry_pool *pool)
@@ -179,7 +141,7 @@ static void remove_subsections(struct ferry_pool *pool)
 	if (pool->descriptors)
 		pool->altmap->alloc -= RECORD_PFNS;
 	if (pool->altmap && pool->altmap->alloc)
-		ferryi_error("pool %u: failed to free all reserved pages, %llu are left", pool->index,
+		ferryi_error("pool %u: failed to free all reserved pages, %llu are left", pool->lender.index,
 			     (unsigned long long)pool->altmap->alloc);
 }
 
@@ -191,7 +153,7 @@ static int add_extent_locked(struct ferry_pool *pool, const struct ferryi_extent
 	if (nr > pool->nr_reserved - pool->nr_leased)
 		return -ENOMEM;
 	int memfd = ferryi_pool_is_coherent(pool) ?
-			    ferryi_peer_memfd(ferryi_lease_peer(pool->lease), &extent->remote) : -1;
+			    ferryi_peer_memfd(ferryi_lease_peer(pool->lender.lease), &extent->remote) : -1;
 
 	for (uint64_t i = 0; i < nr; i++) {
 		struct ferryi_subsection info = { .pool = pool,
@@ -209,7 +171,7 @@ static int add_extent_locked(struct ferry_pool *pool, const struct ferryi_extent
 /* What the server says it has now; never less than what is leased, never more than the window. */
 static void follow_server_locked(struct ferry_pool *pool)
 {
-	uint64_t nr = ferryi_lease_pool_size(pool->lease) >> FERRYI_SUBSECTION_SHIFT;
+	uint64_t nr = ferryi_lease_pool_size(pool->lender.lease) >> FERRYI_SUBSECTION_SHIFT;
 
 	ferryi_assert_held(&pool->lock);
 	atomic_store(&pool->nr_window, ferryi_max_u64(ferryi_min_u64(nr, pool->nr_reserved), pool->nr_leased));
@@ -221,7 +183,7 @@ static void follow_server_locked(struct ferry_pool *pool)
  */
 static int reserve_window(struct ferry_pool *pool)
 {
-	uint64_t nr_pool = ferryi_lease_pool_size(pool->lease) >> FERRYI_SUBSECTION_SHIFT;
+	uint64_t nr_pool = ferryi_lease_pool_size(pool->lender.lease) >> FERRYI_SUBSECTION_SHIFT;
 	uint64_t nr_most = ferryi_max_u64(GROWTH_FACTOR * nr_pool, GROWTH_LEAST >> FERRYI_SUBSECTION_SHIFT);
 	int rc = -ENOMEM;
 
@@ -259,8 +221,8 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	ferryi_mutex_init(&pool->lock, FERRYI_RANK_POOL);
 	pool->model = model;
 	pool->arena = arena;
-	pool->lease = attr->lease;
-	pool->index = attr->index;
+	pool->lender.lease = attr->lease;
+	pool->lender.index = attr->index;
 	pool->type = attr->type;
 	pool->owner = attr->owner;
 	pool->data = attr->data;
@@ -269,39 +231,49 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	pool->nr_leased = pool->nr_used = pool->nr_retired = pool->nr_released = pool->next = 0;
 	pool->descriptors = NULL;
 	pool->ask_ns = 0;
+	pool->copies = attr->copies ? attr->copies : 1;
+	pool->gates = NULL;
+	for (unsigned k = 0; k < FERRYI_MAX_REPLICAS; k++)
+		atomic_store(&pool->replica[k], NULL);
+	atomic_store(&pool->nr_samplers, 0);
+	atomic_store(&pool->lender.lost, FERRYI_LOST_NONE);
+	atomic_store(&pool->lender.avoid_ns, 0);
 	atomic_store(&pool->lost, 0);
 	atomic_store(&pool->failed_map, NULL);
 	rc = reserve_window(pool);
 	if (rc)
 		goto err_pool;
 	pool->holds = ferryi_arena_alloc(arena, holds_bytes(pool));
-	rc = pool->holds ? 0 : -ENOMEM;
+	if (pool->copies > 1)
+		pool->gates = ferryi_arena_alloc(arena, gates_bytes(pool));
+	rc = pool->holds && (pool->copies == 1 || pool->gates) ? 0 : -ENOMEM;
 	if (rc)
 		goto err_window;
 	rc = altmap_setup(pool);
 	if (rc)
 		goto err_window;
 	pool->nr_kept = 0;
-	for (unsigned i = 0; i < ferryi_lease_kept_extents(pool->lease); i++)
-		pool->nr_kept += ferryi_lease_extent(pool->lease, i)->len_bytes >> FERRYI_SUBSECTION_SHIFT;
+	for (unsigned i = 0; i < ferryi_lease_kept_extents(pool->lender.lease); i++)
+		pool->nr_kept += ferryi_lease_extent(pool->lender.lease, i)->len_bytes >> FERRYI_SUBSECTION_SHIFT;
 	rc = open_descriptors(pool);
 	if (rc)
 		goto err_window;
 
 	ferryi_mutex_lock(&pool->lock);
-	for (unsigned i = 0; !rc && i < ferryi_lease_extent_count(pool->lease); i++)
-		rc = add_extent_locked(pool, ferryi_lease_extent(pool->lease, i));
+	for (unsigned i = 0; !rc && i < ferryi_lease_extent_count(pool->lender.lease); i++)
+		rc = add_extent_locked(pool, ferryi_lease_extent(pool->lender.lease, i));
 	ferryi_mutex_unlock(&pool->lock);
 	if (rc)
 		goto err_window;
 	atomic_store(&pool->refs, 1);
-	ferryi_lease_on_failure(pool->lease, on_lease_failed, pool);
+	ferryi_lease_on_failure(pool->lender.lease, on_lease_failed, pool);
 	*out = pool;
 	return 0;
 
 err_window:
 	remove_subsections(pool);
 	ferryi_altmap_close(&pool->descriptors);
+	ferryi_arena_free(arena, (void *)pool->gates, gates_bytes(pool));
 	if (pool->holds)
 		ferryi_arena_free(arena, (void *)pool->holds, holds_bytes(pool));
 	ferryi_pfn_window_free(model, pool->pfn_first, pool->nr_reserved);
@@ -322,12 +294,18 @@ static int close_pool(struct ferry_pool **pool_p, bool forget)
 	remove_subsections(pool);
 	ferryi_altmap_close(&pool->descriptors);
 	ferryi_pfn_window_free(pool->model, pool->pfn_first, pool->nr_reserved);
+	for (unsigned k = 0; k < FERRYI_MAX_REPLICAS; k++) {
+		struct ferryi_replica *replica = ferryi_pool_replica(pool, k);
+
+		ferryi_replica_close(&replica);
+	}
 	if (forget)
-		rc = ferryi_lease_forget(&pool->lease);
+		rc = ferryi_lease_forget(&pool->lender.lease);
 	else
-		ferryi_lease_close(&pool->lease);
+		ferryi_lease_close(&pool->lender.lease);
 	ferryi_arena_free(pool->arena, pool->used_map, pool->map_bytes);
 	ferryi_arena_free(pool->arena, (void *)pool->holds, holds_bytes(pool));
+	ferryi_arena_free(pool->arena, (void *)pool->gates, gates_bytes(pool));
 	ferryi_arena_free(pool->arena, (void *)atomic_load(&pool->failed_map), failed_map_bytes(pool));
 	ferryi_mutex_fini(&pool->lock);
 	ferryi_mutex_fini(&pool->grow_lock);
@@ -361,7 +339,9 @@ static int lease_more(struct ferry_pool *pool, uint64_t need, uint64_t like, con
 	if (need > room->all)
 		return -ENOMEM;
 	for (;;) {
-		rc = ferryi_lease_grow(pool->lease, step << FERRYI_SUBSECTION_SHIFT, &first, &count);
+		rc = ferryi_replicas_grow_locked(pool, pool->nr_leased + step); /* what they have more is for the next time */
+		if (!rc)
+			rc = ferryi_lease_grow(pool->lender.lease, step << FERRYI_SUBSECTION_SHIFT, &first, &count);
 		if (rc != -ENOMEM || step == need)
 			break;
 		step = ferryi_max_u64(need, step / 2);
@@ -372,7 +352,7 @@ static int lease_more(struct ferry_pool *pool, uint64_t need, uint64_t like, con
 		return rc;
 	ferryi_mutex_lock(&pool->lock);
 	for (unsigned i = 0; !rc && i < count; i++)
-		rc = add_extent_locked(pool, ferryi_lease_extent(pool->lease, first + i));
+		rc = add_extent_locked(pool, ferryi_lease_extent(pool->lender.lease, first + i));
 	follow_server_locked(pool);
 	ferryi_mutex_unlock(&pool->lock);
 	return rc;
@@ -499,12 +479,12 @@ bool ferryi_pool_is_held(const struct ferry_pool *pool, uint32_t subsection)
 
 unsigned ferryi_pool_index(const struct ferry_pool *pool)
 {
-	return pool->index;
+	return pool->lender.index;
 }
 
 struct ferryi_lease *ferryi_pool_lease(const struct ferry_pool *pool)
 {
-	return pool->lease;
+	return pool->lender.lease;
 }
 
 unsigned ferryi_pool_type(const struct ferry_pool *pool)
@@ -529,7 +509,7 @@ uint64_t ferryi_pool_pfn_last(const struct ferry_pool *pool)
 
 bool ferryi_pool_is_named(const struct ferry_pool *pool)
 {
-	return ferryi_lease_name(pool->lease)[0];
+	return ferryi_lease_name(pool->lender.lease)[0];
 }
 
 bool ferryi_pool_is_paged_to(const struct ferry_pool *pool)
@@ -544,11 +524,11 @@ struct ferryi_altmap *ferryi_pool_altmap(const struct ferry_pool *pool)
 
 bool ferryi_pool_place(const struct ferry_pool *pool, uint64_t nr, struct ferryi_remote *remote, uint64_t *off)
 {
-	unsigned count = ferryi_lease_extent_count(pool->lease);
+	unsigned count = ferryi_lease_extent_count(pool->lender.lease);
 
 	*off = nr << FERRYI_PAGE_SHIFT;
 	for (unsigned i = 0; i < count; i++) {
-		const struct ferryi_extent *extent = ferryi_lease_extent(pool->lease, i);
+		const struct ferryi_extent *extent = ferryi_lease_extent(pool->lender.lease, i);
 
 		if (*off < extent->len_bytes) {
 			*remote = extent->remote;
@@ -684,7 +664,7 @@ static uint64_t extent_first_page(const struct ferry_pool *pool, unsigned extent
 	uint64_t bytes = 0;
 
 	for (unsigned i = 0; i < extent_index; i++)
-		bytes += ferryi_lease_extent(pool->lease, i)->len_bytes;
+		bytes += ferryi_lease_extent(pool->lender.lease, i)->len_bytes;
 	return bytes >> FERRYI_PAGE_SHIFT;
 }
 
@@ -699,9 +679,9 @@ static void retire_if_free_locked(struct ferry_pool *pool, uint64_t nr)
 
 void ferryi_pool_set_failed(struct ferry_pool *pool, unsigned extent_index, uint64_t off_bytes, uint64_t len_bytes)
 {
-	if (extent_index >= ferryi_lease_extent_count(pool->lease))
+	if (extent_index >= ferryi_lease_extent_count(pool->lender.lease))
 		return;
-	uint64_t size = ferryi_lease_extent(pool->lease, extent_index)->len_bytes;
+	uint64_t size = ferryi_lease_extent(pool->lender.lease, extent_index)->len_bytes;
 
 	if (!len_bytes || !ferryi_range_ok(off_bytes, len_bytes, size))
 		return;
@@ -718,7 +698,7 @@ void ferryi_pool_set_failed(struct ferry_pool *pool, unsigned extent_index, uint
 	}
 	ferryi_mutex_unlock(&pool->lock);
 	ferryi_warn("%s: memory failure of %llu pages of extent %u",
-		    ferryi_session_name(ferryi_lease_session(pool->lease)), (unsigned long long)(end - first), extent_index);
+		    ferryi_session_name(ferryi_lease_session(pool->lender.lease)), (unsigned long long)(end - first), extent_index);
 	if (!map) /* which page has failed cannot be noted: none is to be trusted */
 		ferryi_pool_set_lost(pool, FERRYI_LOST_REVOKED);
 }

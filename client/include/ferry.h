@@ -111,6 +111,14 @@ struct ferry_config {
 	 * for: "handler" or "inline"; default handler [FERRY_MODE]
 	 */
 	const char *mode;
+	/*
+	 * Copies of each page that leaves, on as many servers, 1 to 3; default 1 [FERRY_REPLICAS]. With more than one,
+	 * a page is away when all of them have it; when a server is lost, faults go on from the others and what was lost is
+	 * copied to another one that has room, in the background. For pools without a name, callbacks or an altmap that
+	 * are not coherent; those have one copy.
+	 */
+	uint32_t replicas;
+	uint64_t rebuild_rate;       /* bytes/s at which lost copies are made anew, at most; default 200M [FERRY_REBUILD_RATE] */
 };
 
 /* Smallest budget: what the fault and eviction paths need to make progress. -EINVAL below it. */
@@ -321,6 +329,14 @@ struct ferry_stats {
 	struct ferry_latency fault_major;
 	uint64_t pages_reserve;      /* brought in at a memory cgroup's limit, by frames kept back for that */
 	uint64_t coherent_bytes;     /* gauge: pages that are mapped in a coherent pool; in no budget */
+	/* replicas (FERRY_REPLICAS) */
+	uint64_t replicas_missing;   /* gauge: copies of pools that are not there, or not whole yet: wanted less readable */
+	uint64_t rebuild_left_bytes; /* gauge: still to be copied to those that are under way */
+	uint64_t bytes_replicated;   /* written to second and third copies, by eviction; bytes_out has the first alone */
+	uint64_t reads_retried;      /* faults whose read failed and was begun again */
+	uint64_t copies_lost;        /* copies of a pool that went with a server */
+	uint64_t copies_rebuilt;     /* ... that were made anew */
+	uint64_t bytes_rebuilt;      /* copied for that */
 };
 
 /* Fills as much of *stats as its size says. -EINVAL: size 0. Does not block. */

@@ -10,6 +10,7 @@
 #include "arith.h"
 #include "log.h"
 #include "param.h"
+#include "replica.h"
 
 static const char *const forks[] = { "copy", "guard", NULL }; /* enum ferryi_fork */
 static const char *const oom_policies[] = { "poison", "wait", "abort", NULL }; /* as enum ferryi_oom */
@@ -45,6 +46,11 @@ static const struct ferryi_param table[] = {
 	  .metavar = "N", .min = 1, .max = 16, .deflt = "1", .text = "Eviction threads." },
 	{ .name = "readahead", .type = FERRYI_PARAM_U64, .offset = AT(readahead_pages), .env = "FERRY_READAHEAD",
 	  .metavar = "PAGES", .min = 1, .max = 512, .deflt = "256", .text = "Largest read-ahead window; 1: none." },
+	{ .name = "replicas", .type = FERRYI_PARAM_U64, .offset = AT(replicas), .env = "FERRY_REPLICAS", .metavar = "N",
+	  .min = 1, .max = FERRYI_MAX_COPIES, .deflt = "1", .text = "Copies of each page, on as many servers." },
+	{ .name = "rebuild-rate", .type = FERRYI_PARAM_SIZE, .offset = AT(rebuild_rate), .env = "FERRY_REBUILD_RATE",
+	  .metavar = "SIZE", .unit = "bytes", .min = 1 << 20, .deflt = "200M",
+	  .text = "Lost copies are made anew at so many bytes a second." },
 	{ .name = "log-level", .type = FERRYI_PARAM_ENUM, .offset = AT(log_level), .values = log_levels,
 	  .env = "FERRY_LOG_LEVEL", .metavar = "LEVEL", .deflt = "warn", .text = "Least urgent level that is logged." },
 	{ .name = "fork", .type = FERRYI_PARAM_ENUM, .offset = AT(fork), .values = forks, .env = "FERRY_FORK",
@@ -112,6 +118,8 @@ static int from_struct(struct ferryi_config *config, const struct ferry_config *
 	rc = rc ? rc : set_number(config, "request-timeout", c.request_timeout_ms, err, err_len);
 	rc = rc ? rc : set_number(config, "fault-threads", c.fault_threads, err, err_len);
 	rc = rc ? rc : set_number(config, "evict-threads", c.evict_threads, err, err_len);
+	rc = rc ? rc : set_number(config, "replicas", c.replicas, err, err_len);
+	rc = rc ? rc : set_number(config, "rebuild-rate", c.rebuild_rate, err, err_len);
 	return rc ? rc : set_number(config, "readahead", c.readahead_pages, err, err_len);
 }
 

@@ -14,6 +14,7 @@ struct ferryi_config {
 	uint64_t local_bytes, embedded_bytes;
 	uint64_t fault_timeout_ms, request_timeout_ms;
 	uint64_t fault_threads, evict_threads, readahead_pages;
+	uint64_t replicas, rebuild_rate; /* copies of each page; bytes/s */
 	int oom;       /* enum ferryi_oom */
 	int log_level; /* enum ferryi_log_level */
 	int fork;      /* enum ferryi_fork */

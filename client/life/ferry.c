@@ -93,7 +93,10 @@ static int attach_servers(struct ferry *ferry)
 	int rc = 0;
 
 	if (ferry->embedded)
-		return attach_url(ferry, ferryi_embedded_url(ferry->embedded));
+		return ferry->config.replicas > 1 ?
+			       ferryi_control_fail(-EINVAL, "replicas: %llu copies of each page need as many servers, and none is "
+						   "named (an embedded one is one)", (unsigned long long)ferry->config.replicas) :
+			       attach_url(ferry, ferryi_embedded_url(ferry->embedded));
 	if (strlen(ferry->config.servers) >= sizeof(list))
 		return ferryi_control_fail(-EINVAL, "servers: the list is longer than %zu characters", sizeof(list) - 1);
 	strcpy(list, ferry->config.servers);
@@ -101,6 +104,12 @@ static int attach_servers(struct ferry *ferry)
 		rc = attach_url(ferry, url);
 	if (!rc && !ferry->nr_sessions)
 		rc = ferryi_control_fail(-EINVAL, "servers: \"%s\" names no server", ferry->config.servers);
+	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED && !rc; i++) {
+		struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
+
+		if (pool)
+			rc = ferryi_replicate(ferry, pool);
+	}
 	return rc;
 }
 
@@ -136,6 +145,7 @@ static int close_pager(struct ferry *ferry)
 
 	if (rc)
 		return rc;
+	ferryi_pager_rebuild_stop(ferry->pager);
 	ferryi_mutex_lock(&ferry->loss_lock);
 	struct ferryi_pager *pager = ferry->pager;
 
@@ -173,7 +183,7 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 	ferry->arena = arena;
 	ferry->config = config;
 	ferryi_mutex_init(&ferry->lock, FERRYI_RANK_FERRY);
-	ferryi_mutex_init(&ferry->loss_lock, FERRYI_RANK_LEAF);
+	ferryi_mutex_init(&ferry->loss_lock, FERRYI_RANK_LOSS);
 	ferryi_exports_open(&ferry->exports, &ferry->mirrors, arena);
 
 	struct ferryi_pager_attr pager_attr = {
@@ -185,6 +195,10 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 		.evict_threads = (uint32_t)config.evict_threads,
 		.readahead_pages = (uint32_t)config.readahead_pages,
 		.fork_copies = config.fork == FERRYI_FORK_COPY,
+		.copies = (uint32_t)config.replicas,
+		.rebuild_rate = config.rebuild_rate,
+		.find_servers = ferryi_find_servers,
+		.find_ctx = ferry,
 	};
 
 	rc = ferryi_mirrors_open(&ferry->mirrors, ferry);
@@ -204,6 +218,11 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 	rc = start_control(ferry);
 	if (!rc)
 		rc = attach_servers(ferry);
+	if (!rc) {
+		rc = ferryi_pager_rebuild_start(ferry->pager);
+		if (rc)
+			ferryi_control_fail(rc, "replicas: no thread to make lost copies anew (%s)", ferryi_strerror(rc));
+	}
 	if (rc)
 		goto err_pager;
 	*out = ferry;

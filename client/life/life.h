@@ -31,7 +31,8 @@ struct ferry {
 	_Atomic unsigned nr_sessions;
 	struct ferryi_session *sessions[FERRYI_MAX_SERVERS];
 	char urls[FERRYI_MAX_SERVERS][320]; /* of each session, to find it again */
-	bool busy[FERRYI_MAX_POOLS_ATTACHED]; /* index taken */
+	bool busy[FERRYI_MAX_POOLS_ATTACHED]; /* index taken: by a pool, or a replica */
+	bool is_degraded_told; /* that copies are missing, and no server is there for them */
 
 	/* atomic: read by many; taken off under loss_lock, before the pool is closed */
 	_Atomic(struct ferry_pool *) pools[FERRYI_MAX_POOLS_ATTACHED];
@@ -51,11 +52,26 @@ int ferryi_session_for(struct ferry *ferry, const char *url, struct ferryi_sessi
 /* attr->type 0: whatever the pool is. */
 int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const struct ferry_pool_attr *attr,
 		  struct ferry_pool **out);
+/* -1: all are taken. ASSUMPTION: lock held. */
+int ferryi_free_index(const struct ferry *ferry);
 /* No loss reaches the pool any more: it can be closed. NULL: there was none. */
 struct ferry_pool *ferryi_take_pool_off(struct ferry *ferry, unsigned index);
 /* A pool that was taken off: closed. What its name has stays where that is for good, unless forget says otherwise. */
 int ferryi_end_pool(struct ferry_pool **pool, bool forget);
 /* Control thread: a session is lost. */
 void ferryi_on_session_state(void *ctx, struct ferryi_session *session, enum ferryi_session_state state);
+
+/* replicas.c */
+/* How many copies a pool that is attached so is to have. */
+unsigned ferryi_copies_of(const struct ferry *ferry, const struct ferry_pool_attr *attr);
+/*
+ * Replicas of the pool at other servers, as many as it lacks. -EINVAL: there are not so many servers; else why none
+ * of them could be had, as ferryi_attach. ASSUMPTION: lock held, or nobody else has the ferry yet.
+ */
+int ferryi_replicate(struct ferry *ferry, struct ferry_pool *pool);
+/* The indices of the pool's replicas are free again, once it is closed. ASSUMPTION: lock held. */
+void ferryi_free_replica_indices(struct ferry *ferry, struct ferry_pool *pool);
+/* attr.find_servers of the pager; ctx: struct ferry. */
+void ferryi_find_servers(void *ctx);
 
 #endif

@@ -13,7 +13,7 @@
 void ferryi_on_session_state(void *ctx, struct ferryi_session *session, enum ferryi_session_state state)
 {
 	struct ferry *ferry = ctx;
-	bool any = false;
+	unsigned nr_lost = 0, nr_copies = 0;
 
 	if (state != FERRYI_SESSION_LOST)
 		return;
@@ -21,13 +21,15 @@ void ferryi_on_session_state(void *ctx, struct ferryi_session *session, enum fer
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
 		struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
 
-		if (!pool || ferryi_lease_session(ferryi_pool_lease(pool)) != session)
-			continue;
-		ferryi_pool_set_lost(pool, ferryi_session_lost_reason(session));
-		any = true;
+		unsigned nr = pool ? ferryi_pool_session_lost(pool, session, ferryi_session_lost_reason(session)) : 0;
+
+		nr_lost += nr;
+		nr_copies += pool && ferryi_pool_is_replicated(pool) ? nr : 0;
 	}
-	if (any && ferry->pager)
+	if (nr_lost && ferry->pager) {
+		ferryi_pager_copies_lost(ferry->pager, nr_copies);
 		ferryi_pager_pool_lost(ferry->pager);
+	}
 	ferryi_mutex_unlock(&ferry->loss_lock);
 }
 
@@ -77,7 +79,7 @@ int ferryi_session_for(struct ferry *ferry, const char *url, struct ferryi_sessi
 	return 0;
 }
 
-static int free_index(struct ferry *ferry)
+int ferryi_free_index(const struct ferry *ferry)
 {
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
 		if (!ferry->busy[i])
@@ -187,10 +189,10 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 {
 	struct ferryi_lease *lease;
 	struct ferry_pool *pool;
-	int index = free_index(ferry);
+	int index = ferryi_free_index(ferry);
 
 	if (index < 0)
-		return ferryi_control_fail(-ENOMEM, "attach: %u pools are attached already", FERRYI_MAX_POOLS_ATTACHED);
+		return ferryi_control_fail(-ENOMEM, "attach: %u pools and replicas of pools are there already", FERRYI_MAX_POOLS_ATTACHED);
 	int rc = open_lease(session, attr, &lease);
 
 	if (rc)
@@ -201,7 +203,8 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 					 .owner = attr->owner,
 					 .data = attr->data,
 					 .ops = attr->ops,
-					 .altmap = attr->altmap };
+					 .altmap = attr->altmap,
+					 .copies = ferryi_copies_of(ferry, attr) };
 
 	rc = ferryi_pool_open(ferry->model, ferry->arena, &inner, &pool);
 	if (rc) {
@@ -214,7 +217,7 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 	/* From here on a loss of the session reaches the pool; one that came before is looked for below. */
 	atomic_store(&ferry->pools[index], pool);
 	if (ferryi_session_state(session) == FERRYI_SESSION_LOST)
-		ferryi_pool_set_lost(pool, ferryi_session_lost_reason(session));
+		ferryi_pool_session_lost(pool, session, ferryi_session_lost_reason(session));
 	rc = ferryi_pager_add_pool(ferry->pager, pool);
 	if (rc) {
 		ferryi_take_pool_off(ferry, (unsigned)index);
@@ -224,6 +227,22 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 	}
 	*out = pool;
 	return 0;
+}
+
+/* Nothing has been put there yet. */
+static void undo_attach(struct ferry *ferry, struct ferry_pool *pool)
+{
+	unsigned index = ferryi_pool_index(pool);
+	char line[1024];
+
+	snprintf(line, sizeof(line), "%s", ferryi_control_last_error());
+	if (ferryi_pager_remove_pool(ferry->pager, pool) == 0) {
+		ferryi_take_pool_off(ferry, index);
+		ferryi_free_replica_indices(ferry, pool);
+		ferry->busy[index] = false;
+		ferryi_pool_close(&pool);
+	}
+	ferryi_control_fail(-EIO, "%s", line);
 }
 
 int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, struct ferry_pool **out)
@@ -260,6 +279,11 @@ int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, s
 	}
 	if (!rc)
 		rc = ferryi_attach(ferry, session, &a, out);
+	if (!rc) {
+		rc = ferryi_replicate(ferry, *out);
+		if (rc)
+			undo_attach(ferry, *out);
+	}
 	ferryi_mutex_unlock(&ferry->lock);
 	return rc;
 }
@@ -283,6 +307,7 @@ static int detach(struct ferry_pool *pool, bool forget)
 		rc = ferryi_pager_remove_pool(ferry->pager, pool);
 		if (!rc) {
 			ferryi_take_pool_off(ferry, index);
+			ferryi_free_replica_indices(ferry, pool);
 			ferry->busy[index] = false;
 			rc = ferryi_end_pool(&pool, forget);
 		}

@@ -125,7 +125,7 @@ static bool may_place(struct ferry_pool *pool, uint64_t word, const struct ferry
 {
 	const struct ferryi_lease *lease = ferryi_pool_lease(pool);
 
-	return a->place_for && (word & FERRYI_PAGE_COPIED) && !ferryi_pool_ops(pool) &&
+	return a->place_for && (word & FERRYI_PAGE_COPIED) && !ferryi_lender_is_lost(ferryi_pool_lender(pool)) && !ferryi_pool_ops(pool) &&
 	       ferryi_lease_session(lease) == a->place_for && !(ferryi_lease_row(lease)->flags & FERRYI_FABRIC_SAME_HOST);
 }
 

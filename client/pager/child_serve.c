@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "copies.h"
 #include "log.h"
 #include "orphan.h"
 #include "pager_priv.h"
@@ -19,34 +20,39 @@
 
 /* ---- reading ---- */
 
-/* The channel to the pool, opened when a child first needs it; NULL: not now. */
-static struct ferryi_channel *channel_to(struct ferryi_lines *lines, struct ferry_pool *pool)
+/* One read into the buffer, from the first location that has a channel. 0, -EAGAIN (none has now), or why it failed. */
+static int read_once_locked(struct ferryi_pager *pager, struct ferry_pool *pool, uint64_t pfn, struct ferryi_op *op)
 {
-	unsigned index = ferryi_pool_index(pool);
-	struct ferryi_channel *old = lines->link[index].channel;
-	int state = atomic_load(&lines->link[index].state);
-	struct ferryi_op *op;
-
-	if (old && ferryi_channel_is_dead(old) && ferryi_channel_poll(old, &op, 1) < 0)
-		ferryi_lines_broken(lines, index);
-	if (state == FERRYI_LINK_NONE || state == FERRYI_LINK_CLOSED)
-		ferryi_lines_want(lines, pool);
-	return ferryi_lines_channel(lines, index);
-}
-
-/* One read into the buffer. 0, -EAGAIN (no channel now), or why it failed. */
-static int read_once_locked(struct ferryi_pager *pager, struct ferry_pool *pool, struct ferryi_op *op)
-{
-	struct ferryi_channel *channel = channel_to(&pager->children.lines, pool);
+	const struct ferryi_subsection *sub = ferryi_subsection_of(pager->model, pfn);
+	struct ferryi_lines *lines = &pager->children.lines;
+	struct ferryi_location from;
 	struct ferryi_op *p = op;
+	bool is_there;
 	int n;
 
-	if (!channel || ferryi_channel_submit(channel, &p, 1) != 1) {
+	ferryi_pool_locations_begin(pool);
+	for (unsigned k = 0; k < FERRYI_POOL_LOCATIONS; k++) {
+		if (ferryi_pool_location(pool, sub, pfn, k, &from))
+			ferryi_lines_need(lines, from.lender); /* opened when a child first needs it */
+	}
+	struct ferryi_channel *channel = ferryi_copies_source(lines, pool, sub, pfn, &from, &is_there);
+
+	if (channel) {
+		op->remote = from.remote;
+		op->remote_off = from.off;
+		op->deadline_ns = ferryi_copies_deadline(pager, pool, sub, pfn, &from, op->deadline_ns);
+	}
+	bool is_posted = channel && ferryi_channel_submit(channel, &p, 1) == 1;
+
+	ferryi_pool_locations_end(pool);
+	if (!is_posted) {
 		poll(NULL, 0, PAUSE_MS);
 		return -EAGAIN;
 	}
 	while ((n = ferryi_channel_poll(channel, &p, 1)) == 0)
 		ferryi_cpu_relax();
+	if (n < 0 || op->status)
+		ferryi_copies_avoid(pool, from.lender->index);
 	return n < 0 ? n : op->status;
 }
 
@@ -60,18 +66,19 @@ static int read_places(void *ctx, const struct ferryi_child_object *copy, size_t
 				.len_bytes = nr * FERRYI_PAGE_SIZE,
 				.deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms) };
 	struct ferry_pool *pool = ferryi_locate(pager, pfn, &op.remote, &op.remote_off);
-	uint64_t deadline_ns = op.deadline_ns;
+	const uint64_t deadline_ns = op.deadline_ns;
 	int rc;
 
 	ferryi_assert_held(&pager->children.lock);
 	do {
 		if (!pool || ferryi_pool_lost(pool))
 			return -ENOTCONN;
-		for (size_t i = 0; ferryi_pool_any_failed(pool) && i < nr; i++) {
+		for (size_t i = 0; ferryi_pool_any_failed(pool) && i < nr; i++) { /* of its own memory; others are not asked */
 			if (ferryi_pool_page_failed(pool, pfn + i))
 				return -EHWPOISON;
 		}
-		rc = read_once_locked(pager, pool, &op);
+		op.deadline_ns = deadline_ns;
+		rc = read_once_locked(pager, pool, pfn, &op);
 	} while (rc && ferryi_now_ns() < deadline_ns);
 	return rc;
 }

@@ -214,7 +214,8 @@ static int head_io(struct ferryi_pager *pager, struct ferry_pool *pool, enum fer
 		   uint8_t *bytes, size_t len)
 {
 	uint8_t *bounce = pager->service_evictor->batch[0].bounce;
-	struct ferryi_op op = { .kind = kind, .local = bounce, .len_bytes = len };
+	struct ferryi_op op = { .kind = kind, .local = bounce, .len_bytes = len,
+				.deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms) };
 
 	if (!ferryi_pool_place(pool, off >> FERRYI_PAGE_SHIFT, &op.remote, &op.remote_off))
 		return -EIO;
@@ -222,7 +223,7 @@ static int head_io(struct ferryi_pager *pager, struct ferry_pool *pool, enum fer
 	ferryi_mutex_lock(&pager->service_lock);
 	if (kind == FERRYI_OP_WRITE)
 		memcpy(bounce, bytes, len);
-	int rc = ferryi_service_op(pager, pool, &op);
+	int rc = ferryi_service_op(pager, ferryi_pool_lender(pool), &op);
 
 	if (!rc && kind == FERRYI_OP_READ)
 		memcpy(bytes, bounce, len);

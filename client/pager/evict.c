@@ -9,6 +9,7 @@
 
 #include "callback.h"
 #include "clock.h"
+#include "copies.h"
 #include "evict_priv.h"
 #include "fetch_priv.h"
 #include "log.h"
@@ -45,6 +46,11 @@ int ferryi_evictor_init(struct ferryi_evictor *ev, struct ferryi_pager *pager, u
 
 	if (!bounce)
 		return -ENOMEM;
+	if (pager->attr.copies > 1) {
+		ev->copies = ferryi_arena_alloc(pager->arena, sizeof(*ev->copies));
+		if (!ev->copies)
+			return -ENOMEM;
+	}
 	ev->pager = pager;
 	assign_slots(ev, staging, first_slot);
 	for (unsigned i = 0; i < FERRYI_EVICT_BATCHES; i++)
@@ -109,13 +115,13 @@ static bool block_can_leave(struct ferryi_evictor *ev, struct ferryi_object *obj
 		ev->error = -EAGAIN;
 		return false;
 	}
-	sub = ferryi_subsection_of(ev->pager->model, (uint64_t)(*bound - 1) * FERRYI_PAGES_PER_SUBSECTION);
-	if (!sub || ferryi_pool_lost(sub->pool) ||
-	    (!ev->is_unwired && !ferryi_lines_channel(&ev->lines, ferryi_pool_index(sub->pool)))) {
-		ev->error = -ENOTCONN;
-		return false;
-	}
-	return true;
+	pfn = (uint64_t)(*bound - 1) * FERRYI_PAGES_PER_SUBSECTION;
+	sub = ferryi_subsection_of(ev->pager->model, pfn);
+	int rc = sub ? ferryi_copies_can_write(ev, sub->pool, sub, pfn) : -ENOTCONN;
+
+	if (rc)
+		ev->error = rc;
+	return !rc;
 }
 
 /* The page's place in the pool has failed (while others of its block are there, so that it could not be left). */
@@ -631,9 +637,6 @@ static void start_write(struct ferryi_evictor *ev, struct ferryi_evict_batch *ba
 	struct ferryi_evict_page *page = &batch->page[first];
 	struct ferryi_op *op = &write->op;
 	size_t off = (size_t)first * FERRYI_PAGE_SIZE, len = (size_t)nr * FERRYI_PAGE_SIZE;
-	struct ferry_pool *pool = ferryi_locate(ev->pager, ferryi_object_pfn(page->object, page->index), &op->remote,
-						&op->remote_off);
-	struct ferryi_channel *channel = ferryi_lines_channel(&ev->lines, ferryi_pool_index(pool));
 
 	ferryi_children_save(ev->pager, page->object, page->index, nr);
 	memcpy(batch->bounce + off, batch->staging + off, len);
@@ -645,10 +648,8 @@ static void start_write(struct ferryi_evictor *ev, struct ferryi_evict_batch *ba
 	op->len_bytes = len;
 	op->deadline_ns = ferryi_deadline_ms(ev->pager->attr.fault_timeout_ms);
 	batch->nr_outstanding++;
-	if (!channel || ferryi_channel_submit(channel, &op, 1) != 1) {
-		op->status = -ENOTCONN;
+	if (ferryi_copies_write(ev, write, ferryi_object_pfn(page->object, page->index)))
 		complete_write(ev, write);
-	}
 }
 
 static unsigned run_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
@@ -771,8 +772,11 @@ unsigned ferryi_evict_poll(struct ferryi_evictor *ev)
 		int n = ferryi_channel_poll(channel, ops, POLL_BATCH);
 
 		for (int i = 0; i < n; i++) {
-			if (!ferryi_descriptors_complete(ev, ops[i]))
-				complete_write(ev, (struct ferryi_evict_write *)ops[i]);
+			struct ferryi_evict_write *write =
+				ferryi_descriptors_complete(ev, ops[i]) ? NULL : ferryi_copies_ended(ev, ops[i]);
+
+			if (write)
+				complete_write(ev, write);
 		}
 		if (n > 0)
 			done += (unsigned)n;

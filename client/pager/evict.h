@@ -26,6 +26,7 @@
 #include "link.h"
 
 struct ferryi_pager;
+struct ferryi_copy_writes; /* copies.h */
 
 #define FERRYI_EVICT_BATCH   128u /* pages */
 #define FERRYI_EVICT_BATCHES 2u   /* one on the wire while the next is picked */
@@ -50,7 +51,14 @@ struct ferryi_evict_write {
 	struct ferryi_op op; /* must be first */
 	struct ferryi_evict_batch *batch;
 	unsigned first, nr;
-	unsigned pool_index;
+	/* to one location or several: copies.h */
+	struct ferry_pool *pool;
+	uint64_t pfn;
+	const struct ferryi_lender *lender; /* of op */
+	bool is_read_from;                  /* ... that location */
+	bool is_kept;                       /* one that is read from has it */
+	unsigned nr_under_way;
+	int error;
 };
 
 struct ferryi_evict_batch {
@@ -78,6 +86,7 @@ struct ferryi_evictor {
 	int error;      /* why pages could not leave last: negative errno */
 	struct ferryi_evict_batch batch[FERRYI_EVICT_BATCHES];
 	struct ferryi_desc_round descriptors;
+	struct ferryi_copy_writes *copies; /* NULL: no pool is replicated */
 };
 
 /* staging: FERRYI_EVICT_SLOTS armed, empty pages; first_slot: their number in the pager's staging area. */

@@ -11,6 +11,7 @@
 
 #include "callback.h"
 #include "clock.h"
+#include "copies.h"
 #include "exclusive.h"
 #include "log.h"
 #include "pager_priv.h"
@@ -366,11 +367,12 @@ static enum outcome fault_exclusive(struct ferryi_fetcher *f, struct ferryi_faul
 }
 
 /* Where the data of an away page is to be had. */
-static enum ferryi_fill fill_of(const struct ferry_pool *pool, uint64_t pfn)
+static enum ferryi_fill fill_of(const struct ferry_pool *pool, uint64_t pfn, bool is_there)
 {
 	bool coherent = ferryi_pool_is_coherent(pool); /* its memory is this process's too, and outlives the server */
+	bool failed = ferryi_pool_any_failed(pool) && ferryi_pool_page_failed(pool, pfn);
 
-	if ((ferryi_pool_lost(pool) && !coherent) || (ferryi_pool_any_failed(pool) && ferryi_pool_page_failed(pool, pfn)))
+	if (!is_there && (failed || !coherent))
 		return FERRYI_FILL_REPLICA;
 	return ferryi_callback_has_engine(pool) ? FERRYI_FILL_ENGINE : coherent ? FERRYI_FILL_MEMFD : FERRYI_FILL_READ;
 }
@@ -389,20 +391,19 @@ static void prefetch_for_placing(struct ferryi_fetcher *f, const struct ferryi_p
 static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fault, const struct ferryi_page_ref *ref,
 			       uint64_t old)
 {
-	struct ferryi_remote remote;
+	struct ferryi_location from = { 0 };
 	struct ferryi_stream_advice advice;
-	uint64_t off;
+	bool is_there = false;
 	uint64_t pfn = ferryi_object_pfn(ref->object, ref->index);
-	struct ferry_pool *pool = ferryi_locate(f->pager, pfn, &remote, &off);
-	enum ferryi_fill fill = pool ? fill_of(pool, pfn) : FERRYI_FILL_READ;
+	const struct ferryi_subsection *sub = ferryi_subsection_of(f->pager->model, pfn);
+	struct ferry_pool *pool = sub ? ferryi_subsection_pool(sub) : NULL;
+	struct ferryi_channel *channel = pool ? ferryi_copies_source(&f->lines, pool, sub, pfn, &from, &is_there) : NULL;
+	enum ferryi_fill fill = pool ? fill_of(pool, pfn, is_there) : FERRYI_FILL_READ;
 
 	if (!pool || (fill == FERRYI_FILL_REPLICA && !ferryi_callback_has_replica(pool))) {
 		fault->last_error = pool && !ferryi_pool_lost(pool) ? -EHWPOISON : fault->last_error;
 		return poison(f, fault, ref, pool);
 	}
-	struct ferryi_channel *channel =
-		fill == FERRYI_FILL_READ ? ferryi_lines_channel(&f->lines, ferryi_pool_index(pool)) : NULL;
-
 	if (!channel && fill == FERRYI_FILL_READ) {
 		fault->last_error = -ENOTCONN;
 		return WAIT;
@@ -420,13 +421,16 @@ static enum outcome fault_away(struct ferryi_fetcher *f, struct ferryi_fault *fa
 
 	f->free_small = fetch->next;
 	fetch->fault = *fault;
-	ferryi_fetch_prepare(f->pager->attr.notifier, fetch, ref, 0, 1, &remote, off, ferryi_pool_index(pool));
+	ferryi_fetch_prepare(f->pager->attr.notifier, fetch, ref, 0, 1, &from);
 	/* The CPU writes to a coherent page by itself: no hash is known of what is there. */
 	fetch->no_copy = fill == FERRYI_FILL_REPLICA || !ferryi_callback_keeps_copies(pool) || ferryi_pool_is_coherent(pool);
 	if (fill != FERRYI_FILL_READ) {
 		ferryi_fetch_fill(f, fetch, fill);
 		return DONE;
 	}
+	fetch->op.deadline_ns = ferryi_copies_deadline(f->pager, pool, sub, pfn, &from, fault->deadline_ns);
+	ferryi_count(&f->pager->counters.c_reads_retried, fault->read_failed);
+	fetch->fault.read_failed = false;
 	ferryi_fetch_post(f, fetch, channel);
 	prefetch_for_placing(f, ref, pfn);
 

@@ -7,6 +7,7 @@
 
 #include "callback.h"
 #include "clock.h"
+#include "copies.h"
 #include "folio.h"
 #include "pager_priv.h"
 #include "uffd.h"
@@ -124,8 +125,7 @@ void ferryi_fetch_post(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, str
 }
 
 void ferryi_fetch_prepare(struct ferryi_notifier *notifier, struct ferryi_fetch *fetch, const struct ferryi_page_ref *ref,
-			  size_t off, uint32_t nr, const struct ferryi_remote *remote, uint64_t remote_off,
-			  unsigned pool_index)
+			  size_t off, uint32_t nr, const struct ferryi_location *from)
 {
 	fetch->object = ref->object;
 	fetch->index = ref->index + off;
@@ -135,11 +135,11 @@ void ferryi_fetch_prepare(struct ferryi_notifier *notifier, struct ferryi_fetch 
 	fetch->landed = fetch->minor = fetch->no_copy = false;
 	fetch->fill = FERRYI_FILL_READ;
 	fetch->is_inline = ref->object->is_inline;
-	fetch->pool_index = pool_index;
+	fetch->lender_index = from->lender ? from->lender->index : 0;
 	fetch->op.kind = FERRYI_OP_READ;
 	fetch->op.len_bytes = (size_t)nr * FERRYI_PAGE_SIZE;
-	fetch->op.remote = *remote;
-	fetch->op.remote_off = remote_off;
+	fetch->op.remote = from->remote;
+	fetch->op.remote_off = from->off;
 	fetch->op.deadline_ns = fetch->fault.deadline_ns;
 	/* Before the read: a device may write to the pages in the pool until it is told. */
 	ferryi_notify_begin(notifier, &fetch->notice, fetch->fault.va, fetch->op.len_bytes, FERRY_UPDATE_MIGRATE, NULL);
@@ -155,30 +155,46 @@ void ferryi_fetch_fill(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, enu
 	f->nr_outstanding++;
 }
 
+/* Where pages that are to be read ahead come from. */
+struct ahead {
+	struct ferry_pool *pool;
+	struct ferryi_location from;
+	uint64_t deadline_ns;
+};
+
 /* Where the page is to be read ahead from, in its pool; NULL: it is not to be read ahead, or cannot be now. */
 static struct ferryi_channel *channel_ahead(struct ferryi_fetcher *f, const struct ferryi_object *object, size_t index,
-					    struct ferry_pool **pool, struct ferryi_remote *remote, uint64_t *off)
+					    uint64_t deadline_ns, struct ahead *ahead)
 {
-	*pool = ferryi_locate(f->pager, ferryi_object_pfn(object, index), remote, off);
+	uint64_t pfn = ferryi_object_pfn(object, index);
+	const struct ferryi_subsection *sub = ferryi_subsection_of(f->pager->model, pfn);
+	struct ferry_pool *pool = sub ? ferryi_subsection_pool(sub) : NULL;
+	bool is_there;
+
 	/* The driver's engine is asked for the faulting page only; so is everything where memory has failed, or is ours. */
-	if (!*pool || ferryi_callback_has_engine(*pool) || ferryi_pool_any_failed(*pool) || ferryi_pool_is_coherent(*pool) ||
-	    ferryi_pool_lost(*pool))
+	if (!pool || ferryi_callback_has_engine(pool) || ferryi_pool_any_failed(pool) || ferryi_pool_is_coherent(pool))
 		return NULL;
-	return ferryi_lines_channel(&f->lines, ferryi_pool_index(*pool));
+	struct ferryi_channel *channel = ferryi_copies_source(&f->lines, pool, sub, pfn, &ahead->from, &is_there);
+
+	ahead->pool = pool;
+	if (channel)
+		ahead->deadline_ns = ferryi_copies_deadline(f->pager, pool, sub, pfn, &ahead->from, deadline_ns);
+	return channel;
 }
 
 /* Takes a slot from its free list for pages that have just been claimed. */
 static struct ferryi_fetch *begin_ahead(struct ferryi_fetcher *f, struct ferryi_fetch **free_list,
-					const struct ferryi_page_ref *ref, uint32_t at, uint32_t nr, struct ferry_pool *pool,
-					const struct ferryi_remote *remote, uint64_t off, const struct ferryi_fault *fault)
+					const struct ferryi_page_ref *ref, uint32_t at, uint32_t nr,
+					const struct ahead *ahead, const struct ferryi_fault *fault)
 {
 	struct ferryi_fetch *fetch = *free_list;
 
 	ferryi_uncount(&f->pager->counters.g_away_pages, nr);
 	*free_list = fetch->next;
 	fetch->fault = *fault;
-	ferryi_fetch_prepare(f->pager->attr.notifier, fetch, ref, at, nr, remote, off, ferryi_pool_index(pool));
-	fetch->no_copy = !ferryi_callback_keeps_copies(pool);
+	ferryi_fetch_prepare(f->pager->attr.notifier, fetch, ref, at, nr, &ahead->from);
+	fetch->op.deadline_ns = ahead->deadline_ns;
+	fetch->no_copy = !ferryi_callback_keeps_copies(ahead->pool);
 	return fetch;
 }
 
@@ -194,10 +210,8 @@ uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_
 			at++;
 			continue;
 		}
-		struct ferryi_remote remote;
-		uint64_t off;
-		struct ferry_pool *pool;
-		struct ferryi_channel *channel = channel_ahead(f, ref->object, index, &pool, &remote, &off);
+		struct ahead ahead;
+		struct ferryi_channel *channel = channel_ahead(f, ref->object, index, fault->deadline_ns, &ahead);
 		uint64_t to_block_end = FERRYI_PAGES_PER_BLOCK - index % FERRYI_PAGES_PER_BLOCK;
 		uint64_t nr = ferryi_min_u64(ferryi_min_u64(end - at, FERRYI_FETCH_CHUNK_PAGES), to_block_end);
 
@@ -207,7 +221,7 @@ uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_
 
 		if (!got)
 			break;
-		ferryi_fetch_post(f, begin_ahead(f, &f->free_chunks, ref, at, got, pool, &remote, off, fault), channel);
+		ferryi_fetch_post(f, begin_ahead(f, &f->free_chunks, ref, at, got, &ahead, fault), channel);
 		at += got;
 	}
 	return at;
@@ -240,19 +254,17 @@ static uint32_t singles(struct ferryi_fetcher *f, const struct ferryi_page_ref *
 	unsigned n = 0;
 
 	for (; got < nr && n < FERRYI_STEP_WINDOW && f->free_singles; got++) {
-		struct ferryi_remote remote;
-		struct ferry_pool *pool;
-		uint64_t off;
+		struct ahead ahead;
 
 		if (!ferryi_ref_at(ref, step * (ptrdiff_t)got, &page))
 			break;
 		if (ferryi_page_state(ferryi_page_load(ferryi_ref_word(&page))) != FERRYI_PAGE_AWAY)
 			continue;
-		channel = channel_ahead(f, page.object, page.index, &pool, &remote, &off);
+		channel = channel_ahead(f, page.object, page.index, fault->deadline_ns, &ahead);
 		if (!channel || (last && channel != last) || !ferryi_fetch_claim(f, &page, 0, 1, FERRYI_PAGE_AWAY))
 			break;
 		last = channel;
-		ops[n++] = &begin_ahead(f, &f->free_singles, &page, 0, 1, pool, &remote, off, fault)->op;
+		ops[n++] = &begin_ahead(f, &f->free_singles, &page, 0, 1, &ahead, fault)->op;
 	}
 	if (n)
 		post(f, ops, n, last);
@@ -368,6 +380,7 @@ static void fail_fetch(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, int
 		ferryi_place_unclaim(f, fetch->object, fetch->index + fetch->nr_copied + i, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED);
 	if (fetch->demand && err != -ENOENT) {
 		fetch->fault.last_error = err;
+		fetch->fault.read_failed = fetch->op.status != 0 && fetch->fill == FERRYI_FILL_READ;
 		ferryi_fault_wait(f, &fetch->fault);
 	} else if (left) {
 		if (!fetch->is_inline)
@@ -431,11 +444,22 @@ static int place_locked(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, ui
 	return rc;
 }
 
+/* Its pages are FETCHING: their block is bound, and the pool stays. */
+static void avoid_its_lender(struct ferryi_fetcher *f, const struct ferryi_fetch *fetch)
+{
+	const struct ferryi_subsection *sub =
+		ferryi_subsection_of(f->pager->model, ferryi_object_pfn(fetch->object, fetch->index));
+
+	if (sub)
+		ferryi_copies_avoid(ferryi_subsection_pool(sub), fetch->lender_index);
+}
+
 static void complete(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 {
 	uint64_t flags = fetch->no_copy ? FERRYI_PAGE_DIRTY : FERRYI_PAGE_COPIED;
 
 	if (fetch->op.status) {
+		avoid_its_lender(f, fetch);
 		fail_fetch(f, fetch, fetch->op.status);
 		return;
 	}

@@ -54,6 +54,7 @@ struct ferryi_fault {
 	uint64_t start_ns;
 	uint64_t deadline_ns;
 	bool give_up;        /* an away page is poisoned, its data is not to be had: last_error says why */
+	bool read_failed;    /* of an away page, just now: it is to be tried again */
 	int last_error;      /* why it had to wait last: negative errno */
 };
 
@@ -73,7 +74,7 @@ struct ferryi_fetch {
 	size_t index;
 	uint32_t nr_pages;
 	uint32_t nr_copied; /* pages done already, when a copy had to be interrupted */
-	unsigned pool_index;
+	unsigned lender_index; /* of the channel */
 	bool demand;
 	bool minor; /* the driver's engine had it at hand */
 	bool no_copy; /* what the pool has of the pages is void from now on */

@@ -40,8 +40,7 @@ void ferryi_fetch_unlock(struct ferryi_fetcher *f);
 uint32_t ferryi_fetch_claim(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, size_t first_off, uint32_t want,
 			    enum ferryi_page_state from);
 void ferryi_fetch_prepare(struct ferryi_notifier *notifier, struct ferryi_fetch *fetch, const struct ferryi_page_ref *ref,
-			  size_t off, uint32_t nr, const struct ferryi_remote *remote, uint64_t remote_off,
-			  unsigned pool_index);
+			  size_t off, uint32_t nr, const struct ferryi_location *from);
 void ferryi_fetch_post(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, struct ferryi_channel *channel);
 /* In place of post: the pool's driver fills the page, at the next poll. */
 void ferryi_fetch_fill(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, enum ferryi_fill fill);

@@ -311,11 +311,11 @@ static bool place_block_locked(struct ferryi_pager *pager, struct asked *pools, 
 		copy->subsection[b] ? ferryi_subsection_of(pager->model, (uint64_t)(copy->subsection[b] - 1) *
 										 FERRYI_PAGES_PER_SUBSECTION) :
 				      NULL;
-	const struct ferry_pool *pool = sub ? ferryi_subsection_pool(sub) : NULL; /* held, so it stays */
+	struct ferry_pool *pool = sub ? ferryi_subsection_pool(sub) : NULL; /* held, so it stays */
 	uint64_t off;
 
 	copy->place[b] = 0;
-	if (!pool || ferryi_pool_lost(pool))
+	if (!pool || ferryi_pool_lost(pool) || ferryi_lender_is_lost(ferryi_pool_lender(pool))) /* an heir knows one location */
 		return false;
 	unsigned index = ferryi_pool_index(pool);
 

@@ -433,7 +433,18 @@ static int open_lanes(struct ferryi_pager *pager)
 	return 0;
 }
 
-/* Each lane to each pool that is attached. */
+static int connect_lender(struct ferryi_inline *inl, const struct ferryi_lender *lender, uint64_t deadline_ns)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < inl->nr_lanes; i++)
+		ferryi_lines_want(&inl->lanes[i].fetcher.lines, lender);
+	for (unsigned i = 0; !rc && i < inl->nr_lanes; i++)
+		rc = ferryi_lines_wait(&inl->lanes[i].fetcher.lines, lender->index, deadline_ns);
+	return rc == -ENOTCONN ? 0 : rc; /* its server is gone: faults there say so */
+}
+
+/* Each lane to each lender of each pool that is attached. */
 static int connect_lanes(struct ferryi_pager *pager)
 {
 	struct ferryi_inline *inl = &pager->inline_mode;
@@ -445,13 +456,14 @@ static int connect_lanes(struct ferryi_pager *pager)
 
 		if (!pool)
 			continue;
-		for (unsigned i = 0; i < inl->nr_lanes; i++)
-			ferryi_lines_want(&inl->lanes[i].fetcher.lines, pool);
-		for (unsigned i = 0; !rc && i < inl->nr_lanes; i++)
-			rc = ferryi_lines_wait(&inl->lanes[i].fetcher.lines, p, deadline_ns);
+		rc = rc ? rc : connect_lender(inl, ferryi_pool_lender(pool), deadline_ns);
+		for (unsigned k = 0; k < FERRYI_MAX_REPLICAS; k++) { /* the ferry lock is held: they stay */
+			struct ferryi_replica *replica = ferryi_pool_replica(pool, k);
+
+			if (replica && !rc)
+				rc = connect_lender(inl, &replica->lender, deadline_ns);
+		}
 		ferryi_pager_pool_end(pager, p);
-		if (rc == -ENOTCONN) /* its server is gone: faults there say so */
-			rc = 0;
 	}
 	return rc;
 }

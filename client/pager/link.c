@@ -59,7 +59,7 @@ static void wake_owner(struct ferryi_lines *lines)
 
 static int open_channel(struct ferryi_lines *lines, struct ferryi_link *link)
 {
-	struct ferryi_peer *peer = ferryi_lease_peer(ferryi_pool_lease(link->pool));
+	struct ferryi_peer *peer = ferryi_lease_peer(link->lender->lease);
 	struct ferryi_channel *channel;
 	int rc = ferryi_channel_open(peer, lines->depth, ferryi_deadline_ms(CONNECT_MS), &channel);
 
@@ -97,13 +97,13 @@ static void tend_link(struct ferryi_keeper *keeper, struct ferryi_lines *lines, 
 	if (ferryi_now_ns() < link->retry_ns)
 		return;
 
-	int rc = ferryi_pool_lost(link->pool) ? -ENOTCONN : open_channel(lines, link);
+	int rc = ferryi_lender_is_lost(link->lender) ? -ENOTCONN : open_channel(lines, link);
 
 	if (!rc) {
 		link->failures = 0;
 		set_state(keeper, link, FERRYI_LINK_READY);
 		wake_owner(lines);
-	} else if (ferryi_pool_lost(link->pool)) {
+	} else if (ferryi_lender_is_lost(link->lender)) {
 		set_state(keeper, link, FERRYI_LINK_LOST);
 		wake_owner(lines);
 	} else {
@@ -111,7 +111,7 @@ static void tend_link(struct ferryi_keeper *keeper, struct ferryi_lines *lines, 
 
 		if (link->failures++ == 0)
 			ferryi_warn("link to %s: cannot connect (%s), will keep trying",
-				    ferryi_session_name(ferryi_lease_session(ferryi_pool_lease(link->pool))),
+				    ferryi_session_name(ferryi_lease_session(link->lender->lease)),
 				    ferryi_strerror(rc));
 		link->retry_ns = ferryi_deadline_ms(back_off);
 	}
@@ -252,11 +252,11 @@ int ferryi_lines_init(struct ferryi_lines *lines, struct ferryi_keeper *keeper, 
 	return rc;
 }
 
-void ferryi_lines_want(struct ferryi_lines *lines, struct ferry_pool *pool)
+void ferryi_lines_want(struct ferryi_lines *lines, const struct ferryi_lender *lender)
 {
-	struct ferryi_link *link = &lines->link[ferryi_pool_index(pool)];
+	struct ferryi_link *link = &lines->link[lender->index];
 
-	link->pool = pool;
+	link->lender = lender;
 	link->retry_ns = 0;
 	link->failures = 0;
 	atomic_store(&link->close_wanted, false);
@@ -325,6 +325,20 @@ void ferryi_lines_broken(struct ferryi_lines *lines, unsigned pool_index)
 
 	if (link->channel)
 		hand_over(lines, link, FERRYI_LINK_BROKEN);
+}
+
+struct ferryi_channel *ferryi_lines_need(struct ferryi_lines *lines, const struct ferryi_lender *lender)
+{
+	struct ferryi_link *link = &lines->link[lender->index];
+	struct ferryi_channel *old = link->channel;
+	int state = link_state(link);
+	struct ferryi_op *op;
+
+	if (old && ferryi_channel_is_dead(old) && ferryi_channel_poll(old, &op, 1) < 0)
+		ferryi_lines_broken(lines, lender->index);
+	if (state == FERRYI_LINK_NONE || state == FERRYI_LINK_CLOSED)
+		ferryi_lines_want(lines, lender);
+	return ferryi_lines_channel(lines, lender->index);
 }
 
 /*

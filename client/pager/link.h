@@ -27,12 +27,12 @@
 #include "device.h"
 
 enum ferryi_link_state {
-	FERRYI_LINK_NONE = 0, /* no pool at this index */
+	FERRYI_LINK_NONE = 0, /* no lender at this index */
 	FERRYI_LINK_WANTED,   /* keeper: open one */
 	FERRYI_LINK_BROKEN,   /* keeper: close mail, open another */
 	FERRYI_LINK_READY,    /* owner: take mail */
 	FERRYI_LINK_UP,       /* owner: in use */
-	FERRYI_LINK_LOST,     /* keeper gave up: the pool's server is gone */
+	FERRYI_LINK_LOST,     /* keeper gave up: the lender's server is gone */
 	FERRYI_LINK_CLOSING,  /* keeper: close mail, stay closed (detach, shutdown) */
 	FERRYI_LINK_CLOSED,
 };
@@ -46,7 +46,7 @@ struct ferryi_link {
 	/* atomic: asks the owner to hand its channel over for good */
 	_Atomic bool close_wanted;
 	/* owned by the keeper */
-	struct ferry_pool *pool;
+	const struct ferryi_lender *lender;
 	uint64_t retry_ns;
 	unsigned failures;
 };
@@ -76,13 +76,15 @@ void ferryi_keeper_kick(struct ferryi_keeper *keeper);
 /* -ENOSPC: too many threads. Before the owner starts. */
 int ferryi_lines_init(struct ferryi_lines *lines, struct ferryi_keeper *keeper, void *buf, size_t buf_len, unsigned depth,
 		      int wake_fd);
-/* Has the keeper open a channel to the pool for these lines; false in *up until it is there. Any thread. */
-void ferryi_lines_want(struct ferryi_lines *lines, struct ferry_pool *pool);
+/* Has the keeper open a channel to the lender (a pool's own, or a replica's), by its index. Any thread. */
+void ferryi_lines_want(struct ferryi_lines *lines, const struct ferryi_lender *lender);
 /* READY, UP or LOST within the deadline, else -ETIMEDOUT; -ENOTCONN when LOST. Any thread; blocks. */
-int ferryi_lines_wait(struct ferryi_lines *lines, unsigned pool_index, uint64_t deadline_ns);
+int ferryi_lines_wait(struct ferryi_lines *lines, unsigned index, uint64_t deadline_ns);
 
 /* Owner: the channel to a pool, or NULL when there is none now (link broken, lost, closing). Fault path. */
 struct ferryi_channel *ferryi_lines_channel(struct ferryi_lines *lines, unsigned pool_index);
+/* Owner: the same; where there is none, or a dead one, has it opened. Its operations have all been returned. */
+struct ferryi_channel *ferryi_lines_need(struct ferryi_lines *lines, const struct ferryi_lender *lender);
 /* Owner: channel is dead and all its operations have been returned. Fault path. */
 void ferryi_lines_broken(struct ferryi_lines *lines, unsigned pool_index);
 /* Owner: hands over channels whose closing was asked for and that have nothing outstanding. Fault path. */

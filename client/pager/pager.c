@@ -192,6 +192,8 @@ static void destroy(struct ferryi_pager *pager)
 {
 	if (pager->fork_guard_fd >= 0)
 		ferryi_fork_guard_close(pager);
+	ferryi_rebuild_stop(pager);
+	ferryi_rebuild_close(pager);
 	ferryi_children_close(pager);
 	ferryi_inline_stop(pager);
 	stop_threads(pager);
@@ -235,6 +237,7 @@ static struct ferryi_pager *allocate(const struct ferryi_pager_attr *attr)
 	pager->model = attr->model;
 	pager->uffd = pager->pagemap_fd = pager->fork_guard_fd = pager->children.kick_fd = -1;
 	pager->children.heir.sock = -1;
+	atomic_store(&pager->rebuild.kick_fd, -1);
 	pager->coherent.maps_fd = pager->inline_mode.uffd = -1;
 	ferryi_mutex_init(&pager->leave_lock, FERRYI_RANK_LEAVE);
 	ferryi_mutex_init(&pager->service_lock, FERRYI_RANK_SERVICE);
@@ -393,7 +396,32 @@ static int close_lines(struct ferryi_pager *pager, unsigned index)
 		ferryi_mutex_unlock(&pager->children.lock);
 		rc = rc ? rc : one;
 	}
+	if (pager->rebuild.started) {
+		ferryi_mutex_lock(&pager->rebuild.lock);
+		int one = ferryi_lines_close_pool(&pager->rebuild.lines, index, true, deadline_ns);
+
+		ferryi_mutex_unlock(&pager->rebuild.lock);
+		rc = rc ? rc : one;
+	}
 	return rc;
+}
+
+/* A channel of every thread's to the lender; else none of them stays. -ETIMEDOUT, -ENOTCONN, with a line. */
+static int open_lines(struct ferryi_pager *pager, const struct ferryi_lender *lender)
+{
+	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
+	struct ferryi_lines *lines;
+	int rc = 0;
+
+	for (unsigned i = 0; (lines = lines_at(pager, i)); i++)
+		ferryi_lines_want(lines, lender);
+	for (unsigned i = 0; !rc && (lines = lines_at(pager, i)); i++)
+		rc = ferryi_lines_wait(lines, lender->index, deadline_ns);
+	if (!rc)
+		return 0;
+	close_lines(pager, lender->index);
+	return ferryi_control_fail(rc, "%s: the data connection cannot be opened (%s)",
+				   ferryi_session_name(ferryi_lease_session(lender->lease)), ferryi_strerror(rc));
 }
 
 /*
@@ -437,23 +465,13 @@ static bool wait_for_users(struct ferryi_pager *pager, unsigned index)
 
 int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool)
 {
-	uint64_t deadline_ns = ferryi_deadline_ms(pager->attr.fault_timeout_ms);
 	unsigned index = ferryi_pool_index(pool);
-	struct ferryi_lines *lines;
 	int rc = ferryi_pool_is_coherent(pool) ? ferryi_coherent_prepare(pager) : 0;
 
+	if (!rc)
+		rc = open_lines(pager, ferryi_pool_lender(pool));
 	if (rc)
 		return rc;
-	for (unsigned i = 0; (lines = lines_at(pager, i)); i++)
-		ferryi_lines_want(lines, pool);
-	for (unsigned i = 0; !rc && (lines = lines_at(pager, i)); i++)
-		rc = ferryi_lines_wait(lines, index, deadline_ns);
-	if (rc) {
-		close_lines(pager, index);
-		return ferryi_control_fail(rc, "%s: the data connection cannot be opened (%s)",
-					   ferryi_session_name(ferryi_lease_session(ferryi_pool_lease(pool))),
-					   ferryi_strerror(rc));
-	}
 	rc = ferryi_descriptors_load(pager, pool);
 	if (rc) {
 		close_lines(pager, index);
@@ -482,13 +500,56 @@ int ferryi_pager_remove_pool(struct ferryi_pager *pager, struct ferry_pool *pool
 	ferryi_areas_write_unlock(&pager->areas);
 	int rc = close_lines(pager, index);
 
+	for (unsigned k = 0; k < FERRYI_MAX_REPLICAS; k++) {
+		struct ferryi_replica *replica = ferryi_pool_replica(pool, k);
+		int one = replica ? close_lines(pager, replica->lender.index) : 0;
+
+		rc = rc ? rc : one;
+	}
 	if (rc)
 		ferryi_control_fail(rc, "detach: a connection did not close in time");
 	return rc;
+}
+
+int ferryi_pager_add_replica(struct ferryi_pager *pager, struct ferryi_replica *replica, bool is_new)
+{
+	int rc = open_lines(pager, &replica->lender);
+
+	if (rc)
+		return rc;
+	rc = ferryi_replica_join(replica, is_new);
+	if (rc)
+		close_lines(pager, replica->lender.index);
+	else
+		ferryi_rebuild_kick(pager);
+	return rc;
+}
+
+int ferryi_pager_remove_replica(struct ferryi_pager *pager, struct ferryi_replica *replica)
+{
+	ferryi_areas_write_lock(&pager->areas); /* as in ferryi_pager_remove_pool: no fault has a location of it any more */
+	ferryi_areas_write_unlock(&pager->areas);
+	return close_lines(pager, replica->lender.index);
 }
 
 void ferryi_pager_pool_lost(struct ferryi_pager *pager)
 {
 	ferryi_keeper_kick(pager->keeper);
 	ferryi_pager_wake_handlers(pager);
+	ferryi_rebuild_kick(pager);
+}
+
+void ferryi_pager_copies_lost(struct ferryi_pager *pager, unsigned nr)
+{
+	ferryi_count(&pager->counters.c_copies_lost, nr);
+}
+
+int ferryi_pager_rebuild_start(struct ferryi_pager *pager)
+{
+	return ferryi_rebuild_start(pager);
+}
+
+void ferryi_pager_rebuild_stop(struct ferryi_pager *pager)
+{
+	ferryi_rebuild_stop(pager);
 }

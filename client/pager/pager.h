@@ -30,6 +30,14 @@ struct ferryi_pager_attr {
 	uint32_t fault_timeout_ms;
 	uint32_t fault_threads, evict_threads;
 	uint32_t readahead_pages;
+	uint32_t copies;       /* of each page, on as many servers: 1 to FERRYI_MAX_COPIES */
+	uint64_t rebuild_rate; /* bytes/s at which lost ones are made anew */
+	/*
+	 * Servers for lost copies: leases what the pools lack (ferryi_pager_add_replica). In the thread `ferry-rebuild`, with
+	 * no lock held; may block. NULL: copies is 1.
+	 */
+	void (*find_servers)(void *ctx);
+	void *find_ctx;
 	bool fork_copies; /* a child of fork gets the data; else SIGBUS */
 	enum ferryi_oom oom;
 	struct ferryi_notifier *notifier; /* told of every change (notify.h); NULL: none */
@@ -61,8 +69,21 @@ bool ferryi_pager_is_forked(const struct ferryi_pager *pager);
 int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool);
 /* -EBUSY while a block is bound to it. On success no channel to it is open. */
 int ferryi_pager_remove_pool(struct ferryi_pager *pager, struct ferry_pool *pool);
-/* A pool's server is gone (ferryi_pool_set_lost was called): faults that wait for it end now. Any thread. */
+/* A server is gone (ferryi_pool_session_lost was called): faults that wait for it end now, or go elsewhere. Any thread. */
 void ferryi_pager_pool_lost(struct ferryi_pager *pager);
+/* So many locations were lost with it. */
+void ferryi_pager_copies_lost(struct ferryi_pager *pager, unsigned nr);
+
+/*
+ * Connects every thread to the replica and makes it part of its pool (ferryi_replica_join), to be filled where there is
+ * something. Errors as that, -ETIMEDOUT, -ENOTCONN; it is closed by the caller then. remove: after ferryi_replica_take_off,
+ * before it is closed: no channel to it is open, or -ETIMEDOUT.
+ */
+int ferryi_pager_add_replica(struct ferryi_pager *pager, struct ferryi_replica *replica, bool is_new);
+int ferryi_pager_remove_replica(struct ferryi_pager *pager, struct ferryi_replica *replica);
+/* Lost copies are made anew from now on (attr.find_servers), until stop. */
+int ferryi_pager_rebuild_start(struct ferryi_pager *pager);
+void ferryi_pager_rebuild_stop(struct ferryi_pager *pager);
 
 /*
  * The pool's end (leave.c), as ferry_pool_evict, _drain and _poison.

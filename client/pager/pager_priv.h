@@ -21,6 +21,7 @@
 #include "link.h"
 #include "memcg.h"
 #include "pager.h"
+#include "rebuild.h"
 #include "reserve.h"
 #include "uffd.h"
 
@@ -117,6 +118,7 @@ struct ferryi_pager {
 	_Atomic bool binds_late; /* some object is NORESERVE: its blocks are bound at first eviction */
 
 	struct ferryi_children children; /* its own lock */
+	struct ferryi_rebuild rebuild;   /* its own lock */
 
 	struct ferryi_mutex leave_lock; /* one evict, drain or poison of a pool at a time (leave.c) */
 

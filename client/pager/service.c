@@ -12,6 +12,7 @@
 
 #include "callback.h"
 #include "clock.h"
+#include "copies.h"
 #include "error.h"
 #include "log.h"
 
@@ -289,16 +290,16 @@ static void note_copied(struct ferryi_pager *pager, const struct ferryi_page_ref
 }
 
 /* By one connection: as the operation ended, or -ENOLINK: nothing was sent. */
-static int io_once(struct ferryi_pager *pager, const struct ferry_pool *pool, struct ferryi_op *op)
+static int io_once(struct ferryi_pager *pager, const struct ferryi_lender *lender, struct ferryi_op *op)
 {
 	struct ferryi_lines *lines = &pager->service_evictor->lines;
-	unsigned index = ferryi_pool_index(pool);
+	unsigned index = lender->index;
 	struct ferryi_channel *channel;
 	struct ferryi_op *p = op;
 	int n;
 
 	while (!(channel = ferryi_lines_channel(lines, index)) || ferryi_channel_submit(channel, &p, 1) != 1) {
-		if (ferryi_pool_lost(pool) || ferryi_now_ns() >= op->deadline_ns)
+		if (ferryi_lender_is_lost(lender) || ferryi_now_ns() >= op->deadline_ns)
 			return -ENOLINK;
 		ferryi_evict_poll(pager->service_evictor);
 		poll(NULL, 0, PAUSE_MS);
@@ -308,14 +309,13 @@ static int io_once(struct ferryi_pager *pager, const struct ferry_pool *pool, st
 	return n < 0 ? n : op->status;
 }
 
-int ferryi_service_op(struct ferryi_pager *pager, const struct ferry_pool *pool, struct ferryi_op *op)
+int ferryi_service_op(struct ferryi_pager *pager, const struct ferryi_lender *lender, struct ferryi_op *op)
 {
 	int last = -ENOLINK, rc;
 
-	op->deadline_ns = deadline_of(pager);
 	/* A connection may end under it though the server is well: over tcp when another pool of its is detached. */
 	do {
-		rc = ferryi_pool_lost(pool) ? -ENOLINK : io_once(pager, pool, op);
+		rc = ferryi_lender_is_lost(lender) ? -ENOLINK : io_once(pager, lender, op);
 		last = rc == -ENOLINK ? last : rc;
 	} while ((rc == -ECANCELED || rc == -ENOTCONN) && ferryi_now_ns() < op->deadline_ns);
 	return rc ? last : 0;
@@ -323,8 +323,8 @@ int ferryi_service_op(struct ferryi_pager *pager, const struct ferry_pool *pool,
 
 int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_op_kind kind, uint8_t *bounce, size_t len)
 {
-	struct ferryi_op op = { .kind = kind, .local = bounce, .len_bytes = len };
-	const struct ferry_pool *pool = ferryi_locate(pager, pfn, &op.remote, &op.remote_off);
+	struct ferryi_op op = { .kind = kind, .local = bounce, .len_bytes = len, .deadline_ns = deadline_of(pager) };
+	struct ferry_pool *pool = ferryi_locate(pager, pfn, &op.remote, &op.remote_off);
 
 	if (!pool)
 		return -EINVAL;
@@ -332,7 +332,10 @@ int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_
 		ferryi_children_save_pfn(pager, pfn);
 	if (ferryi_pool_is_coherent(pool))
 		return ferryi_coherent_io(pager, pfn, 0, kind == FERRYI_OP_READ ? bounce : NULL, bounce, len);
-	return ferryi_service_op(pager, pool, &op);
+	if (ferryi_pool_lost(pool))
+		return -ENOLINK;
+	return kind == FERRYI_OP_READ ? ferryi_copies_read_now(pager, pool, pfn, &op) :
+					ferryi_copies_write_now(pager, pool, pfn, &op);
 }
 
 int ferryi_service_io(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, enum ferryi_op_kind kind,

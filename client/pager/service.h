@@ -22,12 +22,12 @@ void ferryi_service_unpin(struct ferryi_pager *pager, uintptr_t va);
 void ferryi_service_fault(struct ferryi_pager *pager, const struct ferryi_fault *fault);
 void ferryi_service_fault_locked(struct ferryi_pager *pager, const struct ferryi_fault *fault);
 /*
- * Reads or writes the page's copy in the pool, from or to a registered buffer
+ * Reads or writes the page's copies in the pool (op: at one lender, until op->deadline_ns), from or to a registered buffer
  * (the service evictor's bounce). -ENOLINK: nothing was sent, the pool is as
  * it was (its server is gone, or no channel came in time); else as the transport.
  * ASSUMPTION: service lock held, page word ours or pinned.
  */
-int ferryi_service_op(struct ferryi_pager *pager, const struct ferry_pool *pool, struct ferryi_op *op);
+int ferryi_service_op(struct ferryi_pager *pager, const struct ferryi_lender *lender, struct ferryi_op *op);
 int ferryi_service_io_pfn(struct ferryi_pager *pager, uint64_t pfn, enum ferryi_op_kind kind, uint8_t *bounce, size_t len);
 int ferryi_service_io(struct ferryi_pager *pager, const struct ferryi_page_ref *ref, enum ferryi_op_kind kind,
 		      uint8_t *bounce);

@@ -73,6 +73,7 @@ void ferryi_pager_stats(struct ferryi_pager *pager, struct ferry_stats *out)
 		if (!pool)
 			continue;
 		out->leased_bytes += ferryi_pool_leased_bytes(pool);
+		out->replicas_missing += ferryi_pool_incomplete(pool);
 		ferryi_pager_pool_end(pager, i);
 	}
 	out->bookkeeping_bytes = atomic_load(&pager->areas.table_bytes) + ferryi_memory_model_bytes(pager->model);
@@ -95,4 +96,10 @@ void ferryi_pager_stats(struct ferryi_pager *pager, struct ferry_stats *out)
 	fill_latency(&out->fault_major, &c->fault_major);
 	out->coherent_bytes = ferryi_counter_read(&c->g_coherent_pages) << FERRYI_PAGE_SHIFT;
 	out->pages_reserve = ferryi_counter_read(&c->c_pages_reserve);
+	out->rebuild_left_bytes = ferryi_counter_read(&c->g_rebuild_left_bytes);
+	out->bytes_replicated = ferryi_counter_read(&c->c_bytes_replicated);
+	out->reads_retried = ferryi_counter_read(&c->c_reads_retried);
+	out->copies_lost = ferryi_counter_read(&c->c_copies_lost);
+	out->copies_rebuilt = ferryi_counter_read(&c->c_copies_rebuilt);
+	out->bytes_rebuilt = ferryi_counter_read(&c->c_bytes_rebuilt);
 }

@@ -20,9 +20,11 @@ enum ferryi_lock_rank {
 	FERRYI_RANK_LEAVE,          /* client/pager: one evict, drain or poison of a pool at a time */
 	FERRYI_RANK_SERVICE,        /* client/pager: the service fetcher and evictor, lent to API callers in turn */
 	FERRYI_RANK_CHILDREN,       /* client/pager: children of fork, and the reads for them; held across a fork and I/O */
+	FERRYI_RANK_REBUILD,        /* client/pager: the channels that fill replicas; held across I/O */
 	FERRYI_RANK_EVENTS,         /* client/pager: reading the userfaultfd and its non-fault events */
 	FERRYI_RANK_AREAS,          /* client/pager: the area table (an rwlock: its place in the order only) */
 	FERRYI_RANK_MIRRORS,        /* client/mirror: mirrors and changes under way; nothing is called under it */
+	FERRYI_RANK_LOSS,           /* client/life: the control thread tells pools and pager of a lost session */
 	FERRYI_RANK_POOL_GROW,      /* client/device: one growth of a lease at a time; held across the control request */
 	FERRYI_RANK_FAILURES,       /* client/control: failures of a session's leased memory; held across their receiver */
 	FERRYI_RANK_POOL,           /* client/device: leased extents, sub-section bitmap */
