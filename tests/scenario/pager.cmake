@@ -10,6 +10,9 @@ foreach(part memory stream ranges errors private kernel fork fork_copy fork_ends
 endforeach()
 add_test(NAME scenario_pager_replica_tcp COMMAND scenario_pager_replica_local tcp)
 set_tests_properties(scenario_pager_replica_tcp PROPERTIES LABELS "scenario;needs-uffd" SKIP_RETURN_CODE 77 TIMEOUT 900)
+add_test(NAME scenario_pager_replica_inline COMMAND scenario_pager_replica_local tcp "*server_stopped*")
+set_tests_properties(scenario_pager_replica_inline PROPERTIES LABELS "scenario;needs-uffd" SKIP_RETURN_CODE 77 TIMEOUT 900
+	ENVIRONMENT FERRYT_MODE=inline)
 foreach(part memory stream ranges fork inline)
 	foreach(row tcp embedded)
 		add_test(NAME scenario_pager_${part}_${row} COMMAND scenario_pager_${part}_local ${row})
