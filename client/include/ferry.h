@@ -114,8 +114,10 @@ struct ferry_config {
 	/*
 	 * Copies of each page that leaves, on as many servers, 1 to 3; default 1 [FERRY_REPLICAS]. With more than one,
 	 * a page is away when all of them have it; when a server is lost, faults go on from the others and what was lost is
-	 * copied to another one that has room, in the background. For pools without a name, callbacks or an altmap that
-	 * are not coherent; those have one copy.
+	 * copied to another one that has room, in the background. Where there is none, the process goes on with fewer
+	 * copies, and a warning says so (ferry_stats.replicas_missing). A server that is late for a quarter of
+	 * fault_timeout_ms is left alone for a while, and the fault answered by another one. Pools with a name, callbacks
+	 * or an altmap, and coherent ones, have one copy.
 	 */
 	uint32_t replicas;
 	uint64_t rebuild_rate;       /* bytes/s at which lost copies are made anew, at most; default 200M [FERRY_REBUILD_RATE] */
@@ -141,7 +143,8 @@ struct ferry_config {
  * leases. cfg NULL: everything from the environment. One struct ferry a
  * process: -EBUSY if there is one.
  * Returns -EPERM (no right to userfaultfd; ferry_last_error says how to get
- * it), -EOPNOTSUPP (kernel lacks a needed feature), -EINVAL, -ENOMEM,
+ * it), -EOPNOTSUPP (kernel lacks a needed feature), -EINVAL (fewer servers
+ * than replicas, too), -ENOMEM,
  * -EHOSTUNREACH, -ECONNREFUSED, -ETIMEDOUT, -EACCES (token), -EPROTONOSUPPORT
  * (version), -ENXIO (no such pool), -ENODEV (fabric), -ENOENT (no ferryd for
  * an embedded server). *out is untouched on failure.
@@ -519,7 +522,8 @@ struct ferry_pool_attr {
  * ended), -EOPNOTSUPP (a server of 0.1); with an altmap, too: -EINVAL (laid out
  * for another altmap; ops with page_free or migrate_to_ram), -EBADMSG (what is
  * kept under the name has no descriptors there, or a garbled head record). A
- * name that was not attached so is kept on.
+ * name that was not attached so is kept on. With ferry_config.replicas, its
+ * copies are at other servers of the process: -EINVAL where there are too few.
  */
 int ferry_pool_attach(struct ferry *ferry, const struct ferry_pool_attr *attr, struct ferry_pool **out);
 /* -EBUSY while pages of the process live in it, or references are held. The struct is gone on success, and what is kept for a time only. */

@@ -118,6 +118,12 @@ static void wait_for_copies(struct ferry *ferry, uint64_t missing, uint64_t lost
 	}
 }
 
+/* For tests/reliability.md. */
+static void tell(const char *what, uint64_t ns)
+{
+	printf("%s: %s: %.1f ms\n", row_arg, what, (double)ns / FERRYI_NS_PER_MS);
+}
+
 static void kill_server(unsigned i)
 {
 	ferryt_child_signal(&servers[i], SIGKILL);
@@ -129,6 +135,7 @@ struct load {
 	uint64_t seeds[PAGES];
 	_Atomic bool stop;
 	_Atomic uint64_t rounds; /* pages written */
+	_Atomic uint64_t worst_ns; /* of one of these */
 	pthread_t thread;
 };
 
@@ -142,10 +149,14 @@ static void *load_main(void *arg)
 	while (!atomic_load(&load.stop)) {
 		x = x * 6364136223846793005ULL + 1442695040888963407ULL;
 		size_t i = (x >> 33) % PAGES;
+		uint64_t since = ferryi_now_ns();
 
 		ferryt_verify(load.p + i * FERRYT_PAGE, i, 1, load.seeds[i]);
 		load.seeds[i] = 1 + (x >> 40);
 		ferryt_fill_page(load.p + i * FERRYT_PAGE, load.seeds[i], i);
+		since = ferryi_now_ns() - since;
+		if (since > atomic_load(&load.worst_ns))
+			atomic_store(&load.worst_ns, since);
 		atomic_fetch_add(&load.rounds, 1);
 	}
 	return NULL;
@@ -188,11 +199,16 @@ static void killed_under_load_body(void)
 	CHECK_INT(stats_of(ferry).replicas_missing, 0);
 	load_start(ferry);
 	load_run(2000);
+	uint64_t since = ferryi_now_ns(), worst = atomic_exchange(&load.worst_ns, 0);
+
 	kill_server(victim);
 	/* A copy of each server's pool was there. */
 	wait_for_copies(ferry, 2, 2);
+	tell("server killed under load, noticed", ferryi_now_ns() - since);
 	load_run(2000);
 	load_verify();
+	tell("slowest page before that", worst);
+	tell("slowest page from then on", atomic_load(&load.worst_ns));
 	struct ferry_stats stats = stats_of(ferry);
 
 	CHECK_INT(stats.faults_poisoned, 0);
@@ -223,6 +239,7 @@ static void stopped_body(void)
 	uint64_t start_ns = ferryi_now_ns();
 
 	ferryt_verify(p, 0, 1, 3);
+	tell("server stopped, first page", ferryi_now_ns() - start_ns);
 	if (!(row->flags & FERRYI_FABRIC_DATA_OUTLIVES_STOP))
 		CHECK(stats_of(ferry).reads_retried > 0);
 	CHECK(ferryi_now_ns() - start_ns < TIMEOUT_MS * FERRYI_NS_PER_MS);
@@ -251,8 +268,11 @@ static void rebuilt_body(void)
 
 	load_start(ferry);
 	load_run(500);
+	uint64_t since = ferryi_now_ns();
+
 	kill_server(0);
 	wait_for_copies(ferry, 0, 2); /* made anew on the two that are left, while pages are written */
+	tell("server killed under load, copies made anew", ferryi_now_ns() - since);
 	struct ferry_stats stats = stats_of(ferry);
 
 	CHECK_INT(stats.copies_rebuilt, 2);
@@ -288,7 +308,10 @@ static void all_lost_body(void)
 	wait_for_copies(ferry, 2, 2);
 	kill_server(1);
 	wait_for_copies(ferry, 0, 4); /* nothing is missing where nothing is left */
+	uint64_t since = ferryi_now_ns();
+
 	CHECK_INT(ferryt_touch(p, &byte), SIGBUS);
+	tell("last copy lost, SIGBUS", ferryi_now_ns() - since);
 	CHECK_INT(ferry_fault_query(ferry, (uintptr_t)p, &info), 0);
 	CHECK_INT(info.reason, FERRY_FAULT_SERVER_LOST);
 	CHECK(info.server[0] != '\0');
