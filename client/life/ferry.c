@@ -127,6 +127,7 @@ static void dismantle(struct ferry *ferry)
 	}
 	for (unsigned i = 0; i < ferry->nr_sessions; i++)
 		ferryi_session_close(&ferry->sessions[i]);
+	ferryi_close_lost_sessions(ferry);
 	ferryi_control_close(&ferry->control);
 	ferryi_exports_close(&ferry->exports);
 	ferryi_embedded_stop(&ferry->embedded);

@@ -14,6 +14,13 @@
 #define FERRYI_FERRY_MAGIC 0x59525245u /* "ERRY" */
 #define FERRYI_MAX_SERVERS 16u
 
+struct ferryi_lost_session; /* servers.c */
+
+/* Owned by the thread that reopens sessions: when, CLOCK_MONOTONIC, and how long it waits between two attempts. */
+struct ferryi_server {
+	uint64_t retry_ns, wait_ns;
+};
+
 struct ferry {
 	/* immutable after open */
 	uint32_t magic;
@@ -29,9 +36,12 @@ struct ferry {
 	/* protected by lock; the number is read without, and stands for as many sessions, which stay */
 	struct ferryi_mutex lock;
 	_Atomic unsigned nr_sessions;
-	struct ferryi_session *sessions[FERRYI_MAX_SERVERS];
+	struct ferryi_session *sessions[FERRYI_MAX_SERVERS]; /* by node number; another one when the server has come back */
+	struct ferryi_lost_session *lost_sessions;
+	struct ferryi_server servers[FERRYI_MAX_SERVERS];
 	char urls[FERRYI_MAX_SERVERS][320]; /* of each session, to find it again */
 	bool busy[FERRYI_MAX_POOLS_ATTACHED]; /* index taken: by a pool, or a replica */
+	_Atomic unsigned nid_of[FERRYI_MAX_POOLS_ATTACHED]; /* of each pool, its server; set before it is published */
 	bool is_degraded_told; /* that copies are missing, and no server is there for them */
 
 	/* atomic: read by many; taken off under loss_lock, before the pool is closed */
@@ -73,5 +83,14 @@ int ferryi_replicate(struct ferry *ferry, struct ferry_pool *pool);
 void ferryi_free_replica_indices(struct ferry *ferry, struct ferry_pool *pool);
 /* attr.find_servers of the pager; ctx: struct ferry. */
 void ferryi_find_servers(void *ctx);
+
+/* servers.c */
+/*
+ * Tries the servers that are lost once more, those that are due; true: one is
+ * there again. One thread at a time; no lock held. Blocks as ferryi_session_open.
+ */
+bool ferryi_reopen_servers(struct ferry *ferry);
+/* At the end, after the leases. */
+void ferryi_close_lost_sessions(struct ferry *ferry);
 
 #endif

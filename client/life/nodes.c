@@ -1,7 +1,7 @@
 /*
  * Servers as memory nodes: FLATMEM's and DISCONTIGMEM's view of the one table of
- * descriptors. A node's number is its session's: it stays as long as the
- * struct ferry does.
+ * descriptors. A node's number is its server's place in the table of sessions:
+ * it stays as long as the struct ferry does.
  */
 #include <errno.h>
 #include <string.h>
@@ -17,7 +17,7 @@ static void span_locked(struct ferry *ferry, unsigned nid, struct ferry_node *no
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
 		const struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
 
-		if (!pool || ferryi_lease_session(ferryi_pool_lease(pool)) != ferry->sessions[nid])
+		if (!pool || atomic_load(&ferry->nid_of[i]) != nid)
 			continue;
 		start_pfn = ferryi_min_u64(start_pfn, ferryi_pool_pfn_first(pool));
 		end_pfn = ferryi_max_u64(end_pfn, ferryi_pool_pfn_last(pool) + 1);
@@ -67,11 +67,7 @@ int ferry_pfn_to_nid(struct ferry *ferry, uint64_t pfn)
 
 	if (!pool)
 		return ferryi_control_fail(-EINVAL, "pfn_to_nid: %#llx is not a page of a pool", (unsigned long long)pfn);
-	unsigned nid = 0;
-
-	while (ferry->sessions[nid] != ferryi_lease_session(ferryi_pool_lease(pool)))
-		nid++;
-	return (int)nid;
+	return (int)atomic_load(&ferry->nid_of[ferryi_pool_index(pool)]);
 }
 
 int ferry_page_to_nid(struct ferry *ferry, const struct ferry_page *page)

@@ -184,6 +184,16 @@ static void undo_pool(struct ferry_pool **pool)
 	ferryi_control_fail(-EIO, "%s", line);
 }
 
+/* ASSUMPTION: ferry->lock held, or nobody else has the struct ferry; the session is one of its. */
+static unsigned nid_of(const struct ferry *ferry, const struct ferryi_session *session)
+{
+	unsigned nid = 0;
+
+	while (ferry->sessions[nid] != session)
+		nid++;
+	return nid;
+}
+
 int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const struct ferry_pool_attr *attr,
 		  struct ferry_pool **out)
 {
@@ -214,6 +224,7 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 		return rc;
 	}
 	ferry->busy[index] = true;
+	atomic_store(&ferry->nid_of[index], nid_of(ferry, session));
 	/* From here on a loss of the session reaches the pool; one that came before is looked for below. */
 	atomic_store(&ferry->pools[index], pool);
 	if (ferryi_session_state(session) == FERRYI_SESSION_LOST)

@@ -62,12 +62,10 @@ static int add_at(struct ferry *ferry, struct ferry_pool *pool, struct ferryi_se
 /* The servers after the pool's own, in turn, so that replicas are spread as pools are. */
 static int add_somewhere(struct ferry *ferry, struct ferry_pool *pool, bool is_new)
 {
-	unsigned nr = atomic_load(&ferry->nr_sessions), own = 0;
+	unsigned nr = atomic_load(&ferry->nr_sessions), own = atomic_load(&ferry->nid_of[ferryi_pool_index(pool)]);
 	int rc = -ENXIO;
 
-	while (own < nr && ferry->sessions[own] != ferryi_lease_session(ferryi_pool_lease(pool)))
-		own++;
-	for (unsigned i = 1; i < nr; i++) {
+	for (unsigned i = 1; i <= nr; i++) { /* its own, too: it may be lost there, and the server be back */
 		struct ferryi_session *session = ferry->sessions[(own + i) % nr];
 
 		if (ferryi_session_state(session) != FERRYI_SESSION_LIVE ||
@@ -140,11 +138,12 @@ static void tell(struct ferry *ferry, unsigned nr_missing)
 	ferry->is_degraded_told = nr_missing != 0;
 }
 
-void ferryi_find_servers(void *ctx)
+/* Copies where there are servers for them; how many are missing still. *is_whole: none is being filled either. */
+static unsigned replicate_lost(struct ferry *ferry, bool *is_whole)
 {
-	struct ferry *ferry = ctx;
 	unsigned nr_missing = 0;
 
+	*is_whole = true;
 	ferryi_mutex_lock(&ferry->lock);
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
 		struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
@@ -157,7 +156,20 @@ void ferryi_find_servers(void *ctx)
 		while (missing && add_somewhere(ferry, pool, false) == 0)
 			missing--;
 		nr_missing += missing;
+		*is_whole = *is_whole && !ferryi_pool_incomplete(pool);
 	}
-	tell(ferry, nr_missing);
 	ferryi_mutex_unlock(&ferry->lock);
+	return nr_missing;
+}
+
+void ferryi_find_servers(void *ctx)
+{
+	struct ferry *ferry = ctx;
+	bool is_whole;
+	unsigned nr_missing = replicate_lost(ferry, &is_whole);
+
+	/* Servers that may be out of reach only when nothing else is to be done. */
+	if ((nr_missing || is_whole) && ferryi_reopen_servers(ferry) && nr_missing)
+		nr_missing = replicate_lost(ferry, &is_whole);
+	tell(ferry, nr_missing);
 }
