@@ -157,6 +157,11 @@ int ferryi_lease_claim(struct ferryi_session *session, const uint8_t secret[FERR
 
 /* Gives one extent back; no operation on it may be under way. Its index stays used, with len_bytes 0. */
 int ferryi_lease_shrink(struct ferryi_lease *lease, unsigned extent_index);
+/*
+ * Gives everything back now, of a lease without a name; the handle stays good for its close and for what it says. Its channels
+ * fail. 0, or what the server said; -ETIMEDOUT. By who may close it.
+ */
+int ferryi_lease_give_back(struct ferryi_lease *lease);
 /* Gives everything back, but what has a name. All channels of the peer must be closed. Nulls *lease. */
 void ferryi_lease_close(struct ferryi_lease **lease);
 /* The same, and the name is given up for good. The lease is closed in any case; else what the server said. */

@@ -515,30 +515,56 @@ int ferryi_lease_shrink(struct ferryi_lease *lease, unsigned extent_index)
 	return ferryi_grant_shrink(lease, &id, 1, request_deadline(session));
 }
 
-/* Why the lease may still be there at the server, or 0. */
-static int close_lease(struct ferryi_lease **lease_ptr, bool forget)
+/* Nobody looks at the lease from the control thread any more. *attached: its session is there. 0, -ETIMEDOUT. */
+static int withdraw(struct ferryi_lease *lease, bool *attached)
 {
-	struct ferryi_lease *lease = *lease_ptr;
-
-	*lease_ptr = NULL;
 	struct ferryi_session *session = lease->session;
 
 	/* Off the list first: a loss from now on does not reach the peer. The loop is there while attached.
 	 */
 	ferryi_failure_leave(lease);
 	ferryi_mutex_lock(&session->lock);
-	bool attached = session->attached;
-
+	*attached = session->attached;
 	ferryi_mutex_unlock(&session->lock);
-	if (attached && ferryi_loop_call(session->control->loop, unwatch_peer, lease,
-					 ferryi_deadline_ms(FERRYI_CONTROL_CALL_MS)) < 0) {
-		ferryi_error("session %s: the control thread does not answer; lease %llu left behind",
-			     session->name, (unsigned long long)lease->id);
-		return ferryi_control_fail(-ETIMEDOUT, "the control thread does not answer");
-	}
-	ferryi_peer_close(&lease->peer);
-	int rc = 0;
+	if (!*attached || ferryi_loop_call(session->control->loop, unwatch_peer, lease,
+					   ferryi_deadline_ms(FERRYI_CONTROL_CALL_MS)) == 0)
+		return 0;
+	ferryi_error("session %s: the control thread does not answer; lease %llu left behind", session->name,
+		     (unsigned long long)lease->id);
+	return ferryi_control_fail(-ETIMEDOUT, "the control thread does not answer");
+}
 
+int ferryi_lease_give_back(struct ferryi_lease *lease)
+{
+	bool attached;
+	int rc = lease->is_given_back ? 0 : withdraw(lease, &attached);
+
+	if (rc < 0 || lease->is_given_back)
+		return rc;
+	lease->is_given_back = true;
+	ferryi_peer_fail(lease->peer);
+	if (!attached || ferryi_session_state(lease->session) == FERRYI_SESSION_LOST)
+		return 0;
+	return ferryi_grant_detach(lease->session, lease->id, lease->epoch, false,
+				   request_deadline(lease->session));
+}
+
+/* Why the lease may still be there at the server, or 0. */
+static int close_lease(struct ferryi_lease **lease_ptr, bool forget)
+{
+	struct ferryi_lease *lease = *lease_ptr;
+	struct ferryi_session *session = lease->session;
+	bool attached = false;
+	int rc = lease->is_given_back ? 0 : withdraw(lease, &attached);
+
+	*lease_ptr = NULL;
+	if (rc < 0)
+		return rc;
+	ferryi_peer_close(&lease->peer);
+	if (lease->is_given_back) {
+		free_lease(lease);
+		return 0;
+	}
 	if (!attached || ferryi_session_state(session) == FERRYI_SESSION_LOST) {
 		rc = -ENOTCONN;
 	} else {

@@ -32,6 +32,7 @@ struct ferryi_lease {
 	uint32_t keep_ms;
 	bool is_claimed; /* taken over from another session */
 	bool takes_heir;
+	bool is_given_back; /* but for the handle; set by who may close it */
 	uint8_t secret[FERRYI_LEASE_SECRET_LEN];
 	/* atomic: published (release) after the extents below it were written */
 	_Atomic unsigned count;

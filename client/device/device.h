@@ -97,7 +97,7 @@ struct ferryi_pool_attr {
 	void *data;
 	const struct ferry_pool_ops *ops; /* may be NULL */
 	struct ferry_altmap *altmap;      /* the caller's, or NULL */
-	unsigned copies; /* locations that each page is to have, replica.h; 0: 1 */
+	unsigned copies; /* locations that each page is to have, replica.h; 0: its own, and no replica ever */
 };
 
 int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *arena, const struct ferryi_pool_attr *attr,

@@ -237,6 +237,7 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 		atomic_store(&pool->replica[k], NULL);
 	atomic_store(&pool->nr_samplers, 0);
 	atomic_store(&pool->lender.lost, FERRYI_LOST_NONE);
+	atomic_store(&pool->lender.is_leaving, false);
 	atomic_store(&pool->lender.avoid_ns, 0);
 	atomic_store(&pool->lost, 0);
 	atomic_store(&pool->failed_map, NULL);
@@ -244,9 +245,9 @@ int ferryi_pool_open(struct ferryi_memory_model *model, struct ferryi_arena *are
 	if (rc)
 		goto err_pool;
 	pool->holds = ferryi_arena_alloc(arena, holds_bytes(pool));
-	if (pool->copies > 1)
+	if (attr->copies)
 		pool->gates = ferryi_arena_alloc(arena, gates_bytes(pool));
-	rc = pool->holds && (pool->copies == 1 || pool->gates) ? 0 : -ENOMEM;
+	rc = pool->holds && (!attr->copies || pool->gates) ? 0 : -ENOMEM;
 	if (rc)
 		goto err_window;
 	rc = altmap_setup(pool);

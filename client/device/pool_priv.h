@@ -41,7 +41,7 @@ struct ferry_pool {
 
 	/* atomic: replica.h; changed under lock, read without */
 	_Atomic(struct ferryi_replica *) replica[FERRYI_MAX_REPLICAS];
-	_Atomic uint32_t *gates; /* of each sub-section; NULL: one copy is all there is to be */
+	_Atomic uint32_t *gates; /* of each sub-section; NULL: it has no replicas, ever */
 	_Atomic unsigned nr_samplers; /* between ferryi_pool_locations_begin and _end */
 
 	/* atomic: references and KILLED; an event that happens once; a table, bits are only set (release: pool_set_failed) */

@@ -24,7 +24,7 @@ struct ferryi_lender *ferryi_pool_lender(struct ferry_pool *pool)
 
 bool ferryi_pool_is_replicated(const struct ferry_pool *pool)
 {
-	return pool->copies > 1;
+	return pool->gates;
 }
 
 static struct ferryi_replica *replica_at(const struct ferry_pool *pool, unsigned k)
@@ -54,13 +54,13 @@ void ferryi_lender_avoid(struct ferry_pool *pool, unsigned index, uint64_t until
 
 void ferryi_pool_locations_begin(struct ferry_pool *pool)
 {
-	if (pool->copies > 1)
+	if (pool->gates)
 		atomic_fetch_add(&pool->nr_samplers, 1);
 }
 
 void ferryi_pool_locations_end(struct ferry_pool *pool)
 {
-	if (pool->copies > 1)
+	if (pool->gates)
 		atomic_fetch_sub(&pool->nr_samplers, 1);
 }
 
@@ -104,7 +104,7 @@ static _Atomic uint32_t *gate_of(const struct ferry_pool *pool, uint64_t pfn)
 
 bool ferryi_pool_write_begin(struct ferry_pool *pool, uint64_t pfn)
 {
-	if (pool->copies == 1 || !(atomic_fetch_add(gate_of(pool, pfn), 1) & COPYING))
+	if (!pool->gates || !(atomic_fetch_add(gate_of(pool, pfn), 1) & COPYING))
 		return true;
 	atomic_fetch_sub(gate_of(pool, pfn), 1);
 	return false;
@@ -112,13 +112,13 @@ bool ferryi_pool_write_begin(struct ferry_pool *pool, uint64_t pfn)
 
 void ferryi_pool_write_end(struct ferry_pool *pool, uint64_t pfn)
 {
-	if (pool->copies > 1)
+	if (pool->gates)
 		atomic_fetch_sub(gate_of(pool, pfn), 1);
 }
 
 bool ferryi_pool_is_copying(const struct ferry_pool *pool, uint64_t pfn)
 {
-	return pool->copies > 1 && (atomic_load(gate_of(pool, pfn)) & COPYING);
+	return pool->gates && (atomic_load(gate_of(pool, pfn)) & COPYING);
 }
 
 bool ferryi_pool_copy_begin(struct ferry_pool *pool, uint64_t pfn)
@@ -155,6 +155,7 @@ int ferryi_replica_open(struct ferry_pool *pool, struct ferryi_lease *lease, uns
 	replica->lender.lease = lease;
 	replica->lender.index = index;
 	atomic_store(&replica->lender.lost, FERRYI_LOST_NONE);
+	atomic_store(&replica->lender.is_leaving, false);
 	atomic_store(&replica->lender.avoid_ns, 0);
 	replica->arena = pool->arena;
 	replica->pool = pool;
@@ -199,6 +200,8 @@ static int grow_locked(struct ferryi_replica *replica, uint64_t nr)
 	return 0;
 }
 
+static bool give_up_unless_last(struct ferryi_replica *replica);
+
 int ferryi_replicas_grow_locked(struct ferry_pool *pool, uint64_t nr)
 {
 	int rc = 0;
@@ -210,23 +213,23 @@ int ferryi_replicas_grow_locked(struct ferry_pool *pool, uint64_t nr)
 		if (!replica || is_in_state(replica, FERRYI_REPLICA_LOST))
 			continue;
 		rc = grow_locked(replica, nr);
-		if (rc == -ENOTCONN) { /* its session is lost: the control thread says so to the pool in a moment */
-			ferryi_replica_give_up(replica, FERRYI_LOST_CLOSED);
+		/* Its session is lost, or its server drains: it is gone in a moment anyway. */
+		if ((rc == -ENOTCONN || rc == -ESHUTDOWN) && give_up_unless_last(replica))
 			rc = 0;
-		}
 	}
 	return rc;
 }
 
 static unsigned missing_locked(const struct ferry_pool *pool, bool filled_ones)
 {
-	unsigned there = !ferryi_lender_is_lost(&pool->lender);
+	unsigned there = !ferryi_lender_is_lost(&pool->lender) && !atomic_load(&pool->lender.is_leaving);
 
 	for (unsigned k = 0; k < FERRYI_MAX_REPLICAS; k++) {
 		const struct ferryi_replica *replica = replica_at(pool, k);
 
-		there += is_in_state(replica, FERRYI_REPLICA_LIVE) ||
-			 (!filled_ones && is_in_state(replica, FERRYI_REPLICA_FILLING));
+		if (replica && !atomic_load(&replica->lender.is_leaving))
+			there += is_in_state(replica, FERRYI_REPLICA_LIVE) ||
+				 (!filled_ones && is_in_state(replica, FERRYI_REPLICA_FILLING));
 	}
 	return there < pool->copies && !ferryi_pool_lost(pool) ? pool->copies - there : 0;
 }
@@ -336,6 +339,19 @@ void ferryi_replica_give_up(struct ferryi_replica *replica, enum ferryi_lost_rea
 	ferryi_mutex_unlock(&pool->lock);
 }
 
+static bool give_up_unless_last(struct ferryi_replica *replica)
+{
+	struct ferry_pool *pool = replica->pool;
+
+	ferryi_mutex_lock(&pool->lock);
+	bool can = survives_locked(pool, NULL, replica);
+
+	if (can)
+		lose_replica_locked(replica, FERRYI_LOST_CLOSED);
+	ferryi_mutex_unlock(&pool->lock);
+	return can;
+}
+
 unsigned ferryi_pool_session_lost(struct ferry_pool *pool, const struct ferryi_session *session, enum ferryi_lost_reason reason)
 {
 	unsigned nr_lost = 0;
@@ -355,6 +371,48 @@ unsigned ferryi_pool_session_lost(struct ferry_pool *pool, const struct ferryi_s
 	}
 	ferryi_mutex_unlock(&pool->lock);
 	return nr_lost;
+}
+
+bool ferryi_pool_session_leaves(struct ferry_pool *pool, const struct ferryi_session *session)
+{
+	bool any = false;
+
+	ferryi_mutex_lock(&pool->lock);
+	if (pool->gates && ferryi_lease_session(pool->lender.lease) == session && !ferryi_lender_is_lost(&pool->lender)) {
+		atomic_store(&pool->lender.is_leaving, true);
+		any = true;
+	}
+	for (unsigned k = 0; k < FERRYI_MAX_REPLICAS; k++) {
+		struct ferryi_replica *replica = replica_at(pool, k);
+
+		if (replica && ferryi_lease_session(replica->lender.lease) == session) {
+			atomic_store(&replica->lender.is_leaving, true);
+			any = true;
+		}
+	}
+	ferryi_mutex_unlock(&pool->lock);
+	return any;
+}
+
+bool ferryi_pool_drop_leaving(struct ferry_pool *pool)
+{
+	bool is_own = false;
+
+	ferryi_mutex_lock(&pool->lock);
+	bool can = !ferryi_pool_lost(pool) && !missing_locked(pool, true);
+
+	for (unsigned k = 0; can && k < FERRYI_MAX_REPLICAS; k++) {
+		struct ferryi_replica *replica = replica_at(pool, k);
+
+		if (replica && atomic_load(&replica->lender.is_leaving))
+			lose_replica_locked(replica, FERRYI_LOST_CLOSED);
+	}
+	if (can && atomic_load(&pool->lender.is_leaving) && !ferryi_lender_is_lost(&pool->lender)) {
+		atomic_store(&pool->lender.lost, FERRYI_LOST_CLOSED);
+		is_own = true;
+	}
+	ferryi_mutex_unlock(&pool->lock);
+	return is_own;
 }
 
 /* ---- what is there ---- */

@@ -37,6 +37,9 @@
  * later one goes to the replica as well. A sub-section that is taken after the
  * filler has passed it is taken, under the pool's lock, after the publication.
  *
+ * A location at a server that drains is replaced in the same way, and lost on
+ * purpose once others are whole.
+ *
  * Replica structs are type-stable, as pools are, and are used again:
  *
  *   who uses a location                    ferryi_replica_take_off
@@ -71,6 +74,8 @@ struct ferryi_lender {
 	unsigned index;
 	/* atomic: enum ferryi_lost_reason, set once */
 	_Atomic int lost;
+	/* atomic: set once: its server drains, and another location is to take its place */
+	_Atomic bool is_leaving;
 	/* atomic: CLOCK_MONOTONIC; others are read from until then: it was late, or has failed */
 	_Atomic uint64_t avoid_ns;
 };
@@ -115,7 +120,7 @@ void ferryi_lender_avoid(struct ferry_pool *pool, unsigned index, uint64_t until
 
 /* Its own lease. */
 struct ferryi_lender *ferryi_pool_lender(struct ferry_pool *pool);
-/* More than one copy of its pages is wanted. */
+/* It can have replicas: more than one copy of its pages is wanted, or they may have to move. */
 bool ferryi_pool_is_replicated(const struct ferry_pool *pool);
 
 /* ---- locations: lock-free, fault path ---- */
@@ -173,5 +178,12 @@ bool ferryi_pool_is_at(struct ferry_pool *pool, const char *server_id);
  * Control thread.
  */
 unsigned ferryi_pool_session_lost(struct ferry_pool *pool, const struct ferryi_session *session, enum ferryi_lost_reason reason);
+/* A server drains: locations there are not counted as there any more. true: there were some. Control thread. */
+bool ferryi_pool_session_leaves(struct ferry_pool *pool, const struct ferryi_session *session);
+/*
+ * Once as many others as are wanted are whole, those that leave are lost. true: the pool's own lease was one of them;
+ * it is to be given back.
+ */
+bool ferryi_pool_drop_leaving(struct ferry_pool *pool);
 
 #endif

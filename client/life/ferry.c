@@ -196,7 +196,6 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 		.evict_threads = (uint32_t)config.evict_threads,
 		.readahead_pages = (uint32_t)config.readahead_pages,
 		.fork_copies = config.fork == FERRYI_FORK_COPY,
-		.copies = (uint32_t)config.replicas,
 		.rebuild_rate = config.rebuild_rate,
 		.find_servers = ferryi_find_servers,
 		.find_ctx = ferry,
@@ -219,7 +218,7 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 	rc = start_control(ferry);
 	if (!rc)
 		rc = attach_servers(ferry);
-	if (!rc) {
+	if (!rc && config.replicas > 1) {
 		rc = ferryi_pager_rebuild_start(ferry->pager);
 		if (rc)
 			ferryi_control_fail(rc, "replicas: no thread to make lost copies anew (%s)", ferryi_strerror(rc));
@@ -277,6 +276,7 @@ int ferry_open(const struct ferry_config *cfg, struct ferry **out)
 		rc = build(cfg, &ferry);
 		if (!rc) {
 			atomic_store_explicit(&the_ferry, ferry, memory_order_release);
+			ferryi_move_leaving(ferry); /* of what began to drain meanwhile */
 			pthread_once(&once, register_exit);
 			*out = ferry;
 		}

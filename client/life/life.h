@@ -68,11 +68,13 @@ int ferryi_free_index(const struct ferry *ferry);
 struct ferry_pool *ferryi_take_pool_off(struct ferry *ferry, unsigned index);
 /* A pool that was taken off: closed. What its name has stays where that is for good, unless forget says otherwise. */
 int ferryi_end_pool(struct ferry_pool **pool, bool forget);
-/* Control thread: a session is lost. */
+/* Pages at servers that drain begin to move, if there are any. */
+void ferryi_move_leaving(struct ferry *ferry);
+/* Control thread: a session is lost, or its server drains. */
 void ferryi_on_session_state(void *ctx, struct ferryi_session *session, enum ferryi_session_state state);
 
 /* replicas.c */
-/* How many copies a pool that is attached so is to have. */
+/* How many copies a pool that is attached so is to have; 0: its own, which never moves. */
 unsigned ferryi_copies_of(const struct ferry *ferry, const struct ferry_pool_attr *attr);
 /*
  * Replicas of the pool at other servers, as many as it lacks. -EINVAL: there are not so many servers; else why none

@@ -10,11 +10,46 @@
 #include "log.h"
 #include "recover.h"
 
+/* What is there moves elsewhere, if there is room. */
+static void on_drain(struct ferry *ferry, const struct ferryi_session *session)
+{
+	ferryi_mutex_lock(&ferry->loss_lock);
+	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
+		struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
+
+		if (pool)
+			ferryi_pool_session_leaves(pool, session);
+	}
+	ferryi_mutex_unlock(&ferry->loss_lock);
+	if (ferry == ferryi_the_ferry()) /* else ferry_open looks for it at its end */
+		ferryi_move_leaving(ferry);
+}
+
+void ferryi_move_leaving(struct ferry *ferry)
+{
+	bool any = false;
+	int rc = 0;
+
+	ferryi_mutex_lock(&ferry->loss_lock);
+	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
+		struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
+
+		any = any || (pool && ferryi_pool_is_replicated(pool) && ferryi_pool_missing(pool));
+	}
+	if (any && ferry->pager)
+		rc = ferryi_pager_rebuild_start(ferry->pager);
+	ferryi_mutex_unlock(&ferry->loss_lock);
+	if (rc)
+		ferryi_warn("a server drains, and no page can move elsewhere (%s)", ferryi_strerror(rc));
+}
+
 void ferryi_on_session_state(void *ctx, struct ferryi_session *session, enum ferryi_session_state state)
 {
 	struct ferry *ferry = ctx;
 	unsigned nr_lost = 0, nr_copies = 0;
 
+	if (state == FERRYI_SESSION_DRAINING)
+		on_drain(ferry, session);
 	if (state != FERRYI_SESSION_LOST)
 		return;
 	ferryi_mutex_lock(&ferry->loss_lock);
@@ -583,7 +618,16 @@ int ferry_pfn_to_server(struct ferry *ferry, uint64_t pfn, char *name, size_t na
 	if (!sub || !name || !name_len)
 		return ferryi_control_fail(-EINVAL, "pfn_to_server: %#llx is not a page of a pool, or no room for the name",
 					   (unsigned long long)pfn);
-	snprintf(name, name_len, "%s", ferryi_session_name(ferryi_lease_session(ferryi_pool_lease(sub->pool))));
+	const struct ferryi_lender *lender = ferryi_pool_lender(sub->pool);
+	struct ferryi_location at;
+
+	ferryi_pool_locations_begin(sub->pool);
+	for (unsigned k = FERRYI_POOL_LOCATIONS; k-- > 0;) {
+		if (ferryi_pool_location(sub->pool, sub, pfn, k, &at) && at.is_read_from)
+			lender = at.lender;
+	}
+	snprintf(name, name_len, "%s", ferryi_session_name(ferryi_lease_session(lender->lease)));
+	ferryi_pool_locations_end(sub->pool);
 	return 0;
 }
 

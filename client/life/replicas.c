@@ -10,7 +10,7 @@ unsigned ferryi_copies_of(const struct ferry *ferry, const struct ferry_pool_att
 {
 	bool is_plain = !attr->name && !attr->ops && !attr->altmap && attr->type != FERRY_MEM_COHERENT;
 
-	return is_plain ? (unsigned)ferry->config.replicas : 1;
+	return is_plain ? (unsigned)ferry->config.replicas : 0;
 }
 
 /* Memory of the pool's type at that server: in the pool that the configuration names, or another. */
@@ -56,6 +56,8 @@ static int add_at(struct ferry *ferry, struct ferry_pool *pool, struct ferryi_se
 	/* From here on a loss of the session reaches the replica; one that came before is seen here. */
 	if (ferryi_session_state(session) == FERRYI_SESSION_LOST)
 		ferryi_pool_session_lost(pool, session, ferryi_session_lost_reason(session));
+	if (ferryi_session_state(session) == FERRYI_SESSION_DRAINING)
+		ferryi_pool_session_leaves(pool, session);
 	return 0;
 }
 
@@ -129,11 +131,22 @@ static void drop_lost(struct ferry *ferry, struct ferry_pool *pool)
 	}
 }
 
+/* The pool goes on by its replicas; the handle stays, for its name and its close. */
+static void give_back_own(struct ferry_pool *pool)
+{
+	const char *name = ferryi_session_name(ferryi_lease_session(ferryi_pool_lease(pool)));
+
+	if (ferryi_lease_give_back(ferryi_pool_lease(pool)))
+		ferryi_warn("lease at %s: giving it back: %s", name, ferryi_control_last_error());
+	else
+		ferryi_notice("%s drains: what this process had there has moved elsewhere", name);
+}
+
 static void tell(struct ferry *ferry, unsigned nr_missing)
 {
 	if (nr_missing && !ferry->is_degraded_told)
 		ferryi_warn("replicas: %u copies of pools are missing, and there is no server for them (%s): data has fewer copies "
-			    "than the %llu asked for until there is one",
+			    "than the %llu asked for, or stays at a server that drains, until there is one",
 			    nr_missing, ferryi_control_last_error(), (unsigned long long)ferry->config.replicas);
 	ferry->is_degraded_told = nr_missing != 0;
 }
@@ -150,6 +163,8 @@ static unsigned replicate_lost(struct ferry *ferry, bool *is_whole)
 
 		if (!pool || !ferryi_pool_is_replicated(pool))
 			continue;
+		if (ferryi_pool_drop_leaving(pool))
+			give_back_own(pool);
 		drop_lost(ferry, pool);
 		unsigned missing = ferryi_pool_missing(pool);
 

@@ -14,18 +14,17 @@
 
 /* ---- reading ---- */
 
-static bool is_avoided(const struct ferryi_lender *lender, uint64_t now)
+static bool is_avoided(const struct ferryi_lender *lender)
 {
 	uint64_t until = atomic_load_explicit(&lender->avoid_ns, memory_order_relaxed);
 
-	return until && now < until;
+	return until && ferryi_now_ns() < until;
 }
 
 struct ferryi_channel *ferryi_copies_source(struct ferryi_lines *lines, struct ferry_pool *pool,
 					    const struct ferryi_subsection *sub, uint64_t pfn, struct ferryi_location *from,
 					    bool *is_there)
 {
-	uint64_t now = ferryi_pool_is_replicated(pool) ? ferryi_now_ns() : 0;
 	struct ferryi_channel *channel = NULL;
 	struct ferryi_location one;
 
@@ -36,15 +35,15 @@ struct ferryi_channel *ferryi_copies_source(struct ferryi_lines *lines, struct f
 		*is_there = true;
 		struct ferryi_channel *its = ferryi_lines_channel(lines, one.lender->index);
 
-		if (!its || (channel && is_avoided(one.lender, now)))
+		if (!its || (channel && is_avoided(one.lender)))
 			continue;
-		bool is_better = !channel || is_avoided(from->lender, now);
+		bool is_better = !channel || is_avoided(from->lender);
 
 		if (is_better) {
 			channel = its;
 			*from = one;
 		}
-		if (!is_avoided(from->lender, now))
+		if (!is_avoided(from->lender))
 			break;
 	}
 	return channel;
@@ -176,7 +175,7 @@ bool ferryi_copies_write(struct ferryi_evictor *ev, struct ferryi_evict_write *w
 struct ferryi_evict_write *ferryi_copies_ended(struct ferryi_evictor *ev, struct ferryi_op *op)
 {
 	const char *at = (const char *)op, *copies = (const char *)ev->copies;
-	bool is_more = copies && at >= copies && at < copies + sizeof(*ev->copies);
+	bool is_more = at >= copies && at < copies + sizeof(*ev->copies);
 	struct ferryi_copy_write *more = (struct ferryi_copy_write *)op;
 	struct ferryi_evict_write *write = is_more ? more->write : (struct ferryi_evict_write *)op;
 	bool ended = is_more ? end_one(write, more->lender, more->is_read_from, op->status) :

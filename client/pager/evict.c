@@ -46,11 +46,9 @@ int ferryi_evictor_init(struct ferryi_evictor *ev, struct ferryi_pager *pager, u
 
 	if (!bounce)
 		return -ENOMEM;
-	if (pager->attr.copies > 1) {
-		ev->copies = ferryi_arena_alloc(pager->arena, sizeof(*ev->copies));
-		if (!ev->copies)
-			return -ENOMEM;
-	}
+	ev->copies = ferryi_arena_alloc(pager->arena, sizeof(*ev->copies));
+	if (!ev->copies)
+		return -ENOMEM;
 	ev->pager = pager;
 	assign_slots(ev, staging, first_slot);
 	for (unsigned i = 0; i < FERRYI_EVICT_BATCHES; i++)

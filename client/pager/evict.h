@@ -86,7 +86,7 @@ struct ferryi_evictor {
 	int error;      /* why pages could not leave last: negative errno */
 	struct ferryi_evict_batch batch[FERRYI_EVICT_BATCHES];
 	struct ferryi_desc_round descriptors;
-	struct ferryi_copy_writes *copies; /* NULL: no pool is replicated */
+	struct ferryi_copy_writes *copies;
 };
 
 /* staging: FERRYI_EVICT_SLOTS armed, empty pages; first_slot: their number in the pager's staging area. */

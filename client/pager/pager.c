@@ -396,7 +396,7 @@ static int close_lines(struct ferryi_pager *pager, unsigned index)
 		ferryi_mutex_unlock(&pager->children.lock);
 		rc = rc ? rc : one;
 	}
-	if (pager->rebuild.started) {
+	if (atomic_load(&pager->rebuild.started)) {
 		ferryi_mutex_lock(&pager->rebuild.lock);
 		int one = ferryi_lines_close_pool(&pager->rebuild.lines, index, true, deadline_ns);
 
@@ -546,7 +546,10 @@ void ferryi_pager_copies_lost(struct ferryi_pager *pager, unsigned nr)
 
 int ferryi_pager_rebuild_start(struct ferryi_pager *pager)
 {
-	return ferryi_rebuild_start(pager);
+	int rc = ferryi_rebuild_start(pager);
+
+	ferryi_rebuild_kick(pager);
+	return rc;
 }
 
 void ferryi_pager_rebuild_stop(struct ferryi_pager *pager)

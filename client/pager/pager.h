@@ -30,11 +30,10 @@ struct ferryi_pager_attr {
 	uint32_t fault_timeout_ms;
 	uint32_t fault_threads, evict_threads;
 	uint32_t readahead_pages;
-	uint32_t copies;       /* of each page, on as many servers: 1 to FERRYI_MAX_COPIES */
 	uint64_t rebuild_rate; /* bytes/s at which lost ones are made anew */
 	/*
-	 * Servers for lost copies: leases what the pools lack (ferryi_pager_add_replica). In the thread `ferry-rebuild`, with
-	 * no lock held; may block. NULL: copies is 1.
+	 * Servers for copies that are lost or leave: leases what the pools lack (ferryi_pager_add_replica), gives back what has
+	 * been replaced. In the thread `ferry-rebuild`, with no lock held; may block.
 	 */
 	void (*find_servers)(void *ctx);
 	void *find_ctx;
@@ -81,7 +80,10 @@ void ferryi_pager_copies_lost(struct ferryi_pager *pager, unsigned nr);
  */
 int ferryi_pager_add_replica(struct ferryi_pager *pager, struct ferryi_replica *replica, bool is_new);
 int ferryi_pager_remove_replica(struct ferryi_pager *pager, struct ferryi_replica *replica);
-/* Lost copies are made anew from now on (attr.find_servers), until stop. */
+/*
+ * Lost copies are made anew from now on (attr.find_servers), and those moved that leave, until stop; at once if it does
+ * so already. Does not block. One caller at a time; after stop it does nothing.
+ */
 int ferryi_pager_rebuild_start(struct ferryi_pager *pager);
 void ferryi_pager_rebuild_stop(struct ferryi_pager *pager);
 

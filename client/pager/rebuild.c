@@ -208,11 +208,12 @@ static void fill(struct ferryi_pager *pager, struct ferryi_replica *replica)
 
 /* ---- the thread ---- */
 
-/* Fills what is to be filled; true: something is missing still. */
-static bool fill_all(struct ferryi_pager *pager)
+/* Fills what is to be filled; how many it tried. *is_missing: there should be more. */
+static unsigned fill_all(struct ferryi_pager *pager, bool *is_missing)
 {
-	bool is_missing = false;
+	unsigned n = 0;
 
+	*is_missing = false;
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
 		struct ferry_pool *pool = ferryi_pager_pool_begin(pager, i);
 
@@ -221,13 +222,15 @@ static bool fill_all(struct ferryi_pager *pager)
 		for (unsigned k = 0; k < FERRYI_MAX_REPLICAS && ferryi_pool_is_replicated(pool); k++) {
 			struct ferryi_replica *replica = ferryi_pool_replica(pool, k);
 
-			if (replica && !is_given_up(replica) && !must_stop(pager, pool))
+			if (replica && !is_given_up(replica) && !must_stop(pager, pool)) {
 				fill(pager, replica);
+				n++;
+			}
 		}
-		is_missing = is_missing || (ferryi_pool_is_replicated(pool) && ferryi_pool_missing(pool));
+		*is_missing = *is_missing || (ferryi_pool_is_replicated(pool) && ferryi_pool_missing(pool));
 		ferryi_pager_pool_end(pager, i);
 	}
-	return is_missing;
+	return n;
 }
 
 static void *rebuild_main(void *arg)
@@ -239,10 +242,11 @@ static void *rebuild_main(void *arg)
 	pthread_setname_np(pthread_self(), "ferry-rebuild");
 	while (!atomic_load(&rebuild->stopping)) {
 		uint64_t kicks;
+		bool is_missing;
 
 		pager->attr.find_servers(pager->attr.find_ctx);
-		bool is_missing = fill_all(pager);
-
+		if (fill_all(pager, &is_missing)) /* what was to take the place of others does, or was given up */
+			pager->attr.find_servers(pager->attr.find_ctx);
 		if (poll(&pfd, 1, is_missing ? AGAIN_MS : IDLE_MS) > 0 && read(rebuild->kick_fd, &kicks, sizeof(kicks)) < 0)
 			continue; /* EAGAIN: nothing was there after all */
 	}
@@ -253,7 +257,7 @@ int ferryi_rebuild_start(struct ferryi_pager *pager)
 {
 	struct ferryi_rebuild *rebuild = &pager->rebuild;
 
-	if (pager->attr.copies == 1)
+	if (atomic_load(&rebuild->started) || atomic_load(&rebuild->stopping))
 		return 0;
 	rebuild->buf = ferryi_arena_alloc(pager->arena, RUN_BYTES);
 	if (!rebuild->buf)
@@ -267,7 +271,7 @@ int ferryi_rebuild_start(struct ferryi_pager *pager)
 	int rc = ferryi_lines_init(&rebuild->lines, pager->keeper, rebuild->buf, RUN_BYTES, 1, -1);
 	if (!rc)
 		rc = ferryi_thread_start(&rebuild->thread, rebuild_main, pager);
-	rebuild->started = !rc;
+	atomic_store(&rebuild->started, !rc);
 	return rc;
 }
 
@@ -275,12 +279,12 @@ void ferryi_rebuild_stop(struct ferryi_pager *pager)
 {
 	struct ferryi_rebuild *rebuild = &pager->rebuild;
 
-	if (!rebuild->started)
-		return;
 	atomic_store(&rebuild->stopping, true);
+	if (!atomic_load(&rebuild->started))
+		return;
 	ferryi_rebuild_kick(pager);
 	pthread_join(rebuild->thread, NULL);
-	rebuild->started = false;
+	atomic_store(&rebuild->started, false);
 }
 
 void ferryi_rebuild_close(struct ferryi_pager *pager)

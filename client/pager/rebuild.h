@@ -1,5 +1,5 @@
 /*
- * Lost copies made anew: the thread `ferry-rebuild`, which has servers found for
+ * Lost copies made anew, and those moved whose server drains: the thread `ferry-rebuild`, which has servers found for
  * what the pools lack, copies what is in use there to each replica that is
  * FILLING, a sub-section at a time and no faster than it was told, and then has
  * it read from too. How its copying and the writes of others keep apart:
@@ -18,8 +18,9 @@
 struct ferryi_pager;
 
 struct ferryi_rebuild {
+	/* atomic: set once, by start, when all else is there; cleared by stop */
+	_Atomic bool started;
 	/* immutable from start to stop */
-	bool started;
 	pthread_t thread;
 	uint8_t *buf;
 	/* atomic: -1 before start */
@@ -33,7 +34,7 @@ struct ferryi_rebuild {
 	struct ferryi_lines lines;
 };
 
-/* Once pools are attached. attr.copies 1: does nothing. 0, -ENOMEM, -EMFILE, .... */
+/* Unless it was started, or stopped, before; once pools are attached. One caller at a time. 0, -ENOMEM, -EMFILE, .... */
 int ferryi_rebuild_start(struct ferryi_pager *pager);
 /* Before the keeper stops; waits for what is under way, within the fault timeout. Nothing happens if it was not started. */
 void ferryi_rebuild_stop(struct ferryi_pager *pager);

@@ -369,6 +369,57 @@ static void flush_and_fork__server_killed__data_survives(void **state)
 	end(2);
 }
 
+static uint32_t nr_copies;
+
+/* Under load, from the server that has the pool's own lease; it can be stopped with nothing lost. */
+static void drained_body(void)
+{
+	struct ferry *ferry = open_with(nr_copies);
+	uint64_t deadline_ns = ferryi_deadline_ms(SLACK_MS), pfn = 0;
+	char server[64];
+
+	load_start(ferry);
+	load_run(500);
+	uint64_t since = ferryi_now_ns();
+
+	ferryt_child_signal(&servers[0], SIGTERM);
+	struct pollfd ended = { .fd = servers[0].pidfd, .events = POLLIN };
+
+	CHECK_INT(poll(&ended, 1, ferryi_remaining_ms(deadline_ns)), 1);
+	tell("server drained under load, exited", ferryi_now_ns() - since);
+	load_run(500);
+	load_verify();
+	struct ferry_stats stats = stats_of(ferry);
+
+	CHECK_INT(stats.faults_poisoned, 0);
+	CHECK_INT(stats.copies_lost, 0);
+	CHECK_INT(stats.replicas_missing, 0);
+	CHECK(stats.copies_rebuilt > 0 && stats.bytes_rebuilt >= PAGES * FERRYT_PAGE);
+	/* Pages are where they were by their PFN, and elsewhere by server. */
+	struct ferry_pool_info info = { .size = sizeof(info) };
+	struct ferry_pool *pool = ferry_pool_at(ferry, 0);
+
+	CHECK(pool);
+	CHECK_INT(ferry_pool_info(pool, &info), 0);
+	pfn = info.pfn_first;
+	CHECK_INT(ferry_pfn_to_server(ferry, pfn, server, sizeof(server)), 0);
+	CHECK(strcmp(server, info.server) != 0);
+	ferry_pool_put(pool);
+	CHECK_INT(ferry_close(ferry), 0);
+	ferryt_verify(load.p, 0, 1, load.seeds[0]);
+}
+
+static void drain__another_server__pages_move_and_it_exits(void **state)
+{
+	(void)state;
+	for (nr_copies = 1; nr_copies <= 2; nr_copies++) {
+		start(nr_copies + 1);
+		RUN(drained_body);
+		assert_int_equal(ferryt_child_wait(&servers[0]), 0); /* its exit status */
+		end(nr_copies + 1);
+	}
+}
+
 static void too_few_body(void)
 {
 	struct ferry_config cfg = config(2);
@@ -404,6 +455,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(copies__lost_and_rebuilt_and_lost_again__data_survives),
 		cmocka_unit_test(copies__all_lost__sigbus_with_a_reason),
 		cmocka_unit_test(flush_and_fork__server_killed__data_survives),
+		cmocka_unit_test(drain__another_server__pages_move_and_it_exits),
 		cmocka_unit_test(open__fewer_servers_than_copies__one_clear_line),
 	};
 	int skip = ferryt_needs_uffd();
