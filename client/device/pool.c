@@ -330,6 +330,16 @@ struct room {
 	uint64_t there; /* that the server had when it last told */
 };
 
+/* The same for every replica, or the pool's own part is given back. */
+static int grow_replicas(struct ferry_pool *pool, uint64_t step, unsigned first, unsigned count)
+{
+	int rc = ferryi_replicas_grow_locked(pool, pool->nr_leased, pool->nr_leased + step);
+
+	for (unsigned i = 0; rc && i < count; i++)
+		ferryi_lease_shrink(pool->lender.lease, first + i);
+	return rc;
+}
+
 /* Asks for `like` or, when the server has less, for less, down to `need`; more than it had only as far as needed. */
 static int lease_more(struct ferry_pool *pool, uint64_t need, uint64_t like, const struct room *room)
 {
@@ -340,9 +350,9 @@ static int lease_more(struct ferry_pool *pool, uint64_t need, uint64_t like, con
 	if (need > room->all)
 		return -ENOMEM;
 	for (;;) {
-		rc = ferryi_replicas_grow_locked(pool, pool->nr_leased + step); /* what they have more is for the next time */
+		rc = ferryi_lease_grow(pool->lender.lease, step << FERRYI_SUBSECTION_SHIFT, &first, &count);
 		if (!rc)
-			rc = ferryi_lease_grow(pool->lender.lease, step << FERRYI_SUBSECTION_SHIFT, &first, &count);
+			rc = grow_replicas(pool, step, first, count);
 		if (rc != -ENOMEM || step == need)
 			break;
 		step = ferryi_max_u64(need, step / 2);
@@ -367,6 +377,8 @@ static int grow(struct ferry_pool *pool, uint64_t want, bool ahead)
 {
 	int rc = 0;
 
+	if (ferryi_lender_is_lost(&pool->lender)) /* what it has is at its replicas, and does not grow */
+		return -ENOTCONN;
 	ferryi_mutex_lock(&pool->grow_lock);
 	ferryi_mutex_lock(&pool->lock);
 	uint64_t nr_free = pool->nr_leased - pool->nr_used - pool->nr_retired;
@@ -586,6 +598,8 @@ uint64_t ferryi_pool_room_bytes(struct ferry_pool *pool)
 	uint64_t nr = atomic_load(&pool->nr_window);
 
 	ferryi_mutex_lock(&pool->lock);
+	if (ferryi_lender_is_lost(&pool->lender))
+		nr = pool->nr_leased; /* at its replicas */
 	nr -= ferryi_max_u64(pool->nr_aside, pool->nr_kept) + pool->nr_used - pool->nr_released;
 	ferryi_mutex_unlock(&pool->lock);
 	return nr << FERRYI_SUBSECTION_SHIFT;

@@ -200,9 +200,25 @@ static int grow_locked(struct ferryi_replica *replica, uint64_t nr)
 	return 0;
 }
 
+/* Gives back what was leased beyond nr, by whole extents: since there were so many. */
+static void shrink_locked(struct ferryi_replica *replica, uint64_t nr)
+{
+	struct ferryi_lease *lease = replica->lender.lease;
+
+	for (unsigned i = ferryi_lease_extent_count(lease); i-- > 0 && replica->nr_leased > nr;) {
+		uint64_t len = ferryi_lease_extent(lease, i)->len_bytes;
+
+		if (len && ferryi_lease_shrink(lease, i))
+			ferryi_warn("replica at %s: %llu bytes of it are not used: %s",
+				    ferryi_session_name(ferryi_lease_session(lease)), (unsigned long long)len,
+				    ferryi_control_last_error());
+		replica->nr_leased -= len >> FERRYI_SUBSECTION_SHIFT;
+	}
+}
+
 static bool give_up_unless_last(struct ferryi_replica *replica);
 
-int ferryi_replicas_grow_locked(struct ferry_pool *pool, uint64_t nr)
+int ferryi_replicas_grow_locked(struct ferry_pool *pool, uint64_t nr_before, uint64_t nr)
 {
 	int rc = 0;
 
@@ -216,6 +232,12 @@ int ferryi_replicas_grow_locked(struct ferry_pool *pool, uint64_t nr)
 		/* Its session is lost, or its server drains: it is gone in a moment anyway. */
 		if ((rc == -ENOTCONN || rc == -ESHUTDOWN) && give_up_unless_last(replica))
 			rc = 0;
+	}
+	for (unsigned k = 0; k < FERRYI_MAX_REPLICAS && rc; k++) {
+		struct ferryi_replica *replica = replica_at(pool, k);
+
+		if (replica && !is_in_state(replica, FERRYI_REPLICA_LOST))
+			shrink_locked(replica, nr_before);
 	}
 	return rc;
 }

@@ -161,8 +161,8 @@ bool ferryi_replica_filled(struct ferryi_replica *replica);
 void ferryi_replica_give_up(struct ferryi_replica *replica, enum ferryi_lost_reason reason);
 /* Some replica that is LOST, off the pool, to be closed; NULL: none. Waits for its users, shortly. */
 struct ferryi_replica *ferryi_replica_take_off(struct ferry_pool *pool);
-/* For growth: every location has as many sub-sections. ASSUMPTION: the pool's grow_lock is held. Errors as take. */
-int ferryi_replicas_grow_locked(struct ferry_pool *pool, uint64_t nr);
+/* For growth: each replica has nr sub-sections where it had nr_before, or none of them. ASSUMPTION: grow_lock is held. Errors as take. */
+int ferryi_replicas_grow_locked(struct ferry_pool *pool, uint64_t nr_before, uint64_t nr);
 
 /* Replica k, or NULL; it stays while the pool is in use by the caller and is not LOST, or while the ferry lock is held. */
 struct ferryi_replica *ferryi_pool_replica(struct ferry_pool *pool, unsigned k);

@@ -369,6 +369,37 @@ static void flush_and_fork__server_killed__data_survives(void **state)
 	end(2);
 }
 
+/* Leases so much of a server's 64 MiB as it is, in one copy. */
+static int take_memory(struct ferry *ferry, unsigned i, const char *name, size_t len)
+{
+	char url[192];
+	struct ferry_pool *pool;
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .type = FERRY_MEM_PRIVATE, .server = url, .pool = "test",
+					.len_bytes = len, .name = name };
+
+	snprintf(url, sizeof(url), "%s?fabric=%s", servers[i].url, row_arg);
+	return ferry_pool_attach(ferry, &attr, &pool);
+}
+
+/* What the pool's own server could give, the other cannot: they grow by what both can, and none keeps the rest. */
+static void full_replica_body(void)
+{
+	struct ferry *ferry = open_with(2);
+
+	CHECK_INT(take_memory(ferry, 1, "filler", 48 * FERRYT_MIB), 0);
+	ferryt_fill_away(ferry, ferryt_mmap(ferry, 12 * FERRYT_MIB), FERRYT_MIB / FERRYT_PAGE, 1);
+	CHECK_INT(take_memory(ferry, 0, "rest", 40 * FERRYT_MIB), 0);
+	CHECK_INT(stats_of(ferry).replicas_missing, 0);
+}
+
+static void growth__other_server_nearly_full__none_leases_in_vain(void **state)
+{
+	(void)state;
+	start(2);
+	RUN(full_replica_body);
+	end(2);
+}
+
 static uint32_t nr_copies;
 
 /* Under load, from the server that has the pool's own lease; it can be stopped with nothing lost. */
@@ -455,6 +486,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(copies__lost_and_rebuilt_and_lost_again__data_survives),
 		cmocka_unit_test(copies__all_lost__sigbus_with_a_reason),
 		cmocka_unit_test(flush_and_fork__server_killed__data_survives),
+		cmocka_unit_test(growth__other_server_nearly_full__none_leases_in_vain),
 		cmocka_unit_test(drain__another_server__pages_move_and_it_exits),
 		cmocka_unit_test(open__fewer_servers_than_copies__one_clear_line),
 	};
