@@ -116,8 +116,9 @@ struct ferry_config {
 	 * a page is away when all of them have it; when a server is lost, faults go on from the others and what was lost is
 	 * copied to another one that has room, in the background. Where there is none, the process goes on with fewer
 	 * copies, and a warning says so (ferry_stats.replicas_missing). A server that is late for a quarter of
-	 * fault_timeout_ms is left alone for a while, and the fault answered by another one. Pools with a name, callbacks
-	 * or an altmap, and coherent ones, have one copy.
+	 * fault_timeout_ms is left alone for a while, and the fault answered by another one. What is at a server that
+	 * drains (SIGTERM of ferryd) moves in the same way, with one copy too. Pools with a name, callbacks or an altmap,
+	 * and coherent ones, have one copy and stay where they are.
 	 */
 	uint32_t replicas;
 	uint64_t rebuild_rate;       /* bytes/s at which lost copies are made anew, at most; default 200M [FERRY_REBUILD_RATE] */
@@ -338,7 +339,7 @@ struct ferry_stats {
 	uint64_t bytes_replicated;   /* written to second and third copies, by eviction; bytes_out has the first alone */
 	uint64_t reads_retried;      /* faults whose read failed and was begun again */
 	uint64_t copies_lost;        /* copies of a pool that went with a server */
-	uint64_t copies_rebuilt;     /* ... that were made anew */
+	uint64_t copies_rebuilt;     /* ... that were made anew, or moved off a server that drains */
 	uint64_t bytes_rebuilt;      /* copied for that */
 };
 
