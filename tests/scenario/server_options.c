@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -184,6 +185,21 @@ static void start__cannot__one_line_each(void **state)
 			 "--log-level", "error"),
 		    RUNTIME, "the port is in use");
 	close(fd);
+}
+
+/* A full disk is met at the start, not by a client. In a mount namespace, which this process then has. */
+static void pool_in_a_file__disk_full__one_line_at_start(void **state)
+{
+	(void)state;
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("none", "/mnt", "tmpfs", 0, "size=16M")) {
+		print_message("skipped: a small file system to fill needs root (%s)\n", strerror(errno));
+		skip();
+	}
+	expect_line(ARGS("--pool", "name=hot,size=64M,type=fs_dax,path=/mnt/pool", "--fabric", "tcp", "--token-file", token_path,
+			 ANY_PORT, "--log-level", "error"),
+		    RUNTIME, "No space left on device");
+	assert_int_equal(umount("/mnt"), 0);
 }
 
 static void verbs__memlock_too_small__one_line(void **state)
@@ -475,6 +491,7 @@ int main(void)
 		cmocka_unit_test(options__wrong__one_line_each),
 		cmocka_unit_test(pool__wrong__one_line_each),
 		cmocka_unit_test(start__cannot__one_line_each),
+		cmocka_unit_test(pool_in_a_file__disk_full__one_line_at_start),
 		cmocka_unit_test(verbs__memlock_too_small__one_line),
 		cmocka_unit_test(verbs__named_and_missing__one_line),
 		cmocka_unit_test(config__wrong__names_file_and_line),
