@@ -116,12 +116,37 @@ static void loss__of_all_that_is_read_from__is_the_pools(void **state)
 	assert_int_equal(ferryi_pool_missing(&pool), 0);
 }
 
+/* What leaves is read from and written to until others are whole, and is not counted among them. */
+static void leaving__replaced_by_a_whole_one__is_lost(void **state)
+{
+	struct ferryi_location at;
+
+	(void)state;
+	pool.copies = 1;
+	atomic_store(&pool.lender.is_leaving, true);
+	assert_int_equal(ferryi_pool_missing(&pool), 1);
+	assert_false(ferryi_pool_drop_leaving(&pool));
+	put(0, FERRYI_REPLICA_FILLING);
+	assert_int_equal(ferryi_pool_missing(&pool), 0);
+	assert_false(ferryi_pool_drop_leaving(&pool));
+	assert_true(ferryi_pool_location(&pool, &sub, PFN, 0, &at));
+	assert_true(at.is_read_from);
+	assert_true(ferryi_replica_filled(&replicas[0]));
+	assert_true(ferryi_pool_drop_leaving(&pool));
+	assert_false(ferryi_pool_location(&pool, &sub, PFN, 0, &at));
+	assert_true(ferryi_pool_location(&pool, &sub, PFN, 1, &at));
+	assert_true(at.is_read_from);
+	assert_int_equal(ferryi_pool_lost(&pool), FERRYI_LOST_NONE);
+	assert_false(ferryi_pool_drop_leaving(&pool)); /* once */
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(location__each_state__is_where_it_says, setup, teardown),
 		cmocka_unit_test_setup_teardown(gate__writer_and_filler__one_at_a_time, setup, teardown),
 		cmocka_unit_test_setup_teardown(loss__of_all_that_is_read_from__is_the_pools, setup, teardown),
+		cmocka_unit_test_setup_teardown(leaving__replaced_by_a_whole_one__is_lost, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
