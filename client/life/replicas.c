@@ -142,6 +142,13 @@ static void give_back_own(struct ferry_pool *pool)
 		ferryi_notice("%s drains: what this process had there has moved elsewhere", name);
 }
 
+static void drop_what_went(struct ferry *ferry, struct ferry_pool *pool)
+{
+	if (ferryi_pool_drop_leaving(pool))
+		give_back_own(pool);
+	drop_lost(ferry, pool);
+}
+
 static void tell(struct ferry *ferry, unsigned nr_missing)
 {
 	if (nr_missing && !ferry->is_degraded_told)
@@ -158,14 +165,18 @@ static unsigned replicate_lost(struct ferry *ferry, bool *is_whole)
 
 	*is_whole = true;
 	ferryi_mutex_lock(&ferry->lock);
+	/* Of all pools first: there are few indices. */
+	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
+		struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
+
+		if (pool && ferryi_pool_is_replicated(pool))
+			drop_what_went(ferry, pool);
+	}
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
 		struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
 
 		if (!pool || !ferryi_pool_is_replicated(pool))
 			continue;
-		if (ferryi_pool_drop_leaving(pool))
-			give_back_own(pool);
-		drop_lost(ferry, pool);
 		unsigned missing = ferryi_pool_missing(pool);
 
 		while (missing && add_somewhere(ferry, pool, false) == 0)
