@@ -1,6 +1,7 @@
 #!/bin/bash
-# The server is taken away while pages are there: killed, then cut off by a
-# network that drops everything. No zero, no hang, a reason.
+# A network that drops some packets: nothing is lost. Then the server is taken
+# away while pages are there: killed, and cut off by a network that drops
+# everything. No zero, no hang, a reason.
 set -eu
 . "$(dirname "$0")/farlib.sh"
 far=$FERRY_BUILD/tests/softroce/softroce_far
@@ -31,12 +32,23 @@ kill_server() {
 }
 cut_wire() { tc qdisc replace dev "$wire" root netem loss 100%; }
 
-ferryd_start 64M
-lost killed kill_server
-ferryd_start 64M
+# A wire that loses packets, and is slow: what is lost is sent again by the transport, and nobody notices but by the time.
+use_lossy_wire() {
+	say "one packet in a hundred lost, each 2 ms late"
+	tc qdisc replace dev "$wire" root netem loss 1% delay 2ms
+	FERRY_FAULT_TIMEOUT=60000 timeout 200 "$far" 12 150 || fail "use over a lossy wire"
+	tc qdisc del dev "$wire" root
+}
+
 if [ -n "${FERRY_TWO_VMS:-}" ]; then
 	wire=$(ip -4 -o addr show | awk -v a="$FERRY_RDMA_ADDR" 'index($4, a "/") == 1 { print $2 }')
 	modprobe sch_netem || fail "this kernel has no sch_netem"
+fi
+ferryd_start 64M
+[ -z "${FERRY_TWO_VMS:-}" ] || use_lossy_wire
+lost killed kill_server
+ferryd_start 64M
+if [ -n "${FERRY_TWO_VMS:-}" ]; then
 	lost "cut off" cut_wire
 fi
 echo ok
