@@ -122,6 +122,17 @@ struct ferry_config {
 	 */
 	uint32_t replicas;
 	uint64_t rebuild_rate;       /* bytes/s at which lost copies are made anew, at most; default 200M [FERRY_REBUILD_RATE] */
+	/*
+	 * How memory is spread over the pools, where FERRY_MAP_* says nothing else: "round-robin", "weighted", "nearest" or
+	 * "fill" (see "several servers" below); default round-robin [FERRY_POLICY]
+	 */
+	const char *policy;
+	uint64_t stripe_bytes;       /* consecutive bytes of a mapping in one pool; multiple of 2 MiB; default 2M [FERRY_STRIPE] */
+	/*
+	 * "no": ferry_open fails when one of the servers cannot be reached. "yes": it goes on without, with a warning, as long
+	 * as one can be; default no [FERRY_SERVERS_OPTIONAL]
+	 */
+	const char *servers_optional;
 };
 
 /* Smallest budget: what the fault and eviction paths need to make progress. -EINVAL below it. */
@@ -182,6 +193,32 @@ uint64_t ferry_caps(struct ferry *ferry);
 #define FERRY_MAP_NORESERVE (1u << 0) /* do not lease pool memory for the whole range now; see -ENOMEM */
 #define FERRY_MAP_INLINE    (1u << 1) /* faults are served in the faulting thread; see below */
 #define FERRY_MAP_HANDLER   (1u << 2) /* by a thread of the library's, whatever FERRY_MODE says */
+/* At most one of these; without, what FERRY_POLICY says. */
+#define FERRY_MAP_ROUND_ROBIN (1u << 3)
+#define FERRY_MAP_WEIGHTED    (1u << 4)
+#define FERRY_MAP_NEAREST     (1u << 5)
+#define FERRY_MAP_FILL        (1u << 6)
+/* Stripes of 1 << log2 bytes, 21 (2 MiB) to 40, as MAP_HUGE_SHIFT of mmap(2); without, what FERRY_STRIPE says. */
+#define FERRY_MAP_STRIPE_SHIFT 26
+#define FERRY_MAP_STRIPE(log2) ((unsigned)(log2) << FERRY_MAP_STRIPE_SHIFT)
+
+/*
+ * Several servers. Memory goes to all plain pools: those of ferry_open's servers, and those that ferry_pool_attach adds
+ * without owner, ops and name; other pools that eviction may use take what these have no room for. A mapping is cut into
+ * stripes, of a multiple of 2 MiB from its start (of adopted memory: from the 2 MiB boundary at or below it), and each goes to one pool:
+ *   round-robin  one stripe to each in turn, whatever their sizes: all servers work on a scan, and on random touches
+ *   weighted     in proportion to the room that each has, of what its server had free when it was last asked (at attach,
+ *                and by a ferry_mmap or ferry_adopt, once a second at most): servers of different sizes fill evenly
+ *   nearest      to the nearest that has room: pools of this host (fabric local) by the NUMA distance of their memory
+ *                from the thread that attaches them, then the others by the latency of a read, measured at attach; in
+ *                turn where several are as near, to a quarter
+ *   fill         to the first that has room
+ * A pool that is full, dying or lost is passed over: the stripe goes to the others by the same policy. Memory is placed
+ * when it is mapped or adopted (with FERRY_MAP_NORESERVE: when 2 MiB of it first leave RAM), and stays: a pool
+ * attached later gets its share of what is placed from then on, one that is to go is emptied first (ferry_pool_kill,
+ * ferry_pool_evict, ferry_pool_detach). The default stripe is what is placed as one at the least: longer ones
+ * make no transfer longer, but let a scan wait for one server at a time.
+ */
 
 /*
  * Inline memory saves a fault the hand-off to another thread: the library's

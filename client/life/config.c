@@ -15,6 +15,7 @@
 static const char *const forks[] = { "copy", "guard", NULL }; /* enum ferryi_fork */
 static const char *const oom_policies[] = { "poison", "wait", "abort", NULL }; /* as enum ferryi_oom */
 static const char *const modes[] = { "handler", "inline", NULL }; /* enum ferryi_mode */
+static const char *const policies[] = { "round-robin", "weighted", "nearest", "fill", NULL }; /* enum ferryi_policy */
 static const char *const log_levels[] = { "error", "warn", "notice", "info", "debug", NULL };
 
 #define AT(member) offsetof(struct ferryi_config, member)
@@ -58,6 +59,14 @@ static const struct ferryi_param table[] = {
 	{ .name = "mode", .type = FERRYI_PARAM_ENUM, .offset = AT(mode), .values = modes, .env = "FERRY_MODE",
 	  .metavar = "WHO", .deflt = "handler",
 	  .text = "Who serves faults: handler (a thread of the library), inline (the faulting thread)." },
+	{ .name = "policy", .type = FERRYI_PARAM_ENUM, .offset = AT(policy), .values = policies, .env = "FERRY_POLICY",
+	  .metavar = "WHICH", .deflt = "round-robin",
+	  .text = "How memory is spread over several pools: round-robin, weighted (by free space), nearest, fill (the first first)." },
+	{ .name = "stripe", .type = FERRYI_PARAM_SIZE, .offset = AT(stripe_bytes), .env = "FERRY_STRIPE", .metavar = "SIZE",
+	  .unit = "bytes", .min = FERRYI_SUBSECTION_SIZE, .max = 1ULL << 40, .deflt = "2M",
+	  .text = "Consecutive bytes of a mapping that go to one pool." },
+	{ .name = "servers-optional", .type = FERRYI_PARAM_FLAG, .offset = AT(servers_optional),
+	  .env = "FERRY_SERVERS_OPTIONAL", .text = "Go on without a server that cannot be reached, if another can." },
 	{ .name = NULL },
 };
 
@@ -112,6 +121,9 @@ static int from_struct(struct ferryi_config *config, const struct ferry_config *
 	rc = rc ? rc : set_text(config, "fork", c.fork, err, err_len);
 	rc = rc ? rc : set_text(config, "oom", c.oom, err, err_len);
 	rc = rc ? rc : set_text(config, "mode", c.mode, err, err_len);
+	rc = rc ? rc : set_text(config, "policy", c.policy, err, err_len);
+	rc = rc ? rc : set_text(config, "servers-optional", c.servers_optional, err, err_len);
+	rc = rc ? rc : set_number(config, "stripe", c.stripe_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "local", c.local_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "embedded-size", c.embedded_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "fault-timeout", c.fault_timeout_ms, err, err_len);
@@ -130,6 +142,10 @@ int ferryi_config_init(struct ferryi_config *config, const struct ferry_config *
 
 	if (!rc)
 		rc = cfg ? from_struct(config, cfg, err, err_len) : ferryi_params_env(table, config, err, err_len);
+	if (!rc && !ferryi_is_aligned(config->stripe_bytes, FERRYI_SUBSECTION_SIZE)) {
+		snprintf(err, err_len, "stripe: %llu bytes is not a multiple of 2 MiB", (unsigned long long)config->stripe_bytes);
+		rc = -EINVAL;
+	}
 	if (rc) {
 		ferryi_config_fini(config);
 		return rc;

@@ -2,6 +2,7 @@
 #ifndef FERRYI_LIFE_CONFIG_H
 #define FERRYI_LIFE_CONFIG_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "ferry.h"
@@ -19,6 +20,9 @@ struct ferryi_config {
 	int log_level; /* enum ferryi_log_level */
 	int fork;      /* enum ferryi_fork */
 	int mode;      /* enum ferryi_mode */
+	int policy;    /* enum ferryi_policy */
+	uint64_t stripe_bytes;
+	bool servers_optional;
 };
 
 /* cfg NULL: from the environment. 0 or -EINVAL with one line in err. fini frees what init took. */

@@ -87,9 +87,17 @@ static int attach_url(struct ferry *ferry, const char *url)
 	return rc ? rc : ferryi_attach(ferry, session, &attr, &pool);
 }
 
+/* A server that is only away, where that may be: a wrong URL, secret or pool is an error all the same. */
+static bool is_optional(const struct ferry *ferry, int rc)
+{
+	return ferry->config.servers_optional && (rc == -EHOSTUNREACH || rc == -ECONNREFUSED || rc == -ETIMEDOUT ||
+						  rc == -ENOTCONN || rc == -ESHUTDOWN);
+}
+
 static int attach_servers(struct ferry *ferry)
 {
 	char list[4096], *save = NULL;
+	unsigned nr_attached = 0;
 	int rc = 0;
 
 	if (ferry->embedded)
@@ -100,9 +108,17 @@ static int attach_servers(struct ferry *ferry)
 	if (strlen(ferry->config.servers) >= sizeof(list))
 		return ferryi_control_fail(-EINVAL, "servers: the list is longer than %zu characters", sizeof(list) - 1);
 	strcpy(list, ferry->config.servers);
-	for (char *url = strtok_r(list, ", ", &save); url && !rc; url = strtok_r(NULL, ", ", &save))
-		rc = attach_url(ferry, url);
-	if (!rc && !ferry->nr_sessions)
+	for (char *url = strtok_r(list, ", ", &save); url && (!rc || is_optional(ferry, rc)); url = strtok_r(NULL, ", ", &save)) {
+		int one = attach_url(ferry, url);
+
+		if (one && is_optional(ferry, one))
+			ferryi_warn("servers: %s is left out: %s", url, ferryi_control_last_error());
+		nr_attached += !one;
+		rc = one ? one : rc;
+	}
+	if (nr_attached && (!rc || is_optional(ferry, rc)))
+		rc = 0;
+	else if (!rc)
 		rc = ferryi_control_fail(-EINVAL, "servers: \"%s\" names no server", ferry->config.servers);
 	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED && !rc; i++) {
 		struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
@@ -199,6 +215,8 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 		.rebuild_rate = config.rebuild_rate,
 		.find_servers = ferryi_find_servers,
 		.find_ctx = ferry,
+		.policy = (enum ferryi_policy)config.policy,
+		.stripe_bytes = config.stripe_bytes,
 	};
 
 	rc = ferryi_mirrors_open(&ferry->mirrors, ferry);

@@ -10,6 +10,7 @@
 #include "lock.h"
 #include "mirror.h"
 #include "pager.h"
+#include "placement.h"
 
 #define FERRYI_FERRY_MAGIC 0x59525245u /* "ERRY" */
 #define FERRYI_MAX_SERVERS 16u
@@ -43,6 +44,7 @@ struct ferry {
 	bool busy[FERRYI_MAX_POOLS_ATTACHED]; /* index taken: by a pool, or a replica */
 	_Atomic unsigned nid_of[FERRYI_MAX_POOLS_ATTACHED]; /* of each pool, its server; set before it is published */
 	bool is_degraded_told; /* that copies are missing, and no server is there for them */
+	struct ferryi_placement placement;
 
 	/* atomic: read by many; taken off under loss_lock, before the pool is closed */
 	_Atomic(struct ferry_pool *) pools[FERRYI_MAX_POOLS_ATTACHED];

@@ -6,6 +6,8 @@
 #include "error.h"
 #include "life.h"
 
+#define MAX_STRIPE_SHIFT 40u
+
 /* A usable ferry and a page-aligned, non-empty range that does not wrap. */
 static int check_range(struct ferry *ferry, const char *call, const void *addr, size_t len)
 {
@@ -29,10 +31,18 @@ static uintptr_t end_of(const void *addr, size_t len)
 static int check_flags(struct ferry *ferry, const char *call, unsigned *flags)
 {
 	const unsigned modes = FERRY_MAP_INLINE | FERRY_MAP_HANDLER;
+	const unsigned policies = FERRY_MAP_ROUND_ROBIN | FERRY_MAP_WEIGHTED | FERRY_MAP_NEAREST | FERRY_MAP_FILL;
+	unsigned policy = *flags & policies, stripe = *flags >> FERRY_MAP_STRIPE_SHIFT;
 	int rc = 0;
 
-	if ((*flags & ~(FERRY_MAP_NORESERVE | modes)) || (*flags & modes) == modes)
+	if ((*flags & ~(FERRY_MAP_NORESERVE | modes | policies | FERRY_MAP_STRIPE(63))) || (*flags & modes) == modes)
 		return ferryi_control_fail(-EINVAL, "%s: unknown flags %#x", call, *flags);
+	if (policy & (policy - 1))
+		return ferryi_control_fail(-EINVAL, "%s: flags %#x name more than one policy", call, *flags);
+	if (stripe && (stripe < FERRYI_SUBSECTION_SHIFT || stripe > MAX_STRIPE_SHIFT))
+		return ferryi_control_fail(-EINVAL, "%s: a stripe of 1 << %u bytes; 1 << %u to 1 << %u can be", call, stripe,
+					   FERRYI_SUBSECTION_SHIFT, MAX_STRIPE_SHIFT);
+	ferryi_placement_look(ferry, *flags);
 	if (!(*flags & modes))
 		*flags |= ferry->config.mode == FERRYI_MODE_INLINE ? FERRY_MAP_INLINE : 0;
 	if (*flags & FERRY_MAP_INLINE) {

@@ -271,6 +271,7 @@ int ferryi_attach(struct ferry *ferry, struct ferryi_session *session, const str
 		undo_pool(&pool);
 		return rc;
 	}
+	ferryi_placement_add(ferry, (unsigned)index, attr->pool);
 	*out = pool;
 	return 0;
 }

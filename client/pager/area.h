@@ -25,6 +25,7 @@
 
 #include "device.h"
 #include "page.h"
+#include "stripe.h"
 
 #define FERRYI_PAGES_PER_BLOCK FERRYI_PAGES_PER_SUBSECTION
 #define FERRYI_MAX_AREAS       16384u
@@ -45,6 +46,9 @@ struct ferryi_object {
 	size_t nr_blocks;
 	ferryi_page_word *words;
 	struct ferryi_block *blocks;
+	enum ferryi_policy policy;  /* its blocks go to pools by stripes (choose.h) ... */
+	uint32_t stripe_blocks;	    /* ... of so many blocks, at least 1 */
+	uint64_t first_stripe;	    /* number of its first one */
 	bool is_inline; /* faults on it are served in the faulting thread, by a userfaultfd of its own (inline.h) */
 	/* protected by the table's write lock */
 	unsigned nr_areas;

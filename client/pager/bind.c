@@ -36,34 +36,9 @@
 
 #include "pager_priv.h"
 
-#define TAKE_BATCH    256u
-#define RESERVE_AHEAD 16u /* sub-sections: 32 MiB that eviction may bind without asking a server */
-
 static size_t block_of(size_t page)
 {
 	return page / FERRYI_PAGES_PER_BLOCK;
-}
-
-/* Takes nr sub-sections from the first pool that can give them (is_paged_to); its error, or the last pool's. */
-static int take_somewhere(struct ferryi_pager *pager, unsigned nr, bool may_grow, uint32_t *subsections)
-{
-	int rc = -ENXIO;
-
-	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
-		struct ferry_pool *pool = ferryi_pager_pool_begin(pager, i);
-
-		if (!pool)
-			continue;
-		bool is_well = !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool) &&
-			       ferryi_pool_is_paged_to(pool);
-
-		if (is_well)
-			rc = ferryi_pool_take(pool, nr, may_grow, subsections);
-		ferryi_pager_pool_end(pager, i);
-		if (is_well && !rc)
-			return 0;
-	}
-	return rc;
 }
 
 static void give(struct ferryi_pager *pager, uint32_t subsection)
@@ -89,50 +64,39 @@ static void bind_block(struct ferryi_pager *pager, struct ferryi_block *block, u
 		give(pager, subsection);
 }
 
-int ferryi_bind_block_now(struct ferryi_pager *pager, struct ferryi_block *block)
+int ferryi_bind_block_now(struct ferryi_pager *pager, struct ferryi_object *object, size_t nr)
 {
 	uint32_t subsection;
-	int rc = take_somewhere(pager, 1, false, &subsection);
+	int rc = ferryi_choose_now(pager, object, nr, &subsection);
 
 	if (!rc)
-		bind_block(pager, block, subsection);
+		bind_block(pager, &object->blocks[nr], subsection);
 	return rc;
 }
 
 void ferryi_bind_reserve_ahead(struct ferryi_pager *pager)
 {
-	if (!atomic_load(&pager->binds_late))
-		return;
-	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
-		struct ferry_pool *pool = ferryi_pager_pool_begin(pager, i);
-
-		if (!pool)
-			continue;
-		bool reserved = !ferryi_pool_lost(pool) && !ferryi_pool_is_killed(pool) &&
-				ferryi_pool_is_paged_to(pool) && ferryi_pool_reserve(pool, RESERVE_AHEAD) == 0;
-
-		ferryi_pager_pool_end(pager, i);
-		if (reserved)
-			return;
-	}
+	if (atomic_load(&pager->binds_late))
+		ferryi_choose_reserve_ahead(pager);
 }
 
 int ferryi_bind_pages(struct ferryi_pager *pager, struct ferryi_object *object, size_t first, size_t n)
 {
 	size_t end = block_of(first + n - 1) + 1;
-	uint32_t got[TAKE_BATCH];
+	uint32_t got[FERRYI_CHOOSE_BATCH];
+	int rc = 0;
 
-	for (size_t b = block_of(first); b < end;) {
-		unsigned nr = (unsigned)ferryi_min_u64(end - b, TAKE_BATCH);
-		int rc = take_somewhere(pager, nr, true, got);
+	for (size_t b = block_of(first); b < end && !rc;) {
+		unsigned nr = (unsigned)ferryi_min_u64(end - b, FERRYI_CHOOSE_BATCH);
 
-		if (rc)
-			return rc; /* the caller unbinds the object as a whole */
-		for (unsigned i = 0; i < nr; i++)
-			bind_block(pager, &object->blocks[b + i], got[i]);
+		rc = ferryi_choose_many(pager, object, b, nr, got); /* after an error the caller unbinds the object as a whole */
+		for (unsigned i = 0; i < nr; i++) {
+			if (got[i] != FERRYI_NO_SUBSECTION)
+				bind_block(pager, &object->blocks[b + i], got[i]);
+		}
 		b += nr;
 	}
-	return 0;
+	return rc;
 }
 
 void ferryi_unbind_pages(struct ferryi_pager *pager, struct ferryi_object *object, size_t first, size_t n, bool whole)
@@ -234,7 +198,7 @@ bool ferryi_block_is_misplaced(const struct ferry_pool *pool, const struct ferry
 
 int ferryi_bind_take(struct ferryi_pager *pager, uint32_t *subsection)
 {
-	return take_somewhere(pager, 1, true, subsection);
+	return ferryi_choose_any(pager, subsection);
 }
 
 void ferryi_bind_give(struct ferryi_pager *pager, uint32_t subsection)

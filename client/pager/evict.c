@@ -99,7 +99,7 @@ static bool block_can_leave(struct ferryi_evictor *ev, struct ferryi_object *obj
 	}
 	*bound = atomic_load_explicit(&block->subsection, memory_order_acquire);
 	if (!*bound) {
-		int rc = ferryi_bind_block_now(ev->pager, block);
+		int rc = ferryi_bind_block_now(ev->pager, object, index / FERRYI_PAGES_PER_BLOCK);
 
 		if (rc) {
 			if (rc == -ENOMEM && !atomic_exchange(&ev->pager->binds_late, true))

@@ -472,6 +472,7 @@ int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool)
 		rc = open_lines(pager, ferryi_pool_lender(pool));
 	if (rc)
 		return rc;
+	ferryi_choose_reset(pager, index);
 	rc = ferryi_descriptors_load(pager, pool);
 	if (rc) {
 		close_lines(pager, index);
@@ -479,6 +480,11 @@ int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool)
 	}
 	atomic_store(&pager->pools[index], pool);
 	return 0;
+}
+
+void ferryi_pager_pool_tell(struct ferryi_pager *pager, unsigned index, uint64_t capacity_bytes, uint32_t distance)
+{
+	ferryi_choose_tell(pager, index, capacity_bytes, distance);
 }
 
 int ferryi_pager_remove_pool(struct ferryi_pager *pager, struct ferry_pool *pool)

@@ -17,6 +17,7 @@
 #include "device.h"
 #include "ferry.h"
 #include "notify.h"
+#include "stripe.h"
 
 struct ferryi_pager;
 
@@ -39,6 +40,8 @@ struct ferryi_pager_attr {
 	void *find_ctx;
 	bool fork_copies; /* a child of fork gets the data; else SIGBUS */
 	enum ferryi_oom oom;
+	enum ferryi_policy policy; /* of memory whose flags name none */
+	uint64_t stripe_bytes;	   /* the same; multiple of 2 MiB */
 	struct ferryi_notifier *notifier; /* told of every change (notify.h); NULL: none */
 };
 
@@ -66,6 +69,11 @@ bool ferryi_pager_is_forked(const struct ferryi_pager *pager);
  * coherent: -ENXIO (the kernel cannot), -ENOMEM: undone.
  */
 int ferryi_pager_add_pool(struct ferryi_pager *pager, struct ferry_pool *pool);
+/*
+ * What its server lends this process at most, leased already or not (0: not known), and how far it is (stripe.h). Counts
+ * from now on, for what is bound. Any thread, does not block.
+ */
+void ferryi_pager_pool_tell(struct ferryi_pager *pager, unsigned index, uint64_t capacity_bytes, uint32_t distance);
 /* -EBUSY while a block is bound to it. On success no channel to it is open. */
 int ferryi_pager_remove_pool(struct ferryi_pager *pager, struct ferry_pool *pool);
 /* A server is gone (ferryi_pool_session_lost was called): faults that wait for it end now, or go elsewhere. Any thread. */

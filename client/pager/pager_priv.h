@@ -11,6 +11,7 @@
 #include "area.h"
 #include "budget.h"
 #include "child.h"
+#include "choose.h"
 #include "coherent.h"
 #include "counters.h"
 #include "evict.h"
@@ -115,6 +116,7 @@ struct ferryi_pager {
 	_Atomic int forking_tid;      /* by this thread: its faults do not wait for room */
 	_Atomic(struct ferry_pool *) pools[FERRYI_MAX_POOLS_ATTACHED]; /* NULL holes; changed under the ferry lock */
 	_Atomic unsigned pool_users[FERRYI_MAX_POOLS_ATTACHED];        /* between ferryi_pager_pool_begin and _end */
+	struct ferryi_chooser chooser; /* and its own group: choose.h */
 	_Atomic bool binds_late; /* some object is NORESERVE: its blocks are bound at first eviction */
 
 	struct ferryi_children children; /* its own lock */
@@ -203,8 +205,8 @@ bool ferryi_events_to_come(struct ferryi_pager *pager);
 int ferryi_bind_pages(struct ferryi_pager *pager, struct ferryi_object *object, size_t first, size_t n);
 /* Keeper thread: has pool memory leased before late-bound blocks need it; may block on a server. */
 void ferryi_bind_reserve_ahead(struct ferryi_pager *pager);
-/* One block from memory leased already; never blocks. */
-int ferryi_bind_block_now(struct ferryi_pager *pager, struct ferryi_block *block);
+/* Block `nr` from memory leased already; never blocks. */
+int ferryi_bind_block_now(struct ferryi_pager *pager, struct ferryi_object *object, size_t nr);
 /* Gives back the blocks that lie wholly in [first, first + n), or all (whole). ASSUMPTION: pages settled. */
 void ferryi_unbind_pages(struct ferryi_pager *pager, struct ferryi_object *object, size_t first, size_t n, bool whole);
 

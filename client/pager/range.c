@@ -42,8 +42,26 @@ static int no_room(struct ferryi_pager *pager, uint64_t bytes, int rc)
 		return ferryi_control_fail(-ENOMEM, "no pool is attached, or the servers of all of them are gone");
 	if (rc != -ENOMEM || room >= bytes)
 		return rc;
-	return ferryi_control_fail(rc, "the pools are full: %llu MiB asked for, %llu MiB would fit", in_mib(bytes),
-				   in_mib(room));
+	char text[512];
+
+	return ferryi_control_fail(rc, "the pools are full: %llu MiB asked for, %llu MiB would fit (in use: %s)", in_mib(bytes),
+				   in_mib(room), ferryi_choose_text(pager, text, sizeof(text)));
+}
+
+/* Where its blocks go, by the flags. Stripes are counted through all mappings: a small one begins where the last ended. */
+static void set_stripes(struct ferryi_pager *pager, struct ferryi_object *object, unsigned flags)
+{
+	unsigned shift = flags >> FERRY_MAP_STRIPE_SHIFT;
+	uint64_t bytes = shift ? 1ULL << shift : pager->attr.stripe_bytes;
+
+	object->policy = flags & FERRY_MAP_ROUND_ROBIN ? FERRYI_POLICY_ROUND_ROBIN :
+			 flags & FERRY_MAP_WEIGHTED    ? FERRYI_POLICY_WEIGHTED :
+			 flags & FERRY_MAP_NEAREST     ? FERRYI_POLICY_NEAREST :
+			 flags & FERRY_MAP_FILL	       ? FERRYI_POLICY_FILL :
+							 pager->attr.policy;
+	object->stripe_blocks = (uint32_t)ferryi_max_u64(1, ferryi_min_u64(bytes >> FERRYI_SUBSECTION_SHIFT, UINT32_MAX));
+	object->first_stripe = atomic_fetch_add(&pager->chooser.next_stripe,
+						(object->nr_blocks - 1) / object->stripe_blocks + 1);
 }
 
 /* Tables and pool memory for a new object. */
@@ -54,6 +72,7 @@ static int create_object(struct ferryi_pager *pager, size_t nr_pages, unsigned f
 	if (!object)
 		return ferryi_control_fail(-ENOMEM, "no address space left for the tables of %llu MiB",
 					   in_mib((uint64_t)nr_pages << FERRYI_PAGE_SHIFT));
+	set_stripes(pager, object, flags);
 	int rc = flags & FERRY_MAP_NORESERVE ? 0 : ferryi_bind_pages(pager, object, 0, nr_pages);
 
 	if (rc) {
@@ -62,8 +81,10 @@ static int create_object(struct ferryi_pager *pager, size_t nr_pages, unsigned f
 		return no_room(pager, (uint64_t)nr_pages << FERRYI_PAGE_SHIFT, rc);
 	}
 	object->is_inline = flags & FERRY_MAP_INLINE;
-	if (flags & FERRY_MAP_NORESERVE)
+	if (flags & FERRY_MAP_NORESERVE) {
 		atomic_store(&pager->binds_late, true);
+		ferryi_keeper_kick(pager->keeper); /* it leases ahead */
+	}
 	*out = object;
 	return 0;
 }

@@ -123,10 +123,15 @@ void ferryt_child_start(struct ferryt_child *child, const char *const *args)
 	start(child, args, true);
 }
 
-void ferryt_child_start_beside(struct ferryt_child *child, const struct ferryt_child *other)
+void ferryt_child_start_beside_with(struct ferryt_child *child, const struct ferryt_child *other, const char *const *args)
 {
 	memcpy(child->token, other->token, sizeof(child->token));
-	start(child, NULL, true);
+	start(child, args, true);
+}
+
+void ferryt_child_start_beside(struct ferryt_child *child, const struct ferryt_child *other)
+{
+	ferryt_child_start_beside_with(child, other, NULL);
 }
 
 void ferryt_child_start_open(struct ferryt_child *child)

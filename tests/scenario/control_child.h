@@ -24,6 +24,7 @@ struct ferryt_child {
 void ferryt_child_start(struct ferryt_child *child, const char *const *args);
 /* One with the other's token: a client of both knows one. */
 void ferryt_child_start_beside(struct ferryt_child *child, const struct ferryt_child *other);
+void ferryt_child_start_beside_with(struct ferryt_child *child, const struct ferryt_child *other, const char *const *args);
 /* One that wants no token. */
 void ferryt_child_start_open(struct ferryt_child *child);
 void ferryt_child_signal(struct ferryt_child *child, int sig);

@@ -207,7 +207,8 @@ int ferryt_in_child(void (*body)(void))
 
 struct ferry_config ferryt_config(size_t budget)
 {
-	struct ferry_config cfg = {.size = sizeof(cfg), .local_bytes = budget, .mode = getenv("FERRYT_MODE")};
+	struct ferry_config cfg = {.size = sizeof(cfg), .local_bytes = budget, .mode = getenv("FERRYT_MODE"),
+				  .policy = "fill" /* into "big", whatever a test attaches */};
 
 	if (strcmp(server.row, "embedded") == 0) {
 		cfg.embedded_bytes = FERRYT_BIG_POOL;
