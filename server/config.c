@@ -9,6 +9,7 @@
 #include "arith.h"
 #include "log.h"
 #include "param.h"
+#include "register.h"
 #include "url.h"
 
 static const char *const log_levels[] = {"error", "warn", "notice", "info", "debug", NULL};
@@ -228,6 +229,27 @@ static const struct ferryi_param table[] = {
 	 .deflt = "2",
 	 .metavar = "N",
 	 .text = "Threads that register and revoke memory."},
+	{.name = "register",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(register_at),
+	 .metavar = "etcd://HOST:PORT/PREFIX",
+	 .text = "Register in etcd (its v3 API over HTTP), under PREFIX, where clients with that URL in "
+		 "FERRY_SERVERS find this server; as long as it lives, and until it drains."},
+	{.name = "register-ttl",
+	 .type = FERRYI_PARAM_MS,
+	 .offset = AT(register_ttl_ms),
+	 .min = 2000,
+	 .max = 3600000,
+	 .deflt = "10s",
+	 .metavar = "TIME",
+	 .text = "How long the entry stays there when this server dies; whole seconds, renewed three times in "
+		 "that time."},
+	{.name = "advertise",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(advertise),
+	 .metavar = "HOST[:PORT]",
+	 .text = "Address that is registered, where clients reach this server by another than that of --listen. "
+		 "Default: that; where it is every address, this host's name."},
 	{.name = "lifeline-fd",
 	 .type = FERRYI_PARAM_U64,
 	 .offset = AT(lifeline_fd),
@@ -423,6 +445,9 @@ static int check(struct ferryi_config *config, char *err, size_t err_len)
 		snprintf(err, err_len, "--token-file and --token-fd: give one of them");
 		return -EINVAL;
 	}
+	rc = ferryi_register_check(config->register_at, config->advertise, err, err_len);
+	if (rc)
+		return rc;
 	rc = ferryi_hostport_parse(config->listen, config->host, sizeof(config->host), &config->port, why,
 				   sizeof(why));
 	if (rc) {

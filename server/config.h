@@ -16,6 +16,8 @@ struct ferryi_config {
 	unsigned npools;
 	struct ferryi_hub_limits limits;
 	const char *listen, *data_host, *fabric, *file, *token_file;
+	const char *register_at, *advertise; /* etcd://..., HOST[:PORT]; NULL */
+	uint64_t register_ttl_ms;
 	uint64_t token_fd, lifeline_fd, ready_fd; /* 0: none */
 	bool no_auth, check, inject_failures;
 	int log_level; /* enum ferryi_log_level */

@@ -20,6 +20,7 @@
 #include "fabrics.h"
 #include "log.h"
 #include "mce.h"
+#include "register.h"
 #include "reload.h"
 #include "secret.h"
 #include "session.h"
@@ -38,6 +39,7 @@ struct daemon {
 	struct ferryi_hub hub;
 	struct event_base *base;
 	struct ferryi_reload *reload;
+	struct ferryi_register *reg; /* NULL: not asked for */
 	struct ferryi_door *door;
 	struct event *on_term, *on_int, *on_hup, *on_jobs, *on_lifeline, *on_mce, *deadline;
 	enum phase phase;
@@ -117,6 +119,7 @@ static void on_stop_signal(evutil_socket_t signum, short what, void *ctx)
 	}
 	daemon->phase = DRAINING;
 	ferryi_supervisor_notify("STOPPING=1");
+	ferryi_register_end(daemon->reg);
 	ferryi_notice("signal %d: draining: nothing is granted any more; waiting up to %" PRIu64
 		      " ms for %" PRIu64 " leases",
 		      (int)signum, daemon->config->drain_timeout_ms,
@@ -297,6 +300,22 @@ static void free_events(struct daemon *daemon)
 	}
 }
 
+/* Once it serves: who finds it there comes at once. */
+static int register_server(struct daemon *daemon, char *err, size_t err_len)
+{
+	char url[320];
+	struct ferryi_register_attr attr = {.etcd = daemon->config->register_at,
+					    .server_id = daemon->hub.server_id,
+					    .url = url,
+					    .ttl_ms = daemon->config->register_ttl_ms};
+
+	if (!attr.etcd)
+		return 0;
+	ferryi_register_url(daemon->config->advertise, ferryi_door_host(daemon->door), ferryi_door_port(daemon->door),
+			    url, sizeof(url));
+	return ferryi_register_start(&attr, &daemon->reg, err, err_len);
+}
+
 static int start(struct daemon *daemon, char *err, size_t err_len)
 {
 	struct ferryi_config *config = daemon->config;
@@ -339,7 +358,7 @@ static int start(struct daemon *daemon, char *err, size_t err_len)
 		rc = add_events(daemon);
 	if (!rc)
 		rc = ferryi_door_serve(daemon->door);
-	return rc;
+	return rc ? rc : register_server(daemon, err, err_len);
 }
 
 static void announce(struct daemon *daemon)
@@ -361,6 +380,7 @@ static void announce(struct daemon *daemon)
  * here. */
 static void stop(struct daemon *daemon)
 {
+	ferryi_register_stop(&daemon->reg);
 	ferryi_door_close(&daemon->door);
 	ferryi_reload_destroy(&daemon->reload);
 	ferryi_jobs_destroy(&daemon->hub.jobs);

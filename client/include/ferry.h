@@ -85,7 +85,7 @@ const char *ferry_last_error(void);
  */
 struct ferry_config {
 	size_t size;
-	const char *servers;         /* comma list of ferry://host:port[?fabric=..] [FERRY_SERVERS]; none: an embedded server */
+	const char *servers;         /* comma list of ferry://host:port[?fabric=..], or where to find some (see below) [FERRY_SERVERS]; none: an embedded server */
 	const char *pool;            /* pool name at the servers; default: the first [FERRY_POOL] */
 	const char *token_file;      /* shared secret of the servers [FERRY_TOKEN_FILE] */
 	uint64_t local_bytes;        /* budget: RAM that managed pages may hold; default 256M [FERRY_LOCAL] */
@@ -151,13 +151,24 @@ struct ferry_config {
 #define FERRY_THREAD_RESERVE (4u << 20)
 
 /*
+ * Where servers are found, in ferry_config.servers, alone or among others:
+ *   etcd://host[:port]/prefix[?fabric=..]          those that are registered there now (ferryd --register): the v3 API, over HTTP
+ *   ferry+srv://name[?dns=ipv4[:port]][&fabric=..] those that the name's SRV records name, as _ferry._tcp.example.org
+ * One that is found but cannot be reached is left out, with a warning. A thread of the library's, ferry-scout, looks for
+ * more as long as the struct ferry is open (at changes of the first etcd; else every 10 s), and attaches what has come,
+ * up to 16 servers and pools in all; pages go there from then on. It takes nothing away: a server that is not found any
+ * more keeps what it has, until its session ends. With servers_optional, servers of the list that were away, or have
+ * restarted, are attached so too.
+ */
+
+/*
  * Starts the library in this process: userfaultfd, threads, sessions and
  * leases. cfg NULL: everything from the environment. One struct ferry a
  * process: -EBUSY if there is one.
  * Returns -EPERM (no right to userfaultfd; ferry_last_error says how to get
  * it), -EOPNOTSUPP (kernel lacks a needed feature), -EINVAL (fewer servers
  * than replicas, too), -ENOMEM,
- * -EHOSTUNREACH, -ECONNREFUSED, -ETIMEDOUT, -EACCES (token), -EPROTONOSUPPORT
+ * -EHOSTUNREACH (also: none is found), -ECONNREFUSED, -ETIMEDOUT, -EACCES (token), -EPROTONOSUPPORT
  * (version), -ENXIO (no such pool), -ENODEV (fabric), -ENOENT (no ferryd for
  * an embedded server). *out is untouched on failure.
  */

@@ -76,59 +76,6 @@ static int start_control(struct ferry *ferry)
 	return ferryi_control_open(&attr, &ferry->control);
 }
 
-static int attach_url(struct ferry *ferry, const char *url)
-{
-	/* Any type that pages can go to. */
-	struct ferry_pool_attr attr = { .size = sizeof(attr), .pool = ferry->config.pool };
-	struct ferryi_session *session;
-	struct ferry_pool *pool;
-	int rc = ferryi_session_for(ferry, url, &session);
-
-	return rc ? rc : ferryi_attach(ferry, session, &attr, &pool);
-}
-
-/* A server that is only away, where that may be: a wrong URL, secret or pool is an error all the same. */
-static bool is_optional(const struct ferry *ferry, int rc)
-{
-	return ferry->config.servers_optional && (rc == -EHOSTUNREACH || rc == -ECONNREFUSED || rc == -ETIMEDOUT ||
-						  rc == -ENOTCONN || rc == -ESHUTDOWN);
-}
-
-static int attach_servers(struct ferry *ferry)
-{
-	char list[4096], *save = NULL;
-	unsigned nr_attached = 0;
-	int rc = 0;
-
-	if (ferry->embedded)
-		return ferry->config.replicas > 1 ?
-			       ferryi_control_fail(-EINVAL, "replicas: %llu copies of each page need as many servers, and none is "
-						   "named (an embedded one is one)", (unsigned long long)ferry->config.replicas) :
-			       attach_url(ferry, ferryi_embedded_url(ferry->embedded));
-	if (strlen(ferry->config.servers) >= sizeof(list))
-		return ferryi_control_fail(-EINVAL, "servers: the list is longer than %zu characters", sizeof(list) - 1);
-	strcpy(list, ferry->config.servers);
-	for (char *url = strtok_r(list, ", ", &save); url && (!rc || is_optional(ferry, rc)); url = strtok_r(NULL, ", ", &save)) {
-		int one = attach_url(ferry, url);
-
-		if (one && is_optional(ferry, one))
-			ferryi_warn("servers: %s is left out: %s", url, ferryi_control_last_error());
-		nr_attached += !one;
-		rc = one ? one : rc;
-	}
-	if (nr_attached && (!rc || is_optional(ferry, rc)))
-		rc = 0;
-	else if (!rc)
-		rc = ferryi_control_fail(-EINVAL, "servers: \"%s\" names no server", ferry->config.servers);
-	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED && !rc; i++) {
-		struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
-
-		if (pool)
-			rc = ferryi_replicate(ferry, pool);
-	}
-	return rc;
-}
-
 /* Everything but the pager, which must be closed or never opened. */
 static void dismantle(struct ferry *ferry)
 {
@@ -235,7 +182,7 @@ static int build(const struct ferry_config *cfg, struct ferry **out)
 	ferry->mirrors.pager = ferry->pager;
 	rc = start_control(ferry);
 	if (!rc)
-		rc = attach_servers(ferry);
+		rc = ferryi_scout_attach(ferry);
 	if (!rc && config.replicas > 1) {
 		rc = ferryi_pager_rebuild_start(ferry->pager);
 		if (rc)
@@ -296,6 +243,7 @@ int ferry_open(const struct ferry_config *cfg, struct ferry **out)
 			atomic_store_explicit(&the_ferry, ferry, memory_order_release);
 			ferryi_move_leaving(ferry); /* of what began to drain meanwhile */
 			pthread_once(&once, register_exit);
+			ferryi_scout_start(ferry);
 			*out = ferry;
 		}
 	}
@@ -312,8 +260,10 @@ int ferry_close(struct ferry *ferry)
 		rc = ferryi_mirrors_begin_close(&ferry->mirrors);
 	if (!rc) {
 		ferryi_exports_pause(&ferry->exports);
+		ferryi_scout_stop(ferry); /* it attaches to the pager */
 		rc = close_pager(ferry);
 		if (rc) {
+			ferryi_scout_start(ferry);
 			ferryi_exports_resume(&ferry->exports);
 			ferryi_mirrors_undo_close(&ferry->mirrors);
 		}

@@ -11,6 +11,7 @@
 #include "mirror.h"
 #include "pager.h"
 #include "placement.h"
+#include "scout.h"
 
 #define FERRYI_FERRY_MAGIC 0x59525245u /* "ERRY" */
 #define FERRYI_MAX_SERVERS 16u
@@ -33,6 +34,8 @@ struct ferry {
 	struct ferryi_embedded *embedded;
 	struct ferryi_mirrors mirrors; /* its own lock */
 	struct ferryi_exports exports; /* its own locks */
+
+	struct ferryi_scout scout; /* its own groups */
 
 	/* protected by lock; the number is read without, and stands for as many sessions, which stay */
 	struct ferryi_mutex lock;

@@ -9,7 +9,7 @@
 #include "pager_priv.h"
 
 #define RESERVE_AHEAD 16u /* sub-sections: 32 MiB of a pool that eviction may bind without asking its server */
-#define SHORT_MS      20  /* so long a late block waits for the keeper to lease more where it belongs */
+#define SHORT_MS      500 /* so long late blocks wait for the keeper to lease more where they belong: a server that hangs holds up no more */
 
 /* Pools that can be asked; those that have refused are dropped. */
 struct candidates {

@@ -31,6 +31,10 @@ endforeach()
 add_executable(scenario_pool_servers pool_servers.c pager_kit.c control_child.c)
 target_link_libraries(scenario_pool_servers PRIVATE ferry)
 
+# ... that are found: by a real etcd, by DNS.
+add_executable(scenario_pool_discovery pool_discovery.c pager_kit.c control_child.c)
+target_link_libraries(scenario_pool_discovery PRIVATE ferry ferry_discover)
+
 # libferry's own files, not the library: the test reports a memory failure as the control thread does.
 get_target_property(life_sources ferry SOURCES)
 get_target_property(life_links ferry LINK_LIBRARIES)
@@ -41,7 +45,7 @@ target_include_directories(scenario_pool_callback PRIVATE ${PROJECT_SOURCE_DIR}/
 target_compile_definitions(scenario_pool_callback PRIVATE FERRYI_VERSION="${PROJECT_VERSION}")
 target_link_libraries(scenario_pool_callback PRIVATE ${life_links})
 
-foreach(part life callback types altmap kept resize servers folio folio_small coherent coherent_end)
+foreach(part life callback types altmap kept resize servers discovery folio folio_small coherent coherent_end)
 	target_link_libraries(scenario_pool_${part} PRIVATE ferry_flags ferry_control ferry_proto ferry_pager_uapi
 		PkgConfig::CMOCKA Threads::Threads)
 	target_compile_definitions(scenario_pool_${part} PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
