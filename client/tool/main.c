@@ -9,6 +9,7 @@
 static const struct ferryi_tool_command *const commands[] = {
 	&ferryi_tool_doctor,
 	&ferryi_tool_pools,
+	&ferryi_tool_top,
 	&ferryi_tool_bench,
 };
 
@@ -41,8 +42,8 @@ int main(int argc, char **argv)
 	ferryi_log_set_ident("ferry");
 	ferryi_log_set_level(FERRYI_LOG_WARN);
 	if (name == NULL) {
-		fputs("ferry: no command given: doctor, pools or bench (\"ferry --help\" says what they "
-		      "do)\n",
+		fputs("ferry: no command given: doctor, pools, top or bench (\"ferry --help\" says what "
+		      "they do)\n",
 		      stderr);
 		return FERRYI_TOOL_USAGE;
 	}
@@ -66,7 +67,7 @@ int main(int argc, char **argv)
 	command = command_find(name);
 	if (command == NULL) {
 		fprintf(stderr,
-			"ferry: no command \"%s\"; there are doctor, pools and bench (\"ferry --help\")\n",
+			"ferry: no command \"%s\"; there are doctor, pools, top and bench (\"ferry --help\")\n",
 			name);
 		return FERRYI_TOOL_USAGE;
 	}

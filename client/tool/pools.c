@@ -121,7 +121,7 @@ static int pools_run(const struct ferryi_tool_command *command, int argc, char *
 {
 	struct pools_options options = {0};
 	struct ferryi_control *control = NULL;
-	char url[FERRYI_TOOL_URL_LEN];
+	char url[FERRYI_TOOL_URL_LEN], *servers = NULL;
 	const char *list;
 	bool header = false;
 	unsigned noperands;
@@ -129,13 +129,10 @@ static int pools_run(const struct ferryi_tool_command *command, int argc, char *
 
 	if (status >= 0)
 		goto out;
-	list = options.servers;
-	if (list == NULL || list[strspn(list, ", ")] == '\0') {
-		status = ferryi_tool_fail(
-			command, FERRYI_TOOL_USAGE,
-			"no server named; give --servers ferry://HOST:PORT or set FERRY_SERVERS");
+	servers = ferryi_tool_expand_servers(command, options.servers, options.timeout_ms, &status);
+	if (servers == NULL)
 		goto out;
-	}
+	list = servers;
 	struct ferryi_control_attr attr = {.token_file = options.token_file,
 					   .connect_ms = options.timeout_ms,
 					   .request_ms = options.timeout_ms};
@@ -152,6 +149,7 @@ static int pools_run(const struct ferryi_tool_command *command, int argc, char *
 	}
 	ferryi_control_close(&control);
 out:
+	free(servers);
 	ferryi_params_fini(params, &options);
 	return status;
 }

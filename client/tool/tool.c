@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
+#include "discover.h"
 #include "ferry.h"
 
 int ferryi_tool_fail(const struct ferryi_tool_command *command, int status, const char *fmt, ...)
@@ -72,6 +74,50 @@ bool ferryi_tool_next_server(const char **list, char url[FERRYI_TOOL_URL_LEN])
 		 (int)(len < FERRYI_TOOL_URL_LEN ? len : FERRYI_TOOL_URL_LEN), *list);
 	*list += len;
 	return true;
+}
+
+/* Adds one URL to a comma list on the heap; false: no memory. */
+static bool append(char **list, const char *url)
+{
+	size_t len = *list ? strlen(*list) : 0;
+	char *longer = realloc(*list, len + strlen(url) + 2);
+
+	if (!longer)
+		return false;
+	sprintf(longer + len, "%s%s", len ? "," : "", url);
+	*list = longer;
+	return true;
+}
+
+char *ferryi_tool_expand_servers(const struct ferryi_tool_command *command, const char *list, uint64_t timeout_ms,
+				 int *status)
+{
+	static struct ferryi_servers found;
+	char url[FERRYI_TOOL_URL_LEN], err[FERRYI_DISCOVER_ERR_LEN], *out = NULL;
+	bool good = true;
+
+	while (good && ferryi_tool_next_server(&list, url)) {
+		if (!ferryi_is_discovery(url)) {
+			good = append(&out, url);
+			continue;
+		}
+		int rc = ferryi_discover(url, ferryi_deadline_ms(timeout_ms), -1, &found, err, sizeof(err));
+
+		if (rc) {
+			*status = ferryi_tool_fail(command, rc == -EINVAL ? FERRYI_TOOL_USAGE : FERRYI_TOOL_FAILED, "%s", err);
+			free(out);
+			return NULL;
+		}
+		for (unsigned i = 0; i < found.nr && good; i++)
+			good = append(&out, found.url[i]);
+	}
+	if (good && out)
+		return out;
+	free(out);
+	*status = good ? ferryi_tool_fail(command, FERRYI_TOOL_USAGE,
+					  "no server named; give --servers ferry://HOST:PORT or set FERRY_SERVERS") :
+			 ferryi_tool_fail(command, FERRYI_TOOL_FAILED, "out of memory");
+	return NULL;
 }
 
 int ferryi_samples_init(struct ferryi_samples *samples, size_t max)

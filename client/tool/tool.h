@@ -29,6 +29,7 @@ struct ferryi_tool_command {
 extern const struct ferryi_tool_command ferryi_tool_bench;
 extern const struct ferryi_tool_command ferryi_tool_doctor;
 extern const struct ferryi_tool_command ferryi_tool_pools;
+extern const struct ferryi_tool_command ferryi_tool_top;
 
 /* "ferry COMMAND: ..." on stderr, one line; returns status. */
 int ferryi_tool_fail(const struct ferryi_tool_command *command, int status, const char *fmt, ...)
@@ -50,6 +51,13 @@ int ferryi_tool_options(const struct ferryi_tool_command *command, void *cfg, in
 /* Takes the next URL off a comma list; false when none is left. A URL too long is cut (and then refused by
  * its parser). */
 bool ferryi_tool_next_server(const char **list, char url[FERRYI_TOOL_URL_LEN]);
+
+/*
+ * The list with those that are found (etcd://, ferry+srv://) in place of where they are found. The caller frees it. NULL: it
+ * names no server, or these cannot be found: *status is the exit status, and a line has been written.
+ */
+char *ferryi_tool_expand_servers(const struct ferryi_tool_command *command, const char *list, uint64_t timeout_ms,
+				 int *status);
 
 /* ---- samples ---- */
 

@@ -297,7 +297,7 @@ static void open__no_etcd_or_nobody_there__one_line(void **state)
 /* A server of the list that was away comes: the same thread finds it. */
 static void later_body(void)
 {
-	char list[256], listen[32];
+	char list[256] = "", listen[32];
 	uint16_t port = free_port();
 	const char *args[] = { "--listen", listen, NULL };
 	struct ferry_config cfg = config_of(list);
@@ -411,7 +411,7 @@ static void dns_start(void)
 
 static void srv_body(void)
 {
-	char url[160], first[16];
+	char url[160] = "", first[16];
 	struct ferry_config cfg = config_of(url);
 	struct ferry_pool_info info = { .size = sizeof(info) };
 	struct ferry *ferry = NULL;

@@ -28,13 +28,16 @@ expect 2 1 "no command given"
 expect 2 1 'no command "frobnicate"' frobnicate
 expect 0 0 "usage: ferry COMMAND" --help
 expect 0 0 "^ferry [0-9]" --version
-for command in doctor pools bench; do
+for command in doctor pools top bench; do
 	expect 0 0 "usage: ferry $command" $command --help
 	expect 0 0 "usage: ferry $command" help $command
 	expect 2 1 "frobnicate" $command --frobnicate
 done
 expect 2 1 "no server named" pools
 expect 2 1 "one word too many" pools extra
+expect 2 1 "no server named" top
+expect 2 1 "interval" top --interval=1
+expect 2 1 "a host is wanted" top --servers etcd://
 expect 2 1 "say what to measure" bench
 expect 2 1 'no benchmark "speed"' bench speed
 expect 2 1 "size" bench fault --size=12parsecs
@@ -46,6 +49,8 @@ expect 2 1 "mode" bench fault --mode=sideways
 expect 2 1 "single URL" bench fault --servers ferry://a,ferry://b
 # Nobody listens on port 1.
 expect 1 1 "127.0.0.1:1" pools --servers ferry://127.0.0.1:1
+expect 1 1 "127.0.0.1:1" top --once --servers ferry://127.0.0.1:1
+expect 1 1 "127.0.0.1:1 cannot be reached" pools --servers etcd://127.0.0.1:1/ferry
 expect 1 0 "fix:.*ferryd" doctor --no-trial --servers ferry://127.0.0.1:1
 
 # A server, found by the line it writes to its ready descriptor; it ends with the life line, which this shell holds.
@@ -58,6 +63,15 @@ server=$address
 
 expect 0 0 "hot" pools --servers "$server" --token-file token
 expect 0 0 '"size_bytes":67108864' pools --servers "$server" --token-file token --json
+# Its own session is there; a rate needs two looks, and its own requests make one.
+expect 0 0 "^[0-9.:]*  *1  *0  *0  *-  *-  *0  *0$" top --servers "$server" --token-file token --once
+expect 0 0 "^[0-9.:]*  *hot  *private  *64M  *64M  *0  *0  *-$" top --servers "$server" --token-file token --once
+expect 0 0 '"requests_per_s":null.*"leased_bytes_per_s":null' top --servers "$server" --token-file token --once --json
+expect 0 0 '"g_sessions":1.*"requests_per_s":[1-9].*"leased_bytes_per_s":0' top --servers "$server" --token-file token -n 2 -i 100ms --json
+expect 0 0 "^[0-9.:]*  *1  *0  *0  *[1-9][0-9.]*  *0.0  *0  *0$" top --servers "$server" --token-file token -n 2 -i 100ms
+# One that is away is a row of its own; the status says so at the end.
+expect 1 1 "^ferry://127.0.0.1:1 .*nothing listens" top --servers "ferry://127.0.0.1:1,$server" --token-file token --once
+expect 1 1 '"error":"nothing listens' top --servers "ferry://127.0.0.1:1,$server" --token-file token --once --json
 head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' > wrong
 chmod 600 wrong
 expect 1 1 "token" pools --servers "$server" --token-file wrong
