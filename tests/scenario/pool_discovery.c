@@ -416,9 +416,9 @@ static void srv_body(void)
 	struct ferry_pool_info info = { .size = sizeof(info) };
 	struct ferry *ferry = NULL;
 
-	dns_start();
 	srv_port[0] = (uint16_t)atoi(strrchr(more[0].url, ':') + 1);
 	srv_port[1] = (uint16_t)atoi(strrchr(more[1].url, ':') + 1);
+	dns_start();
 	snprintf(url, sizeof(url), "ferry+srv://_ferry._tcp.example.org?dns=127.0.0.1:%u&fabric=%s", dns_port, ferryt_row());
 	CHECK_INT(ferry_open(&cfg, &ferry), 0);
 	uint8_t *p = map(ferry, 16);

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -194,7 +195,8 @@ static void weighted_beside_body(void)
 	CHECK_INT(pipe(ready), 0);
 	pid_t pid = fork();
 
-	if (pid == 0) { /* holds 80 of 96 MiB until it is killed */
+	if (pid == 0) { /* holds 80 of 96 MiB until it is killed, or this process fails */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		CHECK_INT(ferry_open(&cfg, &ferry), 0);
 		CHECK_INT(ferry_pool_attach(ferry, &attr, &pool), 0);
 		CHECK_INT(write(ready[1], "r", 1), 1);
