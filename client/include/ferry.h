@@ -228,7 +228,8 @@ uint64_t ferry_caps(struct ferry *ferry);
  * when it is mapped or adopted (with FERRY_MAP_NORESERVE: when 2 MiB of it first leave RAM), and stays: a pool
  * attached later gets its share of what is placed from then on, one that is to go is emptied first (ferry_pool_kill,
  * ferry_pool_evict, ferry_pool_detach). The default stripe is what is placed as one at the least: longer ones
- * make no transfer longer, but let a scan wait for one server at a time.
+ * make no transfer longer, but let a scan wait for one server at a time. Each pool, and each of its copies (replicas),
+ * leases in steps of 64 MiB, where its server has that much: what is leased for one is not there for another.
  */
 
 /*

@@ -332,7 +332,8 @@ static void open_all(void)
 {
 	net = (struct ferryt_net){.fabric = options.fabric,
 				  .token_file = token_file,
-				  .pool_bytes = (options.clients * options.size_mib * REPLICAS + 256) << 20,
+				  /* Each client leases 64 MiB at a time, for a pool and for copies of others. */
+				  .pool_bytes = options.clients * (options.size_mib * REPLICAS + 320) << 20,
 				  .detect_ms = (unsigned)options.detect_ms};
 	int fd = mkstemp(token_file);
 

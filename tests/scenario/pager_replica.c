@@ -83,6 +83,7 @@ static struct ferry_config config(uint32_t replicas)
 				      .request_timeout_ms = SLACK_MS,
 				      .log_level = getenv("FERRY_LOG_LEVEL"),
 				      .mode = getenv("FERRYT_MODE"),
+				      .policy = "fill", /* servers are small: each pool leases 64 MiB at a time */
 				      .replicas = replicas };
 }
 
