@@ -69,6 +69,11 @@ int ferryi_auth_mac(enum ferryi_role signer, const uint8_t token[FERRYI_AUTH_TOK
 	return 0;
 }
 
+int ferryi_digest(const void *data, size_t len, uint8_t digest[FERRYI_DIGEST_LEN])
+{
+	return EVP_Digest(data, len, digest, NULL, EVP_sha256(), NULL) == 1 ? 0 : -EIO;
+}
+
 bool ferryi_mac_equal(const uint8_t a[FERRYI_MAC_LEN], const uint8_t b[FERRYI_MAC_LEN])
 {
 	return CRYPTO_memcmp(a, b, FERRYI_MAC_LEN) == 0;

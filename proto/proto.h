@@ -5,7 +5,8 @@
  *
  * Frame: 4 bytes magic "FFRY", 4 bytes big-endian payload length (1 ..
  * FERRYI_FRAME_MAX), then the payload, one serialized Envelope. All functions
- * here are pure (no I/O, no threads) and allocate with malloc: control threads only.
+ * here are pure (no I/O, no threads; but for token files and MUNGE) and allocate with malloc: control threads
+ * only.
  */
 #ifndef FERRYI_PROTO_H
 #define FERRYI_PROTO_H
@@ -13,6 +14,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include <sys/types.h>
 
 #include "ferry.pb-c.h"
 
@@ -25,6 +28,8 @@
 #define FERRYI_MAC_LEN      32u
 #define FERRYI_AUTH_TOKEN_LEN 32u /* bytes of the shared secret */
 #define FERRYI_HEIR_SECRET_LEN 16u /* bytes */
+#define FERRYI_CREDENTIAL_MAX  2048u /* bytes of a MUNGE credential */
+#define FERRYI_MAX_USER	       191u  /* name of a user: "uid:1000", "tls:CN=..." */
 
 /* Limits that validation keeps; a message outside them never reaches a caller. */
 #define FERRYI_MAX_NAME     63u   /* pool, fabric, client names */
@@ -78,6 +83,8 @@ int ferryi_random(void *buf, size_t len); /* getrandom(2); 0 or -EIO */
 int ferryi_auth_mac(enum ferryi_role signer, const uint8_t token[FERRYI_AUTH_TOKEN_LEN],
 		    const uint8_t server_nonce[FERRYI_NONCE_LEN], const uint8_t client_nonce[FERRYI_NONCE_LEN],
 		    uint8_t mac[FERRYI_MAC_LEN]);
+#define FERRYI_DIGEST_LEN 32u
+int ferryi_digest(const void *data, size_t len, uint8_t digest[FERRYI_DIGEST_LEN]); /* SHA-256; 0 or -EIO */
 /* Constant-time comparison. */
 bool ferryi_mac_equal(const uint8_t a[FERRYI_MAC_LEN], const uint8_t b[FERRYI_MAC_LEN]);
 /* 64 hexadecimal digits, white space around them allowed. 0 or -EINVAL. */
@@ -93,6 +100,39 @@ int ferryi_token_load(const char *path, uint8_t token[FERRYI_AUTH_TOKEN_LEN], ch
  * it is there (then load it: it is whole), else the negative errno of the cause.
  */
 int ferryi_token_create(const char *path, uint8_t token[FERRYI_AUTH_TOKEN_LEN], char *why, size_t why_len);
+
+/* ---- authentication by MUNGE (libmunge) ---- */
+
+/* What a credential is good for: one handshake on one connection. */
+struct ferryi_munge_binding {
+	const uint8_t *server_nonce, *client_nonce; /* FERRYI_NONCE_LEN each */
+	const char *
+		address; /* of the server, as the connection has it: "10.0.0.5:7470". At most 63 characters */
+};
+
+#define FERRYI_MUNGE_ANYBODY ((uid_t)-1)
+
+/*
+ * A credential of this process for the binding, to be read by reader only
+ * (FERRYI_MUNGE_ANYBODY: by anybody): malloc'ed, a string, the caller's.
+ * socket: munged's; NULL or "": the library's default.
+ * -EOPNOTSUPP (built without MUNGE), -ECONNREFUSED (no munged), -EIO, -ENOMEM, with one line in why.
+ * Context: blocks while munged does, some seconds at most.
+ */
+int ferryi_munge_encode(const char *socket, enum ferryi_role signer,
+			const struct ferryi_munge_binding *binding, uid_t reader, char **credential,
+			char *why, size_t why_len);
+/*
+ * Whose process made it: only if it was made for this binding. The same errors;
+ * -EACCES: not a good credential, or used before, or for another connection. As _encode.
+ */
+int ferryi_munge_decode(const char *socket, enum ferryi_role signer,
+			const struct ferryi_munge_binding *binding, const char *credential, uid_t *uid,
+			gid_t *gid, char *why, size_t why_len);
+
+/* Numeric "HOST:PORT" of one end of a TCP connection, IPv4 without the prefix of IPv6; "" where it has none.
+ */
+void ferryi_socket_address(int fd, bool peer, char *buf, size_t buf_len);
 
 /* "hostname/boot-id" of this machine: equal texts mean the same host. */
 void ferryi_host_identity(char *buf, size_t buf_len);

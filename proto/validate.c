@@ -239,16 +239,32 @@ static int check_hello_reply(const Farferry__Envelope *e, struct why *why)
 
 	if ((rc = check_nonzero(why, "version", m->version)) ||
 	    (rc = check_bytes(why, "server_nonce", &m->server_nonce, FERRYI_NONCE_LEN)) ||
-	    (rc = check_server_id(why, m->server_id)))
+	    (rc = check_server_id(why, m->server_id)) ||
+	    /* Methods of a later minor version are let through: the client says that it knows none such. */
+	    (rc = m->auth[0] ? check_name(why, "auth", m->auth) : 0))
 		return rc;
 	return check_text(why, "host", m->host, MAX_HOST);
+}
+
+/* None, or one line of printable characters. */
+static int check_credential(struct why *why, const ProtobufCBinaryData *credential)
+{
+	if (credential->len > FERRYI_CREDENTIAL_MAX)
+		return invalid(why, "credential is %zu bytes long: at most %u", credential->len,
+			       FERRYI_CREDENTIAL_MAX);
+	for (size_t i = 0; i < credential->len; i++) {
+		if (credential->data[i] <= 0x20 || credential->data[i] >= 0x7f)
+			return invalid(why, "credential holds a character that is not allowed at %zu", i);
+	}
+	return 0;
 }
 
 static int check_auth(const Farferry__Envelope *e, struct why *why)
 {
 	int rc = check_bytes(why, "client_nonce", &e->auth->client_nonce, FERRYI_NONCE_LEN);
 
-	return rc ? rc : check_bytes(why, "mac", &e->auth->mac, FERRYI_MAC_LEN);
+	rc = rc ? rc : check_bytes(why, "mac", &e->auth->mac, FERRYI_MAC_LEN);
+	return rc ? rc : check_credential(why, &e->auth->credential);
 }
 
 static int check_auth_reply(const Farferry__Envelope *e, struct why *why)
@@ -258,7 +274,8 @@ static int check_auth_reply(const Farferry__Envelope *e, struct why *why)
 
 	if ((rc = check_bytes(why, "mac", &m->mac, FERRYI_MAC_LEN)) ||
 	    (rc = check_nonzero(why, "session_id", m->session_id)) ||
-	    (rc = check_nonzero(why, "epoch", m->epoch)))
+	    (rc = check_nonzero(why, "epoch", m->epoch)) || (rc = check_credential(why, &m->credential)) ||
+	    (rc = check_text(why, "user", m->user, FERRYI_MAX_USER)))
 		return rc;
 	if (m->keepalive_ms == 0 || m->keepalive_ms >= m->timeout_ms || m->timeout_ms > MAX_MS)
 		return invalid(why, "keepalive_ms %u and timeout_ms %u: 0 < keepalive_ms < timeout_ms <= %u",

@@ -39,6 +39,47 @@ static int call_pool(void *cfg, const char *value, char *err, size_t err_len)
 	return rc ? rc : add_pool(cfg, &spec, err, err_len);
 }
 
+static int set_listen(void *ctx, const char *key, const char *value, char *err, size_t err_len)
+{
+	struct ferryi_listen *listen = ctx;
+
+	if (strcmp(key, "auth") != 0 || !value) {
+		snprintf(err, err_len, "unknown key '%.40s': only auth=METHOD may follow the address", key);
+		return -EINVAL;
+	}
+	listen->has_auth = true;
+	if (!ferryi_auth_find(value, &listen->auth))
+		return 0;
+	snprintf(err, err_len, "auth=%.40s: there is no such method; use " FERRYI_AUTH_NAMES, value);
+	return -EINVAL;
+}
+
+/* HOST:PORT[,auth=METHOD] */
+static int call_listen(void *cfg, const char *value, char *err, size_t err_len)
+{
+	struct ferryi_config *config = cfg;
+	size_t len = strcspn(value, ",");
+	struct ferryi_listen listen = {.auth = FERRYI_AUTH_TOKEN};
+	char address[288];
+	int rc;
+
+	snprintf(address, sizeof(address), "%.*s", (int)ferryi_min_u64(len, sizeof(address) - 1), value);
+	rc = ferryi_hostport_parse(address, listen.host, sizeof(listen.host), &listen.port, err, err_len);
+	if (!rc && value[len])
+		rc = ferryi_keyvals_parse(value + len + 1, set_listen, &listen, err, err_len);
+	if (rc)
+		return rc;
+	if (config->listens_replaced)
+		config->nlistens = 0;
+	config->listens_replaced = false;
+	if (config->nlistens == FERRYI_MAX_LISTENERS) {
+		snprintf(err, err_len, "more than %u addresses", FERRYI_MAX_LISTENERS);
+		return -EINVAL;
+	}
+	config->listens[config->nlistens++] = listen;
+	return 0;
+}
+
 #define AT(member) offsetof(struct ferryi_config, member)
 
 static const struct ferryi_param table[] = {
@@ -48,7 +89,8 @@ static const struct ferryi_param table[] = {
 	 .call = call_pool,
 	 .metavar = "name=NAME,size=SIZE[,KEY=VALUE...]",
 	 .text = "A pool of memory to lend; may repeat. Keys: name; size (multiple of 2M); type "
-		 "(private; coherent: mapped by clients of this host, lent over the local fabric alone; fs_dax: a "
+		 "(private; coherent: mapped by clients of this host, lent over the local fabric alone; "
+		 "fs_dax: a "
 		 "file, whose leases with a name outlive the server; generic: a "
 		 "character device, or huge pages; default private); path (of that file, made if it is not "
 		 "there, or of that device); numa (node to take the memory from); hugepages (2M); backing "
@@ -57,12 +99,14 @@ static const struct ferryi_param table[] = {
 		 "yes)."},
 	{.name = "listen",
 	 .short_opt = 'l',
-	 .type = FERRYI_PARAM_STRING,
-	 .offset = AT(listen),
-	 .deflt = "127.0.0.1:7470",
-	 .metavar = "HOST:PORT",
+	 .type = FERRYI_PARAM_CALL,
+	 .call = call_listen,
+	 .metavar = "HOST:PORT[,auth=METHOD]",
 	 .text = "Where clients reach the control protocol; HOST alone takes port 7470, :PORT listens "
-		 "everywhere, port 0 is any free one."},
+		 "everywhere, port 0 is any free one. METHOD is how they show who they are: token (they know "
+		 "the secret), munge (a credential of munged, which says whose process it is), tls "
+		 "(certificates of both sides) or anonymous (anybody); default: token. May repeat, each with "
+		 "its own. Without this option: 127.0.0.1:7470."},
 	{.name = "data-host",
 	 .type = FERRYI_PARAM_STRING,
 	 .offset = AT(data_host),
@@ -107,7 +151,13 @@ static const struct ferryi_param table[] = {
 	{.name = "no-auth",
 	 .type = FERRYI_PARAM_FLAG,
 	 .offset = AT(no_auth),
-	 .text = "Serve anybody who can reach the port, without a secret."},
+	 .text = "Serve anybody who can reach the port, without a secret: auth=anonymous for each --listen "
+		 "that names no method."},
+	{.name = "munge-socket",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(munge_socket),
+	 .metavar = "PATH",
+	 .text = "Socket of munged, for --listen with auth=munge. Default: that of libmunge."},
 	{.name = "keepalive",
 	 .type = FERRYI_PARAM_MS,
 	 .offset = AT(limits.keepalive_ms),
@@ -416,9 +466,34 @@ static int split_fabrics(struct ferryi_config *config, char *err, size_t err_len
 	return 0;
 }
 
+bool ferryi_config_wants(const struct ferryi_config *config, enum ferryi_auth auth)
+{
+	for (unsigned i = 0; i < config->nlistens; i++) {
+		if (config->listens[i].auth == auth)
+			return true;
+	}
+	return false;
+}
+
+static int check_listens(struct ferryi_config *config, char *err, size_t err_len)
+{
+	if (!config->nlistens && call_listen(config, "127.0.0.1", err, err_len))
+		return -EINVAL;
+	for (unsigned i = 0; i < config->nlistens; i++) {
+		struct ferryi_listen *listen = &config->listens[i];
+
+		if (!listen->has_auth && config->no_auth)
+			listen->auth = FERRYI_AUTH_ANONYMOUS;
+	}
+	if (config->munge_socket && !ferryi_config_wants(config, FERRYI_AUTH_MUNGE)) {
+		snprintf(err, err_len, "--munge-socket: no --listen has auth=munge");
+		return -EINVAL;
+	}
+	return 0;
+}
+
 static int check(struct ferryi_config *config, char *err, size_t err_len)
 {
-	char why[FERRYI_PARAM_ERR_LEN];
 	int rc;
 
 	if (!config->npools) {
@@ -446,15 +521,9 @@ static int check(struct ferryi_config *config, char *err, size_t err_len)
 		return -EINVAL;
 	}
 	rc = ferryi_register_check(config->register_at, config->advertise, err, err_len);
-	if (rc)
-		return rc;
-	rc = ferryi_hostport_parse(config->listen, config->host, sizeof(config->host), &config->port, why,
-				   sizeof(why));
-	if (rc) {
-		snprintf(err, err_len, "--listen: %s", why);
-		return rc;
-	}
-	return split_fabrics(config, err, err_len);
+	if (!rc)
+		rc = check_listens(config, err, err_len);
+	return rc ? rc : split_fabrics(config, err, err_len);
 }
 
 /* ---- interface ---- */
@@ -469,6 +538,7 @@ static int load_once(struct ferryi_config *config, const char *file, int argc, c
 	rc = ferryi_params_init(table, config, err, err_len);
 	if (!rc && file)
 		rc = load_file(config, file, err, err_len);
+	config->listens_replaced = true;
 	if (!rc)
 		rc = ferryi_params_args(table, config, argc, argv, &first_operand, err, err_len);
 	if (!rc && first_operand < argc) {

@@ -40,10 +40,10 @@ struct daemon {
 	struct event_base *base;
 	struct ferryi_reload *reload;
 	struct ferryi_register *reg; /* NULL: not asked for */
-	struct ferryi_door *door;
-	struct event *on_term, *on_int, *on_hup, *on_jobs, *on_lifeline, *on_mce, *deadline;
+	struct ferryi_door *doors[FERRYI_MAX_LISTENERS]; /* one to one with config->listens */
+	unsigned ndoors, nquiet;			 /* quiet: their connections are gone */
+	struct event *on_term, *on_int, *on_hup, *on_jobs, *on_logins, *on_lifeline, *on_mce, *deadline;
 	enum phase phase;
-	bool quiet; /* the door's connections are gone */
 };
 
 /* ---- leaving ---- */
@@ -51,7 +51,8 @@ struct daemon {
 /* Everything that was lent is back and everybody is told: stop. */
 static void leave_when_done(struct daemon *daemon)
 {
-	if (daemon->phase == LEAVING && daemon->quiet && !ferryi_jobs_pending(daemon->hub.jobs))
+	if (daemon->phase == LEAVING && daemon->nquiet == daemon->ndoors &&
+	    !ferryi_jobs_pending(daemon->hub.jobs))
 		event_base_loopbreak(daemon->base);
 }
 
@@ -67,7 +68,8 @@ static void leave(struct daemon *daemon, const char *reason)
 	daemon->phase = LEAVING;
 	set_deadline(daemon, FAREWELL_MS);
 	ferryi_server_sessions_revoke(&daemon->hub, reason);
-	ferryi_door_shut(daemon->door, reason);
+	for (unsigned i = 0; i < daemon->ndoors; i++)
+		ferryi_door_shut(daemon->doors[i], reason);
 	leave_when_done(daemon);
 }
 
@@ -82,7 +84,7 @@ static void on_quiet(void *ctx)
 {
 	struct daemon *daemon = ctx;
 
-	daemon->quiet = true;
+	daemon->nquiet++;
 	leave_when_done(daemon);
 }
 
@@ -164,6 +166,15 @@ static void on_finished_jobs(evutil_socket_t fd, short what, void *ctx)
 	leave_when_done(daemon);
 }
 
+static void on_finished_logins(evutil_socket_t fd, short what, void *ctx)
+{
+	struct daemon *daemon = ctx;
+
+	(void)fd;
+	(void)what;
+	ferryi_jobs_reap(daemon->hub.logins);
+}
+
 static void on_lifeline_end(evutil_socket_t fd, short what, void *ctx)
 {
 	char byte;
@@ -199,6 +210,24 @@ static int prepare(struct ferryi_config *config, struct ferryi_fabric_choice *ch
 	return 0;
 }
 
+/* munged is there, and takes this process's word. */
+static int try_munge(const struct ferryi_config *config, char *err, size_t err_len)
+{
+	static const uint8_t nonce[FERRYI_NONCE_LEN];
+	const struct ferryi_munge_binding binding = {nonce, nonce, ""};
+	char why[FERRYI_CONFIG_ERR_LEN - 64], *credential;
+	int rc;
+
+	if (!ferryi_config_wants(config, FERRYI_AUTH_MUNGE))
+		return 0;
+	rc = ferryi_munge_encode(config->munge_socket, FERRYI_ROLE_SERVER, &binding, FERRYI_MUNGE_ANYBODY,
+				 &credential, why, sizeof(why));
+	free(credential);
+	if (rc)
+		snprintf(err, err_len, "--listen with auth=munge: %s", why);
+	return rc;
+}
+
 int ferryi_daemon_check(struct ferryi_config *config, char *err, size_t err_len)
 {
 	uint8_t token[FERRYI_AUTH_TOKEN_LEN];
@@ -218,7 +247,7 @@ int ferryi_daemon_check(struct ferryi_config *config, char *err, size_t err_len)
 	}
 	rc = ferryi_secret_load(config, false, token, err, err_len);
 	explicit_bzero(token, sizeof(token));
-	return rc;
+	return rc ? rc : try_munge(config, err, err_len);
 }
 
 /* Memfd pools need a descriptor a section and an extent, sessions one each: take what the hard limit gives.
@@ -270,6 +299,7 @@ static struct event *add_event(struct daemon *daemon, int fd, short what, event_
 static int add_events(struct daemon *daemon)
 {
 	const int lifeline = (int)daemon->config->lifeline_fd;
+	const bool logins = daemon->hub.logins != NULL;
 	int mce, rc = ferryi_mce_open(&mce);
 
 	if (rc)
@@ -279,20 +309,24 @@ static int add_events(struct daemon *daemon)
 	daemon->on_int = add_event(daemon, SIGINT, EV_SIGNAL, on_stop_signal);
 	daemon->on_hup = add_event(daemon, SIGHUP, EV_SIGNAL, on_reload);
 	daemon->on_jobs = add_event(daemon, ferryi_jobs_fd(daemon->hub.jobs), EV_READ, on_finished_jobs);
+	if (logins)
+		daemon->on_logins =
+			add_event(daemon, ferryi_jobs_fd(daemon->hub.logins), EV_READ, on_finished_logins);
 	daemon->on_mce = add_event(daemon, mce, EV_READ, on_failed_memory);
 	daemon->deadline = evtimer_new(daemon->base, on_deadline, daemon);
 	if (lifeline)
 		daemon->on_lifeline = add_event(daemon, lifeline, EV_READ, on_lifeline_end);
 	return daemon->on_term && daemon->on_int && daemon->on_hup && daemon->on_jobs && daemon->on_mce &&
-			       daemon->deadline && (!lifeline || daemon->on_lifeline)
+			       daemon->deadline && (!logins || daemon->on_logins) &&
+			       (!lifeline || daemon->on_lifeline)
 		       ? 0
 		       : -ENOMEM;
 }
 
 static void free_events(struct daemon *daemon)
 {
-	struct event *events[] = {daemon->on_term,     daemon->on_int, daemon->on_hup,	daemon->on_jobs,
-				  daemon->on_lifeline, daemon->on_mce, daemon->deadline};
+	struct event *events[] = {daemon->on_term,   daemon->on_int,	  daemon->on_hup, daemon->on_jobs,
+				  daemon->on_logins, daemon->on_lifeline, daemon->on_mce, daemon->deadline};
 
 	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
 		if (events[i])
@@ -311,68 +345,135 @@ static int register_server(struct daemon *daemon, char *err, size_t err_len)
 
 	if (!attr.etcd)
 		return 0;
-	ferryi_register_url(daemon->config->advertise, ferryi_door_host(daemon->door), ferryi_door_port(daemon->door),
+	ferryi_register_url(daemon->config->advertise, ferryi_door_host(daemon->doors[0]), ferryi_door_port(daemon->doors[0]),
 			    url, sizeof(url));
 	return ferryi_register_start(&attr, &daemon->reg, err, err_len);
+}
+
+static int open_doors(struct daemon *daemon, char *err, size_t err_len)
+{
+	const struct ferryi_config *config = daemon->config;
+	int rc = 0;
+
+	for (unsigned i = 0; i < config->nlistens && !rc; i++) {
+		const struct ferryi_door_attr attr = {
+			.hub = &daemon->hub,
+			.base = daemon->base,
+			.host = config->listens[i].host,
+			.port = config->listens[i].port,
+			.auth = config->listens[i].auth,
+			.on_quiet = on_quiet,
+			.ctx = daemon,
+		};
+
+		rc = ferryi_door_open(&attr, &daemon->doors[i], err, err_len);
+		daemon->ndoors += !rc;
+	}
+	return rc;
+}
+
+static int open_hub(struct daemon *daemon, char *err, size_t err_len)
+{
+	struct ferryi_config *config = daemon->config;
+	struct ferryi_hub *hub = &daemon->hub;
+	int rc = ferryi_secret_load(config, true, hub->token, err, err_len);
+
+	if (!rc)
+		rc = try_munge(config, err, err_len);
+	hub->inject_failures = config->inject_failures;
+	hub->munge_socket = config->munge_socket;
+	hub->users.only_anonymous = true;
+	for (unsigned i = 0; i < config->nlistens; i++) {
+		if (config->listens[i].auth != FERRYI_AUTH_ANONYMOUS)
+			hub->users.only_anonymous = false;
+	}
+	return rc;
+}
+
+static int start_threads(struct daemon *daemon)
+{
+	struct ferryi_hub *hub = &daemon->hub;
+	int rc = ferryi_jobs_create((unsigned)daemon->config->workers, &hub->jobs);
+
+	if (!rc && ferryi_config_wants(daemon->config, FERRYI_AUTH_MUNGE))
+		rc = ferryi_jobs_create(1, &hub->logins);
+	return rc;
 }
 
 static int start(struct daemon *daemon, char *err, size_t err_len)
 {
 	struct ferryi_config *config = daemon->config;
 	struct ferryi_hub *hub = &daemon->hub;
-	struct ferryi_door_attr door = {
-		.hub = hub, .host = config->host, .port = config->port, .on_quiet = on_quiet, .ctx = daemon};
 	struct ferryi_fabric_choice choice;
 	const char *data_host;
 	int rc;
 
 	rc = prepare(config, &choice, err, err_len);
 	if (!rc)
-		rc = ferryi_secret_load(config, true, hub->token, err, err_len);
+		rc = open_hub(daemon, err, err_len);
 	if (rc)
 		return rc;
-	hub->auth_required = !config->no_auth;
-	hub->inject_failures = config->inject_failures;
 	snprintf(err, err_len, "out of memory");
 	daemon->base = event_base_new();
 	if (!daemon->base)
 		return -ENOMEM;
 	/* The port first: it is what most often fails, and memory takes long. */
-	door.base = daemon->base;
-	rc = ferryi_door_open(&door, &daemon->door, err, err_len);
+	rc = open_doors(daemon, err, err_len);
 	if (!rc)
 		rc = open_pools(daemon, err, err_len);
 	if (rc)
 		return rc;
-	data_host = config->data_host ? config->data_host
-		    : config->host[0] ? ferryi_door_host(daemon->door)
-				      : "";
+	data_host = config->data_host		 ? config->data_host
+		    : config->listens[0].host[0] ? ferryi_door_host(daemon->doors[0])
+						 : "";
 	rc = ferryi_fabrics_open(config, &choice, data_host, hub, err, err_len);
 	if (rc)
 		return rc;
 	snprintf(err, err_len, "starting threads failed");
-	rc = ferryi_jobs_create((unsigned)config->workers, &hub->jobs);
+	rc = start_threads(daemon);
 	if (!rc)
 		rc = ferryi_reload_create(hub, daemon->base, daemon->argc, daemon->argv, &daemon->reload);
 	if (!rc)
 		rc = add_events(daemon);
-	if (!rc)
-		rc = ferryi_door_serve(daemon->door);
+	for (unsigned i = 0; i < daemon->ndoors && !rc; i++)
+		rc = ferryi_door_serve(daemon->doors[i]);
 	return rc ? rc : register_server(daemon, err, err_len);
+}
+
+/* How its clients show who they are, where that is not the token. */
+static const char *method_text(const struct ferryi_listen *listen)
+{
+	switch (listen->auth) {
+	case FERRYI_AUTH_MUNGE:
+		return ", to users known to MUNGE";
+	case FERRYI_AUTH_TLS:
+		return ", to clients with a certificate";
+	case FERRYI_AUTH_ANONYMOUS:
+		return listen->has_auth ? ", to anybody (auth=anonymous)" : ", to anybody (--no-auth)";
+	case FERRYI_AUTH_TOKEN:
+		break;
+	}
+	return "";
 }
 
 static void announce(struct daemon *daemon)
 {
+	const struct ferryi_config *config = daemon->config;
 	char url[96], fabrics[128];
 
-	ferryi_supervisor_url(ferryi_door_host(daemon->door), ferryi_door_port(daemon->door), url,
-			      sizeof(url));
-	ferryi_notice("serving %u pool%s at %s over %s%s", daemon->hub.npools,
-		      daemon->hub.npools == 1 ? "" : "s", url,
-		      ferryi_hub_fabric_names(&daemon->hub, fabrics, sizeof(fabrics)),
-		      daemon->hub.auth_required ? "" : ", to anybody (--no-auth)");
-	if (daemon->config->ready_fd && ferryi_supervisor_ready((int)daemon->config->ready_fd, url))
-		ferryi_warn("--ready-fd %" PRIu64 ": nobody reads it", daemon->config->ready_fd);
+	for (unsigned i = daemon->ndoors; i-- > 0;) {
+		const struct ferryi_listen *listen = &config->listens[i];
+
+		ferryi_supervisor_url(ferryi_door_host(daemon->doors[i]), ferryi_door_port(daemon->doors[i]),
+				      url, sizeof(url));
+		ferryi_notice("serving %u pool%s at %s over %s%s", daemon->hub.npools,
+			      daemon->hub.npools == 1 ? "" : "s", url,
+			      ferryi_hub_fabric_names(&daemon->hub, fabrics, sizeof(fabrics)),
+			      method_text(listen));
+	}
+	/* That of the first listener: whoever started us named it. */
+	if (config->ready_fd && ferryi_supervisor_ready((int)config->ready_fd, url))
+		ferryi_warn("--ready-fd %" PRIu64 ": nobody reads it", config->ready_fd);
 	ferryi_supervisor_notify("READY=1");
 }
 
@@ -381,10 +482,13 @@ static void announce(struct daemon *daemon)
 static void stop(struct daemon *daemon)
 {
 	ferryi_register_stop(&daemon->reg);
-	ferryi_door_close(&daemon->door);
+	for (unsigned i = 0; i < daemon->ndoors; i++)
+		ferryi_door_close(&daemon->doors[i]);
+	ferryi_jobs_destroy(&daemon->hub.logins); /* before the sessions' own jobs end */
 	ferryi_reload_destroy(&daemon->reload);
 	ferryi_jobs_destroy(&daemon->hub.jobs);
 	ferryi_fabrics_close(&daemon->hub);
+	ferryi_users_fini(&daemon->hub.users);
 	free_events(daemon);
 	if (daemon->base)
 		event_base_free(daemon->base);

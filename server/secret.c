@@ -147,7 +147,7 @@ int ferryi_secret_load(const struct ferryi_config *config, bool may_create,
 	int rc;
 
 	memset(token, 0, FERRYI_AUTH_TOKEN_LEN);
-	if (config->no_auth)
+	if (!ferryi_config_wants(config, FERRYI_AUTH_TOKEN))
 		return 0;
 	if (config->token_fd)
 		return load_fd((int)config->token_fd, token, err, err_len);

@@ -6,7 +6,7 @@
 
 /*
  * Reads the token named by the config, or the default file, which it makes at
- * the first start (with its folders, 0700). Zeros with --no-auth. may_create
+ * the first start (with its folders, 0700). Zeros where no listener wants one. may_create
  * false (--check): a file that is not there yet is no error.
  * 0, or negative errno with one line in err.
  */

@@ -37,7 +37,7 @@ int ferryi_control_open(const struct ferryi_control_attr *attr, struct ferryi_co
 	control->on_state = attr->on_state;
 	control->on_access = attr->on_access;
 	control->ctx = attr->ctx;
-	int rc = ferryi_token_find(attr->token, attr->token_file, &control->token);
+	int rc = ferryi_trust_find(attr->token, attr->token_file, &control->trust);
 
 	if (rc < 0)
 		goto err_free;
@@ -50,7 +50,7 @@ int ferryi_control_open(const struct ferryi_control_attr *attr, struct ferryi_co
 	return 0;
 
 err_free:
-	explicit_bzero(&control->token, sizeof(control->token));
+	ferryi_trust_wipe(&control->trust);
 	free(control);
 	return rc;
 }
@@ -92,6 +92,6 @@ void ferryi_control_close(struct ferryi_control **control_ptr)
 		ferryi_session_put(call.session);
 	}
 	ferryi_loop_stop(&control->loop);
-	explicit_bzero(&control->token, sizeof(control->token));
+	ferryi_trust_wipe(&control->trust);
 	free(control);
 }

@@ -41,7 +41,7 @@ struct ferryi_access_call;
 
 struct ferryi_control_attr {
 	const char *token_file;  /* NULL: $FERRY_TOKEN_FILE, else where ferryd leaves its own on this machine */
-	const uint8_t *token;    /* overrides the file; borrowed during the call */
+	const uint8_t *token;	 /* overrides the file, and $FERRY_AUTH; borrowed during the call */
 	uint64_t connect_ms;     /* of ferryi_session_open, name resolution included */
 	uint64_t request_ms;     /* deadline of one request */
 	/*
@@ -66,7 +66,8 @@ void ferryi_control_close(struct ferryi_control **control);
 const char *ferryi_control_last_error(void);
 
 /*
- * Connects, negotiates, authenticates. url: ferry://host:port[?fabric=...].
+ * Connects, negotiates, authenticates. url: ferry://host:port[?fabric=...][&auth=...]; where it names no
+ * method, $FERRY_AUTH does, else it is the token.
  * -EHOSTUNREACH, -ECONNREFUSED, -ETIMEDOUT, -EACCES, -EPROTONOSUPPORT, -EPROTO, -EINVAL;
  * -ESHUTDOWN, -EDQUOT: the server takes no more sessions.
  */

@@ -4,7 +4,7 @@
 
 #include "control.h"
 #include "session.h"
-#include "token.h"
+#include "trust.h"
 
 struct ferryi_loop;
 
@@ -15,7 +15,7 @@ struct ferryi_loop;
 struct ferryi_control {
 	/* immutable */
 	struct ferryi_loop *loop;
-	struct ferryi_token token;
+	struct ferryi_trust trust;
 	uint64_t connect_ms;
 	uint64_t request_ms;
 	void (*on_state)(void *ctx, struct ferryi_session *session, enum ferryi_session_state state);

@@ -3,9 +3,9 @@
 #define FERRYI_CONTROL_HANDSHAKE_H
 
 #include "session.h"
-#include "token.h"
+#include "trust.h"
 
 /* -EACCES, -EPROTONOSUPPORT, -EPROTO, -ETIMEDOUT, -ENOMEM, with the error line set. */
-int ferryi_handshake(struct ferryi_session *session, const struct ferryi_token *token, uint64_t deadline_ns);
+int ferryi_handshake(struct ferryi_session *session, const struct ferryi_trust *trust, uint64_t deadline_ns);
 
 #endif

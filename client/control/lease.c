@@ -437,10 +437,11 @@ bool ferryi_lease_bequest(const struct ferryi_lease *lease, struct ferryi_lease_
 
 	if (!lease->takes_heir || lease->is_claimed || atomic_load(&session->state) == FERRYI_SESSION_LOST)
 		return false;
-	token = &session->control->token;
+	token = &session->control->trust.token;
 	snprintf(out->url, sizeof(out->url),
-		 strchr(url->host, ':') ? "ferry://[%s]:%u?fabric=%s" : "ferry://%s:%u?fabric=%s", url->host,
-		 url->port, lease->row->name);
+		 strchr(url->host, ':') ? "ferry://[%s]:%u?fabric=%s%s%s" : "ferry://%s:%u?fabric=%s%s%s",
+		 url->host, url->port, lease->row->name, session->auth_named ? "&auth=" : "",
+		 session->auth_named ? ferryi_auth_name(session->auth) : "");
 	out->has_token = token->known;
 	memcpy(out->token, token->bytes, sizeof(out->token));
 	memcpy(out->secret, lease->secret, sizeof(out->secret));

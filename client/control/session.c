@@ -39,6 +39,7 @@ static struct ferryi_session *session_new(struct ferryi_control *control, const 
 	session->magic = FERRYI_SESSION_MAGIC;
 	session->control = control;
 	session->url = *url;
+	session->auth = ferryi_trust_auth(&control->trust, url, &session->auth_named);
 	session->request_ms = control->request_ms;
 	snprintf(session->name, sizeof(session->name), strchr(url->host, ':') != NULL ? "[%s]:%u" : "%s:%u",
 		 url->host, (unsigned)url->port);
@@ -147,7 +148,7 @@ int ferryi_session_open(struct ferryi_control *control, const char *url_text, st
 	int rc = connect_session(session, deadline_ns);
 
 	if (rc == 0)
-		rc = ferryi_handshake(session, &control->token, deadline_ns);
+		rc = ferryi_handshake(session, &control->trust, deadline_ns);
 	if (rc == 0) {
 		struct start_call call = {.session = session};
 

@@ -35,6 +35,8 @@ struct ferryi_session {
 	/* immutable */
 	struct ferryi_control *control; /* to be used while attached only */
 	struct ferryi_url url;
+	enum ferryi_auth auth; /* how it shows who it is; auth_named: by the URL or the environment */
+	bool auth_named;
 	char name[272]; /* "host:port" */
 	uint64_t request_ms;
 	int fd; /* bev's, for the fork table */

@@ -85,7 +85,12 @@ const char *ferry_last_error(void);
  */
 struct ferry_config {
 	size_t size;
-	const char *servers;         /* comma list of ferry://host:port[?fabric=..], or where to find some (see below) [FERRY_SERVERS]; none: an embedded server */
+	/*
+	 * Comma list of ferry://host:port[?fabric=..][&auth=..], or where to find some (see below) [FERRY_SERVERS]; none: an
+	 * embedded server. How this process
+	 * shows who it is: auth=token (default), munge, tls or anonymous, or FERRY_AUTH where the URL names none; ferryd(8)
+	 */
+	const char *servers;
 	const char *pool;            /* pool name at the servers; default: the first [FERRY_POOL] */
 	const char *token_file;      /* shared secret of the servers [FERRY_TOKEN_FILE] */
 	uint64_t local_bytes;        /* budget: RAM that managed pages may hold; default 256M [FERRY_LOCAL] */
@@ -168,7 +173,7 @@ struct ferry_config {
  * Returns -EPERM (no right to userfaultfd; ferry_last_error says how to get
  * it), -EOPNOTSUPP (kernel lacks a needed feature), -EINVAL (fewer servers
  * than replicas, too), -ENOMEM,
- * -EHOSTUNREACH (also: none is found), -ECONNREFUSED, -ETIMEDOUT, -EACCES (token), -EPROTONOSUPPORT
+ * -EHOSTUNREACH (also: none is found), -ECONNREFUSED, -ETIMEDOUT, -EACCES (authentication), -EPROTONOSUPPORT
  * (version), -ENXIO (no such pool), -ENODEV (fabric), -ENOENT (no ferryd for
  * an embedded server). *out is untouched on failure.
  */

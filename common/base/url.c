@@ -17,6 +17,29 @@ static const char *const fabrics[][2] = {
 
 #define NFABRICS (sizeof(fabrics) / sizeof(fabrics[0]))
 
+static const char *const auths[] = {
+	[FERRYI_AUTH_TOKEN] = "token",
+	[FERRYI_AUTH_MUNGE] = "munge",
+	[FERRYI_AUTH_TLS] = "tls",
+	[FERRYI_AUTH_ANONYMOUS] = "anonymous",
+};
+
+const char *ferryi_auth_name(enum ferryi_auth auth)
+{
+	return auths[auth];
+}
+
+int ferryi_auth_find(const char *name, enum ferryi_auth *out)
+{
+	for (size_t i = 0; i < sizeof(auths) / sizeof(auths[0]); i++) {
+		if (strcmp(name, auths[i]) == 0) {
+			*out = (enum ferryi_auth)i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
 static bool is_host_char(char c, bool v6)
 {
 	if (isalnum((unsigned char)c) || c == '.' || c == '-' || c == '_')
@@ -103,16 +126,43 @@ static int fabric_parse(const char *text, const char *whole, struct ferryi_url *
 			  "'%s': no fabric '%s': use auto, verbs, local (or shm), tcp or rdm", whole, text);
 }
 
+static int setting_parse(const char *text, const char *whole, struct ferryi_url *out, char *err,
+			 size_t err_len)
+{
+	static const char fabric[] = "fabric=", auth[] = "auth=";
+
+	if (strncmp(text, fabric, sizeof(fabric) - 1) == 0)
+		return fabric_parse(text + sizeof(fabric) - 1, whole, out, err, err_len);
+	if (strncmp(text, auth, sizeof(auth) - 1) != 0)
+		return ferryi_err(-EINVAL, err, err_len,
+				  "'%s': unknown setting '%s': only ?fabric=NAME and ?auth=METHOD may follow "
+				  "the address",
+				  whole, text);
+	text += sizeof(auth) - 1;
+	out->has_auth = true;
+	if (ferryi_auth_find(text, &out->auth))
+		return ferryi_err(-EINVAL, err, err_len,
+				  "'%s': no way to authenticate '%s': use " FERRYI_AUTH_NAMES, whole, text);
+	return 0;
+}
+
+/* "fabric=tcp&auth=munge" */
 static int query_parse(const char *query, const char *whole, struct ferryi_url *out, char *err,
 		       size_t err_len)
 {
-	static const char key[] = "fabric=";
+	char setting[64];
+	int rc;
 
-	if (strncmp(query, key, sizeof(key) - 1) != 0)
-		return ferryi_err(-EINVAL, err, err_len,
-				  "'%s': unknown setting '%s': only ?fabric=NAME may follow the address",
-				  whole, query);
-	return fabric_parse(query + sizeof(key) - 1, whole, out, err, err_len);
+	for (;;) {
+		size_t len = strcspn(query, "&");
+
+		snprintf(setting, sizeof(setting), "%.*s", (int)ferryi_min_u64(len, sizeof(setting) - 1),
+			 query);
+		rc = setting_parse(setting, whole, out, err, err_len);
+		if (rc || !query[len])
+			return rc;
+		query += len + 1;
+	}
 }
 
 int ferryi_url_parse(const char *text, struct ferryi_url *out, char *err, size_t err_len)

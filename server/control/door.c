@@ -43,6 +43,7 @@ struct ferryi_door {
 	struct event_base *base;
 	void (*on_quiet)(void *ctx);
 	void *ctx;
+	enum ferryi_auth auth;
 	char host[64];
 	uint16_t port;
 	/* owned by the control thread */
@@ -140,6 +141,11 @@ static void on_authenticated(void *ctx)
 	admit(conn->door);
 }
 
+static void on_refused(void *ctx)
+{
+	arm(ctx, 0);
+}
+
 /* ---- libevent's side ---- */
 
 static void on_timer(evutil_socket_t fd, short what, void *ctx)
@@ -209,9 +215,10 @@ static void on_event(struct bufferevent *bev, short what, void *ctx)
 
 static int conn_new(struct ferryi_door *door, evutil_socket_t fd, const char *peer)
 {
-	const struct ferryi_server_session_io io_template = {.output = on_output,
-							     .authenticated = on_authenticated};
-	struct ferryi_server_session_io io = io_template;
+	struct ferryi_server_session_io io = {.output = on_output,
+					      .authenticated = on_authenticated,
+					      .refused = on_refused,
+					      .auth = door->auth};
 	struct conn *conn;
 	int one = 1;
 
@@ -226,6 +233,7 @@ static int conn_new(struct ferryi_door *door, evutil_socket_t fd, const char *pe
 	}
 	conn->timer = evtimer_new(door->base, on_timer, conn);
 	io.ctx = conn;
+	ferryi_socket_address(fd, false, io.address, sizeof(io.address));
 	if (!conn->timer || ferryi_server_session_open(door->hub, &io, peer, &conn->session)) {
 		if (conn->timer)
 			event_free(conn->timer);
@@ -370,6 +378,7 @@ int ferryi_door_open(const struct ferryi_door_attr *attr, struct ferryi_door **o
 	}
 	door->hub = attr->hub;
 	door->base = attr->base;
+	door->auth = attr->auth;
 	door->on_quiet = attr->on_quiet;
 	door->ctx = attr->ctx;
 	rc = bind_any(door, attr->host, attr->port, err, err_len);

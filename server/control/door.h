@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "hub.h"
+#include "url.h"
 
 struct event_base;
 struct ferryi_door;
@@ -18,6 +19,7 @@ struct ferryi_door_attr {
 	struct event_base *base;
 	const char *host;	     /* name or address; "": everywhere */
 	uint16_t port;		     /* 0: any free one */
+	enum ferryi_auth auth;	     /* of its clients */
 	void (*on_quiet)(void *ctx); /* after ferryi_door_shut: the last connection is gone */
 	void *ctx;
 };

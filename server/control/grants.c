@@ -355,7 +355,7 @@ void ferryi_grants_lease_destroy(struct ferryi_grants *grants, struct lease *lea
 	}
 	release_from(grants, lease, lease->nkept);
 	if (lease->name[0])
-		ferryi_pool_keep(lease->pool, lease->name, cut_from(grants, lease, 0),
+		ferryi_pool_keep(lease->pool, lease->key, cut_from(grants, lease, 0),
 				 ferryi_grants_keep_until(grants));
 	if (lease->has_secret)
 		ferryi_pool_leave(lease->pool, lease->secret, cut_from(grants, lease, 0),
@@ -620,7 +620,7 @@ static int forget(struct lease *lease, struct refusal *why)
 	if (!lease->name[0])
 		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INVALID,
 					    "lease %" PRIu64 " has no name to forget", lease->id);
-	rc = ferryi_pool_forget(lease->pool, lease->name);
+	rc = ferryi_pool_forget(lease->pool, lease->key);
 	if (rc)
 		return ferryi_grants_refuse(
 			why, FARFERRY__CODE__CODE_INTERNAL, "pool %s could not forget lease '%s': %s",
@@ -654,7 +654,8 @@ static int detach(struct ferryi_grants *grants, const Farferry__DetachRequest *r
 
 /* ---- interface ---- */
 
-int ferryi_grants_open(struct ferryi_hub *hub, uint64_t epoch, const char *label, struct ferryi_grants **out)
+int ferryi_grants_open(struct ferryi_hub *hub, struct ferryi_user *user, uint64_t epoch, const char *label,
+		       struct ferryi_grants **out)
 {
 	struct ferryi_grants *grants = calloc(1, sizeof(*grants));
 
@@ -662,6 +663,7 @@ int ferryi_grants_open(struct ferryi_hub *hub, uint64_t epoch, const char *label
 	if (!grants)
 		return -ENOMEM;
 	grants->hub = hub;
+	grants->user = user;
 	grants->epoch = epoch;
 	snprintf(grants->label, sizeof(grants->label), "%s", label);
 	return 0;

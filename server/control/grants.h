@@ -19,7 +19,8 @@ struct ferryi_grants_change {
 };
 
 /* label names the session in log lines ("session 3 (sort, 10.0.0.7)"); copied. 0 or -ENOMEM. Any thread. */
-int ferryi_grants_open(struct ferryi_hub *hub, uint64_t epoch, const char *label, struct ferryi_grants **out);
+int ferryi_grants_open(struct ferryi_hub *hub, struct ferryi_user *user, uint64_t epoch, const char *label,
+		       struct ferryi_grants **out);
 /*
  * Revokes everything: keys first, then the memory goes to the scrubber. On
  * return no peer reaches any of it. NULL allowed; nulls *grants.

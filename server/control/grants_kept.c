@@ -36,13 +36,13 @@ void ferryi_grants_save_kept(struct ferryi_grants *grants, struct lease *lease)
 
 /* A hold that came to nothing: the memory stays the name's, unless keys that it has had meanwhile cost its
  * content. */
-static void unhold(struct lease *lease, const char *name, struct ferryi_pool_extent *list, uint64_t until_ns)
+static void unhold(struct lease *lease, struct ferryi_pool_extent *list, uint64_t until_ns)
 {
 	if (!ferryi_pool_gives_fd(lease->pool)) {
-		ferryi_pool_keep(lease->pool, name, list, until_ns);
+		ferryi_pool_keep(lease->pool, lease->key, list, until_ns);
 		return;
 	}
-	ferryi_pool_forget(lease->pool, name);
+	ferryi_pool_forget(lease->pool, lease->key);
 	ferryi_pool_give_back(lease->pool, list);
 }
 
@@ -52,7 +52,11 @@ int ferryi_grants_hold(struct ferryi_grants *grants, struct lease *lease, const 
 	const char *pool = ferryi_pool_spec(lease->pool)->name;
 	struct ferryi_pool_extent *list;
 	unsigned count;
-	int rc = ferryi_pool_hold(lease->pool, name, &list, &count);
+	int rc;
+
+	/* Another user's lease of that name is another lease. */
+	snprintf(lease->key, sizeof(lease->key), "%s%s", grants->user->scope, name);
+	rc = ferryi_pool_hold(lease->pool, lease->key, &list, &count);
 
 	if (rc == -EBUSY)
 		return ferryi_grants_refuse(
@@ -76,7 +80,7 @@ int ferryi_grants_hold(struct ferryi_grants *grants, struct lease *lease, const 
 	else
 		rc = ferryi_grants_add_extents(grants, lease, &list, count, why);
 	if (rc) {
-		unhold(lease, name, list, ferryi_grants_keep_until(grants));
+		unhold(lease, list, ferryi_grants_keep_until(grants));
 		return rc;
 	}
 	snprintf(lease->name, sizeof(lease->name), "%s", name);
@@ -95,7 +99,7 @@ int ferryi_grants_record(struct lease *lease, size_t n, struct refusal *why)
 			extents[nstay++] = lease->extents[i].memory;
 	}
 	if (!rc)
-		rc = ferryi_pool_record(lease->pool, lease->name, extents, nstay);
+		rc = ferryi_pool_record(lease->pool, lease->key, extents, nstay);
 	free(extents);
 	if (rc)
 		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,

@@ -20,6 +20,8 @@ struct lease {
 	size_t nextents;
 	/* A lease with a name: its first nkept extents are the name's, and stay when it ends. */
 	char name[FERRYI_MAX_NAME + 1]; /* "": none */
+	char key[FERRYI_USER_SCOPE_LEN + FERRYI_MAX_NAME +
+		 1]; /* the name as the pool has it, with its user's scope */
 	size_t nkept;
 	/* One that may have an heir: the same is so, when its session ends, for the heir. */
 	bool has_secret;
@@ -40,6 +42,7 @@ struct heirship;
 struct ferryi_grants {
 	/* immutable */
 	struct ferryi_hub *hub;
+	struct ferryi_user *user;
 	uint64_t epoch;
 	char label[96];
 	/* owned by the session's worker */

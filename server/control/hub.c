@@ -11,7 +11,6 @@ int ferryi_hub_init(struct ferryi_hub *hub, const struct ferryi_hub_limits *limi
 
 	memset(hub, 0, sizeof(*hub));
 	hub->limits = *limits;
-	hub->auth_required = true;
 	hub->next_session_id = 1;
 	hub->next_id = 1;
 	rc = ferryi_random(id, sizeof(id));

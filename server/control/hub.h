@@ -13,6 +13,7 @@
 #include "pool.h"
 #include "proto.h"
 #include "status.h"
+#include "users.h"
 
 #define FERRYI_HUB_FABRICS_MAX 8u
 #define FERRYI_SERVER_ID_LEN   33u /* 32 hex digits and a NUL */
@@ -47,16 +48,19 @@ struct ferryi_hub {
 	struct ferryi_hub_fabric fabrics[FERRYI_HUB_FABRICS_MAX];
 	unsigned nfabrics;
 	struct ferryi_hub_limits limits;
-	bool auth_required;
 	bool inject_failures;		      /* tests: clients may have memory of theirs fail */
-	uint8_t token[FERRYI_AUTH_TOKEN_LEN]; /* zeros when auth is not required */
+	uint8_t token[FERRYI_AUTH_TOKEN_LEN]; /* zeros where no listener wants it */
+	const char *munge_socket;	      /* NULL: the default */
 	char server_id[FERRYI_SERVER_ID_LEN];
 	char host[256];
 	struct ferryi_jobs *jobs; /* itself the control thread's */
+	/* For munged, which may block: no session waits for another's. NULL: no listener wants MUNGE. */
+	struct ferryi_jobs *logins;
 	/* owned by the control thread */
 	struct ferryi_server_session *sessions; /* every one, newest first */
 	struct ferryi_export *exports;		/* of all sessions (views.c) */
 	struct ferryi_views *views;		/* of all sessions */
+	struct ferryi_users users;
 	uint64_t next_session_id;
 	uint64_t epoch;
 	uint64_t drain_deadline_ns;

@@ -1,5 +1,5 @@
 /* Protocol of one control connection. See session.h. Control thread only, but for what request_run says. */
-#include "session.h"
+#include "session_priv.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -13,43 +13,14 @@
 #include "grants.h"
 #include "log.h"
 #include "reply.h"
-#include "views.h"
 
 #define FRAME_MAX_UNAUTHENTICATED 4096u	 /* bytes of payload */
 #define REQUESTS_MAX		  64u	 /* under way at once */
 #define INPUT_KEEP		  65536u /* a larger input buffer is freed when empty */
 
-enum state { AWAIT_HELLO, AWAIT_AUTH, LIVE };
-
-struct ferryi_server_session {
-	struct ferryi_job
-		closing; /* first member: the job that ends the session is part of it, and cannot fail */
-	/* immutable */
-	struct ferryi_hub *hub;
-	struct ferryi_server_session_io io;
-	uint64_t id, epoch;
-	char peer[64];
-	/* set with the hello, then immutable */
-	char label[96];
-	/* owned by the session's worker between open and the closing job */
-	struct ferryi_grants *grants;
-	/* owned by the control thread */
-	struct ferryi_views *views;		     /* from authentication to close */
-	struct ferryi_server_session *next, **pprev; /* on hub->sessions until closed */
-	enum state state;
-	bool closed, counted; /* counted: in g_sessions and against the limit */
-	uint8_t nonce[FERRYI_NONCE_LEN];
-	uint64_t deadline_ns; /* of the handshake, then of silence */
-	unsigned nrequests;
-	uint8_t *input;
-	size_t input_len, input_size;
-	uint64_t *leases; /* ids, for revocation notices */
-	size_t nleases, leases_size;
-};
-
 /* ---- output ---- */
 
-static void put(struct ferryi_server_session *session, struct ferryi_reply *reply)
+void ferryi_server_session_put(struct ferryi_server_session *session, struct ferryi_reply *reply)
 {
 	if (reply->bytes && !session->closed)
 		session->io.output(session->io.ctx, reply->bytes, reply->len);
@@ -57,21 +28,22 @@ static void put(struct ferryi_server_session *session, struct ferryi_reply *repl
 	*reply = (struct ferryi_reply){0};
 }
 
-static void put_envelope(struct ferryi_server_session *session, const Farferry__Envelope *envelope)
+void ferryi_server_session_put_envelope(struct ferryi_server_session *session,
+					const Farferry__Envelope *envelope)
 {
 	struct ferryi_reply reply = {0};
 
 	ferryi_reply_encode(&reply, envelope);
-	put(session, &reply);
+	ferryi_server_session_put(session, &reply);
 }
 
-static void put_error(struct ferryi_server_session *session, uint64_t request_id, Farferry__Code code,
-		      const char *text)
+void ferryi_server_session_put_error(struct ferryi_server_session *session, uint64_t request_id,
+				     Farferry__Code code, const char *text)
 {
 	struct ferryi_reply reply = {0};
 
 	ferryi_reply_error(&reply, request_id, code, "%s", text);
-	put(session, &reply);
+	ferryi_server_session_put(session, &reply);
 }
 
 static void put_revoked(struct ferryi_server_session *session, uint64_t lease_id, const char *reason)
@@ -83,10 +55,10 @@ static void put_revoked(struct ferryi_server_session *session, uint64_t lease_id
 	notice.reason = (char *)reason;
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_REVOKED;
 	envelope.revoked = &notice;
-	put_envelope(session, &envelope);
+	ferryi_server_session_put_envelope(session, &envelope);
 }
 
-static void put_drain(struct ferryi_server_session *session, uint64_t deadline_ms)
+void ferryi_server_session_put_drain(struct ferryi_server_session *session, uint64_t deadline_ms)
 {
 	Farferry__DrainNotice notice = FARFERRY__DRAIN_NOTICE__INIT;
 	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
@@ -95,7 +67,16 @@ static void put_drain(struct ferryi_server_session *session, uint64_t deadline_m
 	notice.reason = (char *)"the server is shutting down";
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_DRAIN;
 	envelope.drain = &notice;
-	put_envelope(session, &envelope);
+	ferryi_server_session_put_envelope(session, &envelope);
+}
+
+/* Logs and answers what ends the connection. */
+int ferryi_server_session_fail(struct ferryi_server_session *session, uint64_t request_id,
+			       Farferry__Code code, int rc, const char *text)
+{
+	ferryi_warn("%s: closed: %s", session->label, text);
+	ferryi_server_session_put_error(session, request_id, code, text);
+	return rc;
 }
 
 /* ---- jobs: what leases need ---- */
@@ -149,7 +130,7 @@ static void request_done(struct ferryi_job *job)
 		lease_forget(session, r->change.lease_removed);
 	if (r->change.lease_added)
 		lease_note(session, r->change.lease_added);
-	put(session, &r->reply);
+	ferryi_server_session_put(session, &r->reply);
 	ferryi_envelope_free(&r->request);
 	free(r);
 }
@@ -160,14 +141,14 @@ static void request_submit(struct ferryi_server_session *session, Farferry__Enve
 	struct request_job *r;
 
 	if (session->nrequests >= REQUESTS_MAX) {
-		put_error(session, (*request)->request_id, FARFERRY__CODE__CODE_LIMIT,
-			  "too many requests under way; wait for replies");
+		ferryi_server_session_put_error(session, (*request)->request_id, FARFERRY__CODE__CODE_LIMIT,
+						"too many requests under way; wait for replies");
 		return;
 	}
 	r = calloc(1, sizeof(*r));
 	if (!r) {
-		put_error(session, (*request)->request_id, FARFERRY__CODE__CODE_INTERNAL,
-			  "the server is out of memory");
+		ferryi_server_session_put_error(session, (*request)->request_id,
+						FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
 		return;
 	}
 	r->job.run = request_run;
@@ -197,136 +178,6 @@ static void close_done(struct ferryi_job *job)
 	free(session);
 }
 
-/* ---- handshake ---- */
-
-/* Logs and answers what ends the connection. */
-static int fail(struct ferryi_server_session *session, uint64_t request_id, Farferry__Code code, int rc,
-		const char *text)
-{
-	ferryi_warn("%s: closed: %s", session->label, text);
-	put_error(session, request_id, code, text);
-	return rc;
-}
-
-static int on_hello(struct ferryi_server_session *session, const Farferry__Envelope *request)
-{
-	const Farferry__Hello *hello = request->hello;
-	Farferry__HelloReply reply = FARFERRY__HELLO_REPLY__INIT;
-	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
-	char text[160];
-
-	snprintf(session->label, sizeof(session->label), "session %" PRIu64 " (%.40s, %.40s)", session->id,
-		 hello->client[0] ? hello->client : "unnamed", session->peer);
-	if (hello->version_max < FERRYI_PROTO_VERSION_MIN || hello->version_min > FERRYI_PROTO_VERSION_MAX) {
-		snprintf(text, sizeof(text),
-			 "this server speaks protocol versions %u to %u, the client %u to %u; upgrade the "
-			 "older one",
-			 FERRYI_PROTO_VERSION_MIN, FERRYI_PROTO_VERSION_MAX, hello->version_min,
-			 hello->version_max);
-		return fail(session, request->request_id, FARFERRY__CODE__CODE_VERSION, -EPROTONOSUPPORT,
-			    text);
-	}
-	if (ferryi_random(session->nonce, sizeof(session->nonce)))
-		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -EIO,
-			    "the server has no random numbers");
-	reply.version = (uint32_t)ferryi_min_u64(hello->version_max, FERRYI_PROTO_VERSION_MAX);
-	reply.server_nonce.data = session->nonce;
-	reply.server_nonce.len = sizeof(session->nonce);
-	reply.server_id = session->hub->server_id;
-	reply.host = session->hub->host;
-	reply.auth_required = session->hub->auth_required;
-	envelope.request_id = request->request_id;
-	envelope.body_case = FARFERRY__ENVELOPE__BODY_HELLO_REPLY;
-	envelope.hello_reply = &reply;
-	put_envelope(session, &envelope);
-	session->state = AWAIT_AUTH;
-	return 0;
-}
-
-static void put_auth_reply(struct ferryi_server_session *session, uint64_t request_id, uint8_t *mac)
-{
-	struct ferryi_hub *hub = session->hub;
-	Farferry__AuthReply reply = FARFERRY__AUTH_REPLY__INIT;
-	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
-	char *names[FERRYI_HUB_FABRICS_MAX];
-
-	for (unsigned i = 0; i < hub->nfabrics; i++)
-		names[i] = (char *)hub->fabrics[i].row->name;
-	reply.mac.data = mac;
-	reply.mac.len = FERRYI_MAC_LEN;
-	reply.session_id = session->id;
-	reply.epoch = session->epoch;
-	reply.keepalive_ms = (uint32_t)hub->limits.keepalive_ms;
-	reply.timeout_ms = (uint32_t)hub->limits.timeout_ms;
-	reply.n_fabrics = hub->nfabrics;
-	reply.fabrics = names;
-	envelope.request_id = request_id;
-	envelope.body_case = FARFERRY__ENVELOPE__BODY_AUTH_REPLY;
-	envelope.auth_reply = &reply;
-	put_envelope(session, &envelope);
-}
-
-static void put_from_views(void *ctx, struct ferryi_reply *reply)
-{
-	put(ctx, reply);
-}
-
-static int views_open(struct ferryi_server_session *session)
-{
-	const struct ferryi_views_attr attr = {
-		.hub = session->hub,
-		.session_id = session->id,
-		.grants = session->grants,
-		.label = session->label,
-		.put = put_from_views,
-		.ctx = session,
-	};
-
-	return ferryi_views_open(&attr, &session->views);
-}
-
-static int on_auth(struct ferryi_server_session *session, const Farferry__Envelope *request)
-{
-	struct ferryi_hub *hub = session->hub;
-	const uint8_t *client_nonce = request->auth->client_nonce.data;
-	uint8_t mac[FERRYI_MAC_LEN];
-
-	if (ferryi_auth_mac(FERRYI_ROLE_CLIENT, hub->token, session->nonce, client_nonce, mac))
-		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -EIO,
-			    "the server cannot compute digests");
-	/* The token of a server without authentication is all zeros, and what the client makes of it is not
-	 * looked at. */
-	if (hub->auth_required && !ferryi_mac_equal(mac, request->auth->mac.data)) {
-		ferryi_count(&hub->status.c_auth_failures_total, 1);
-		return fail(session, request->request_id, FARFERRY__CODE__CODE_AUTH, -EACCES,
-			    "wrong token: the client and the server must use the same token file");
-	}
-	if (ferryi_counter_read(&hub->status.g_sessions) >= hub->limits.sessions)
-		return fail(session, request->request_id, FARFERRY__CODE__CODE_LIMIT, -EDQUOT,
-			    "the server has as many sessions as its limit (--max-sessions) allows");
-	if (ferryi_auth_mac(FERRYI_ROLE_SERVER, hub->token, session->nonce, client_nonce, mac))
-		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -EIO,
-			    "the server cannot compute digests");
-	session->epoch = ++hub->epoch;
-	if (ferryi_grants_open(hub, session->epoch, session->label, &session->grants))
-		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM,
-			    "the server is out of memory");
-	if (views_open(session))
-		return fail(session, request->request_id, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM,
-			    "the server is out of memory");
-	session->state = LIVE;
-	session->counted = true;
-	ferryi_count(&hub->status.g_sessions, 1);
-	ferryi_count(&hub->status.c_sessions_total, 1);
-	ferryi_info("%s: authenticated", session->label);
-	put_auth_reply(session, request->request_id, mac);
-	if (session->io.authenticated)
-		session->io.authenticated(session->io.ctx);
-	if (atomic_load(&hub->draining))
-		put_drain(session, (uint64_t)ferryi_remaining_ms(hub->drain_deadline_ns));
-	return 0;
-}
-
 /* ---- requests that need no lease ---- */
 
 static void on_pools(struct ferryi_server_session *session, uint64_t request_id)
@@ -338,7 +189,8 @@ static void on_pools(struct ferryi_server_session *session, uint64_t request_id)
 	Farferry__PoolInfo **pointers = calloc(hub->npools + 1, sizeof(Farferry__PoolInfo *));
 
 	if (!infos || !pointers) {
-		put_error(session, request_id, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
+		ferryi_server_session_put_error(session, request_id, FARFERRY__CODE__CODE_INTERNAL,
+						"the server is out of memory");
 		goto out;
 	}
 	for (unsigned i = 0; i < hub->npools; i++) {
@@ -363,7 +215,7 @@ static void on_pools(struct ferryi_server_session *session, uint64_t request_id)
 	envelope.request_id = request_id;
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_POOLS_REPLY;
 	envelope.pools_reply = &reply;
-	put_envelope(session, &envelope);
+	ferryi_server_session_put_envelope(session, &envelope);
 out:
 	free(pointers);
 	free(infos);
@@ -425,7 +277,8 @@ static void on_stats(struct ferryi_server_session *session, uint64_t request_id)
 	struct stats_list *list = malloc(sizeof(*list));
 
 	if (!list) {
-		put_error(session, request_id, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
+		ferryi_server_session_put_error(session, request_id, FARFERRY__CODE__CODE_INTERNAL,
+						"the server is out of memory");
 		return;
 	}
 	list->n = 0;
@@ -439,7 +292,7 @@ static void on_stats(struct ferryi_server_session *session, uint64_t request_id)
 	envelope.request_id = request_id;
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_STATS_REPLY;
 	envelope.stats_reply = &reply;
-	put_envelope(session, &envelope);
+	ferryi_server_session_put_envelope(session, &envelope);
 	free(list);
 }
 
@@ -449,15 +302,15 @@ static void on_keepalive(struct ferryi_server_session *session, const Farferry__
 	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
 
 	if (request->keepalive->epoch != session->epoch) {
-		put_error(session, request->request_id, FARFERRY__CODE__CODE_EPOCH,
-			  "keep-alive with the epoch of another session");
+		ferryi_server_session_put_error(session, request->request_id, FARFERRY__CODE__CODE_EPOCH,
+						"keep-alive with the epoch of another session");
 		return;
 	}
 	keepalive.epoch = session->epoch;
 	envelope.request_id = request->request_id;
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_KEEPALIVE;
 	envelope.keepalive = &keepalive;
-	put_envelope(session, &envelope);
+	ferryi_server_session_put_envelope(session, &envelope);
 }
 
 /* ---- input ---- */
@@ -470,12 +323,14 @@ static int out_of_order(struct ferryi_server_session *session, const Farferry__E
 		snprintf(text, sizeof(text), "'%s' comes once, at the beginning",
 			 ferryi_body_name(request->body_case));
 		ferryi_count(&session->hub->status.c_protocol_errors_total, 1);
-		return fail(session, request->request_id, FARFERRY__CODE__CODE_INVALID, -EPROTO, text);
+		return ferryi_server_session_fail(session, request->request_id, FARFERRY__CODE__CODE_INVALID,
+						  -EPROTO, text);
 	}
 	snprintf(text, sizeof(text), "'%s' before authentication: send hello, then auth",
 		 ferryi_body_name(request->body_case));
 	ferryi_count(&session->hub->status.c_auth_failures_total, 1);
-	return fail(session, request->request_id, FARFERRY__CODE__CODE_AUTH, -EACCES, text);
+	return ferryi_server_session_fail(session, request->request_id, FARFERRY__CODE__CODE_AUTH, -EACCES,
+					  text);
 }
 
 /* One decoded request; takes it when it becomes a job. */
@@ -487,9 +342,11 @@ static int dispatch(struct ferryi_server_session *session, Farferry__Envelope **
 	ferryi_count(&session->hub->status.c_requests_total, 1);
 	switch ((*request)->body_case) {
 	case FARFERRY__ENVELOPE__BODY_HELLO:
-		return state == AWAIT_HELLO ? on_hello(session, *request) : out_of_order(session, *request);
+		return state == AWAIT_HELLO ? ferryi_server_session_hello(session, *request)
+					    : out_of_order(session, *request);
 	case FARFERRY__ENVELOPE__BODY_AUTH:
-		return state == AWAIT_AUTH ? on_auth(session, *request) : out_of_order(session, *request);
+		return state == AWAIT_AUTH ? ferryi_server_session_auth(session, *request)
+					   : out_of_order(session, *request);
 	default:
 		break;
 	}
@@ -516,8 +373,8 @@ static int dispatch(struct ferryi_server_session *session, Farferry__Envelope **
 		break;
 	default:
 		if (!ferryi_views_request(session->views, *request))
-			put_error(session, id, FARFERRY__CODE__CODE_INVALID,
-				  "this server does not know that request");
+			ferryi_server_session_put_error(session, id, FARFERRY__CODE__CODE_INVALID,
+							"this server does not know that request");
 		break;
 	}
 	return 0;
@@ -552,12 +409,13 @@ static int on_frame(struct ferryi_server_session *session, const uint8_t *frame,
 		/* A known client whose one field is wrong loses that request, not its memory. */
 		if (rc == -EINVAL && session->state == LIVE) {
 			ferryi_info("%s: refused: %s", session->label, why);
-			put_error(session, refused_id(frame, len), FARFERRY__CODE__CODE_INVALID, why);
+			ferryi_server_session_put_error(session, refused_id(frame, len),
+							FARFERRY__CODE__CODE_INVALID, why);
 			session->deadline_ns = ferryi_deadline_ms(session->hub->limits.timeout_ms);
 			return 0;
 		}
-		return fail(session, rc == -EINVAL ? refused_id(frame, len) : 0, FARFERRY__CODE__CODE_INVALID,
-			    -EPROTO, why);
+		return ferryi_server_session_fail(session, rc == -EINVAL ? refused_id(frame, len) : 0,
+						  FARFERRY__CODE__CODE_INVALID, -EPROTO, why);
 	}
 	rc = dispatch(session, &request);
 	ferryi_envelope_free(&request);
@@ -585,7 +443,7 @@ static long frame_at(struct ferryi_server_session *session, const uint8_t *bytes
 		snprintf(text, sizeof(text),
 			 "frame of %ld bytes too long before authentication: at most %u are taken",
 			 len - (long)FERRYI_FRAME_HEADER, FRAME_MAX_UNAUTHENTICATED);
-	return fail(session, 0, FARFERRY__CODE__CODE_INVALID, -EPROTO, text);
+	return ferryi_server_session_fail(session, 0, FARFERRY__CODE__CODE_INVALID, -EPROTO, text);
 }
 
 static int input_append(struct ferryi_server_session *session, const uint8_t *bytes, size_t len)
@@ -615,9 +473,11 @@ int ferryi_server_session_input(struct ferryi_server_session *session, const uin
 	int rc = 0;
 
 	assert(!session->closed);
+	if (session->refused)
+		return -EACCES;
 	if (len && input_append(session, bytes, len))
-		return fail(session, 0, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM,
-			    "the server is out of memory");
+		return ferryi_server_session_fail(session, 0, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM,
+						  "the server is out of memory");
 	while (used < session->input_len) {
 		long frame = frame_at(session, session->input + used, session->input_len - used);
 
@@ -693,6 +553,8 @@ int ferryi_server_session_tick(struct ferryi_server_session *session, uint64_t n
 	struct ferryi_hub *hub = session->hub;
 	char text[160];
 
+	if (session->refused)
+		return -ETIMEDOUT;
 	if (now_ns < session->deadline_ns) {
 		*next_ns = session->deadline_ns;
 		return 0;
@@ -707,7 +569,7 @@ int ferryi_server_session_tick(struct ferryi_server_session *session, uint64_t n
 		snprintf(text, sizeof(text), "not authenticated within %" PRIu64 " ms",
 			 hub->limits.handshake_ms);
 		ferryi_count(&hub->status.c_handshake_timeouts_total, 1);
-		fail(session, 0, FARFERRY__CODE__CODE_AUTH, -ETIMEDOUT, text);
+		ferryi_server_session_fail(session, 0, FARFERRY__CODE__CODE_AUTH, -ETIMEDOUT, text);
 	}
 	return -ETIMEDOUT;
 }
@@ -743,7 +605,7 @@ static void failed_done(struct ferryi_job *job)
 		notice.len_bytes = f->failure.len_bytes;
 		envelope.body_case = FARFERRY__ENVELOPE__BODY_FAILED;
 		envelope.failed = &notice;
-		put_envelope(f->session, &envelope);
+		ferryi_server_session_put_envelope(f->session, &envelope);
 	}
 	free(f);
 }
@@ -774,7 +636,7 @@ void ferryi_server_sessions_drain(struct ferryi_hub *hub, uint64_t deadline_ms)
 {
 	for (struct ferryi_server_session *session = hub->sessions; session; session = session->next) {
 		if (session->state == LIVE)
-			put_drain(session, deadline_ms);
+			ferryi_server_session_put_drain(session, deadline_ms);
 	}
 }
 

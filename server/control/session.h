@@ -15,6 +15,7 @@
 
 #include "hub.h"
 #include "mce.h"
+#include "url.h"
 
 struct ferryi_server_session;
 
@@ -23,7 +24,12 @@ struct ferryi_server_session_io {
 	void (*output)(void *ctx, const uint8_t *bytes, size_t len);
 	/* The session authenticated: it counts against other limits now. May be NULL. */
 	void (*authenticated)(void *ctx);
+	/* It did not: the next tick says so; what was output goes out first. May be NULL. */
+	void (*refused)(void *ctx);
 	void *ctx;
+	enum ferryi_auth auth; /* of the listener */
+	char address[64];      /* numeric, that the client has connected to: MUNGE credentials are for it */
+	char user[FERRYI_MAX_USER + 1]; /* tls: whose certificate it is; otherwise "" */
 };
 
 /* label: the peer's address, for log lines; copied. 0 or -ENOMEM. */

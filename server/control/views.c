@@ -44,6 +44,7 @@ struct ferryi_views {
 	/* immutable */
 	struct ferryi_hub *hub;
 	uint64_t session_id;
+	struct ferryi_user *user;
 	struct ferryi_grants *grants;
 	char label[96];
 	void (*put)(void *ctx, struct ferryi_reply *reply);
@@ -96,11 +97,12 @@ static void put_no_memory(struct ferryi_views *views, uint64_t request_id)
 
 /* ---- exports ---- */
 
-static struct ferryi_export *export_by_name(const struct ferryi_hub *hub, const char *name)
+/* Of the same user: nobody reaches another one's memory by knowing a name. */
+static struct ferryi_export *export_by_name(const struct ferryi_views *views, const char *name)
 {
-	struct ferryi_export *export = hub->exports;
+	struct ferryi_export *export = views->hub->exports;
 
-	while (export && strcmp(export->name, name) != 0)
+	while (export && (export->owner->user != views->user || strcmp(export->name, name) != 0))
 		export = export->next;
 	return export;
 }
@@ -124,7 +126,7 @@ static void on_export(struct ferryi_views *views, uint64_t request_id, const Far
 			"this session exports as many mirrors as the server's limit (--max-exports) allows");
 		return;
 	}
-	if (export_by_name(views->hub, request->name)) {
+	if (export_by_name(views, request->name)) {
 		put_error(views, request_id, FARFERRY__CODE__CODE_EXISTS,
 			  "a mirror of that name is exported already; choose another name");
 		return;
@@ -299,7 +301,7 @@ static struct view *view_find(const struct ferryi_views *views, uint64_t id)
 static void on_view_open(struct ferryi_views *views, uint64_t request_id,
 			 const Farferry__ViewOpenRequest *request)
 {
-	struct ferryi_export *export = export_by_name(views->hub, request->name);
+	struct ferryi_export *export = export_by_name(views, request->name);
 	Farferry__ViewReply message = FARFERRY__VIEW_REPLY__INIT;
 	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
 	struct view *view;
@@ -557,6 +559,7 @@ int ferryi_views_open(const struct ferryi_views_attr *attr, struct ferryi_views 
 		return -ENOMEM;
 	views->hub = attr->hub;
 	views->session_id = attr->session_id;
+	views->user = attr->user;
 	views->grants = attr->grants;
 	views->put = attr->put;
 	views->ctx = attr->ctx;

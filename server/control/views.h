@@ -28,6 +28,7 @@ struct ferryi_views;
 struct ferryi_views_attr {
 	struct ferryi_hub *hub;
 	uint64_t session_id;
+	struct ferryi_user *user;     /* sees his own exports alone */
 	struct ferryi_grants *grants; /* outlives the views: its closing is a later job of the same worker */
 	const char *label;	      /* copied */
 	/* Takes the reply (empty: there was no memory for one). Never called after close. */

@@ -29,7 +29,7 @@
 #define HEADER	     "farferry leases 1\n"
 #define CHECKSUM_LEN (sizeof("checksum 0123456789abcdef\n") - 1)
 #define FILE_MAX     ((size_t)64 << 20)
-#define NAME_CHARS   "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:;-"
+#define NAME_CHARS   "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:;-/"
 
 struct entry {
 	struct entry *next;

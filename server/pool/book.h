@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FERRYI_BOOK_NAME_LEN   64 /* with its NUL */
+#define FERRYI_BOOK_NAME_LEN   128 /* with its NUL; who may have it, a slash, and its name */
 #define FERRYI_BOOK_LEASES_MAX 4096u
 
 struct ferryi_book;

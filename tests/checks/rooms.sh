@@ -15,6 +15,7 @@ only() {
 }
 only 'rdma/|infiniband/' 'common/fabric/'
 only 'protobuf-c|.*\.pb-c\.h' 'proto/'
+only 'munge\.h' 'proto/'
 only 'linux/userfaultfd\.h' 'client/pager/|client/tool/'
 only 'event2/|event\.h' 'server/|client/control/|common/discover/'
 

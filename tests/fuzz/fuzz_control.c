@@ -26,7 +26,7 @@ static struct ferryi_hub hub;
 /* What one run saw. */
 struct seen {
 	unsigned frames;
-	bool authenticated;
+	bool authenticated, anonymous;
 };
 
 static void start(void)
@@ -80,7 +80,7 @@ static void on_output(void *ctx, const uint8_t *bytes, size_t len)
 		    envelope->body_case == FARFERRY__ENVELOPE__BODY_AUTH_REPLY ||
 		    envelope->body_case == FARFERRY__ENVELOPE__BODY_ERROR);
 	if (envelope->body_case == FARFERRY__ENVELOPE__BODY_AUTH_REPLY) {
-		FERRYT_MUST(!hub.auth_required); /* nobody here knows the token */
+		FERRYT_MUST(seen->anonymous); /* nobody here knows the token */
 		seen->authenticated = true;
 	}
 	seen->frames++;
@@ -163,7 +163,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static uint8_t stream[STREAM_MAX];
 	struct seen seen = {0};
-	const struct ferryi_server_session_io io = {.output = on_output, .ctx = &seen};
+	struct ferryi_server_session_io io = {.output = on_output, .ctx = &seen, .address = "192.0.2.1:7470"};
 	struct ferryi_server_session *session = NULL;
 	uint64_t next_ns = 0;
 	size_t len;
@@ -178,8 +178,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	hub.next_session_id = 1;
 	hub.epoch = 0;
 	atomic_store(&hub.next_id, 1);
-	hub.auth_required = data[0] & 1;
-	memset(hub.token, hub.auth_required ? 0x5a : 0, sizeof(hub.token));
+	seen.anonymous = !(data[0] & 1);
+	io.auth = seen.anonymous ? FERRYI_AUTH_ANONYMOUS : FERRYI_AUTH_TOKEN;
+	memset(hub.token, seen.anonymous ? 0 : 0x5a, sizeof(hub.token));
 
 	if (data[0] & 2) {
 		len = size - 2 < STREAM_MAX ? size - 2 : STREAM_MAX;

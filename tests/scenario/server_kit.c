@@ -120,20 +120,24 @@ static void read_url(struct ferryt_server *server, int fd)
 
 void ferryt_server_start(struct ferryt_server *server, const char *const *args)
 {
-	const char *argv[FERRYT_ARGS_MAX] = {"--listen", "127.0.0.1:0", "--lifeline-fd",
-					     "12",	 "--ready-fd",	"13"};
-	int token[2], lifeline[2], ready[2], words[2], n = 6;
-	bool no_auth = false, has_timeout = false;
+	const char *argv[FERRYT_ARGS_MAX] = {"--lifeline-fd", "12", "--ready-fd", "13"};
+	int token[2], lifeline[2], ready[2], words[2], n = 4;
+	bool no_auth = false, has_timeout = false, has_listen = false;
 
 	while (*args) {
-		assert_true(n < FERRYT_ARGS_MAX - 5);
+		assert_true(n < FERRYT_ARGS_MAX - 7);
 		has_timeout = has_timeout || strcmp(*args, "--timeout") == 0 || strcmp(*args, "--config") == 0;
+		has_listen = has_listen || strcmp(*args, "--listen") == 0;
 		no_auth = no_auth || strcmp(*args, "--no-auth") == 0;
 		argv[n++] = *args++;
 	}
 	if (!has_timeout) { /* connections of the tests send keep-alives only where that is the test */
 		argv[n++] = "--timeout";
 		argv[n++] = FERRYT_TIMEOUT;
+	}
+	if (!has_listen) {
+		argv[n++] = "--listen";
+		argv[n++] = "127.0.0.1:0";
 	}
 	if (!no_auth) {
 		argv[n++] = "--token-fd";

@@ -36,7 +36,7 @@ struct ferryt_server {
 };
 
 /*
- * Starts ferryd with these arguments (NULL ends) and --listen, --token-fd
+ * Starts ferryd with these arguments (NULL ends) and --listen (where they have none), --token-fd
  * (but with --no-auth), --ready-fd, --lifeline-fd of the kit's own; waits until it serves.
  */
 void ferryt_server_start(struct ferryt_server *server, const char *const *args);

@@ -91,6 +91,12 @@ static void options__wrong__one_line_each(void **state)
 	expect_line(ARGS(POOL, "--timeout", "3s"), USAGE, "less than twice --keepalive");
 	expect_line(ARGS(POOL, "--listen", "host:port:7"), USAGE, "--listen");
 	expect_line(ARGS(POOL, "--listen", "127.0.0.1:99999"), USAGE, "--listen");
+	expect_line(ARGS(POOL, "--listen", ":0,auth=kerberos"), USAGE,
+		    "auth=kerberos: there is no such method; use token, munge, tls or anonymous");
+	expect_line(ARGS(POOL, "--listen", ":0,auth"), USAGE, "only auth=METHOD may follow the address");
+	expect_line(ARGS(POOL, "--listen", ":0,colour=red"), USAGE, "unknown key 'colour'");
+	expect_line(ARGS(POOL, "--listen", ":0,"), USAGE, "--listen");
+	expect_line(ARGS(POOL, "--munge-socket", "/x"), USAGE, "no --listen has auth=munge");
 	expect_line(ARGS(POOL, "--fabric", "warp"), USAGE,
 		    "'warp' is no fabric; there are verbs, local (or shm), tcp and rdm");
 	expect_line(ARGS(POOL, "--fabric", "fake"), USAGE, "'fake' is no fabric");

@@ -43,6 +43,29 @@ static void url_parse__valid__parts(void **state)
 	}
 }
 
+static void url_parse__auth__method_and_whether_it_was_named(void **state)
+{
+	struct ferryi_url url;
+	char err[256] = "";
+
+	(void)state;
+	assert_int_equal(ferryi_url_parse("h?fabric=tcp&auth=munge", &url, err, sizeof(err)), 0);
+	assert_true(url.has_auth);
+	assert_int_equal(url.auth, FERRYI_AUTH_MUNGE);
+	assert_string_equal(url.fabric, "tcp");
+	assert_int_equal(ferryi_url_parse("h?auth=tls&fabric=shm", &url, err, sizeof(err)), 0);
+	assert_int_equal(url.auth, FERRYI_AUTH_TLS);
+	assert_string_equal(url.fabric, "local");
+	assert_int_equal(ferryi_url_parse("h?fabric=tcp", &url, err, sizeof(err)), 0);
+	assert_false(url.has_auth);
+	for (int i = FERRYI_AUTH_TOKEN; i <= FERRYI_AUTH_ANONYMOUS; i++) {
+		enum ferryi_auth auth;
+
+		assert_int_equal(ferryi_auth_find(ferryi_auth_name((enum ferryi_auth)i), &auth), 0);
+		assert_int_equal(auth, i);
+	}
+}
+
 static void url_parse__invalid__one_line_says_why(void **state)
 {
 	static const struct {
@@ -70,7 +93,11 @@ static void url_parse__invalid__one_line_says_why(void **state)
 		{"ferry://h:1/path", "no path"},
 		{"ferry://h:1?fabric=", "no fabric"},
 		{"ferry://h:1?fabric=ib", "no fabric 'ib'"},
-		{"ferry://h:1?fabric=tcp&x=1", "no fabric"},
+		{"ferry://h:1?fabric=tcp&x=1", "unknown setting 'x=1'"},
+		{"ferry://h:1?fabric=tcp&", "unknown setting ''"},
+		{"ferry://h:1?auth=", "no way to authenticate ''"},
+		{"ferry://h:1?auth=kerberos", "use token, munge, tls or anonymous"},
+		{"ferry://h:1?auth=munge&fabric=ib", "no fabric 'ib'"},
 		{"ferry://h:1?", "unknown setting"},
 		{"ferry://h:1?speed=9", "unknown setting"},
 	};
@@ -152,6 +179,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(url_parse__valid__parts),
+		cmocka_unit_test(url_parse__auth__method_and_whether_it_was_named),
 		cmocka_unit_test(url_parse__invalid__one_line_says_why),
 		cmocka_unit_test(url_parse__host_too_long__refused),
 		cmocka_unit_test(hostport_parse__forms__parts),

@@ -126,6 +126,15 @@ static void hello_reply__fields__checked(void **state)
 		ferryt_set_text(&e->hello_reply->server_id, "0123456789abcdef0123456789abcdef0"));
 	REFUSED(HELLO_REPLY, "host", ferryt_set_text(&e->hello_reply->host, long_text));
 	ACCEPTED(HELLO_REPLY, e->hello_reply->auth_required = 0);
+	ACCEPTED(HELLO_REPLY, ferryt_set_text(&e->hello_reply->auth, "of-a-later-version"));
+	REFUSED(HELLO_REPLY, "auth holds a character", ferryt_set_text(&e->hello_reply->auth, "a b"));
+	REFUSED(HELLO_REPLY, "auth is 64 characters", ferryt_set_text(&e->hello_reply->auth, name64));
+}
+
+static void set_credential(ProtobufCBinaryData *field, size_t len)
+{
+	ferryt_set_len(field, len);
+	memset(field->data, 'x', len);
 }
 
 static void auth__fields__checked(void **state)
@@ -133,6 +142,11 @@ static void auth__fields__checked(void **state)
 	(void)state;
 	REFUSED(AUTH, "client_nonce is 33 bytes", ferryt_set_len(&e->auth->client_nonce, 33));
 	REFUSED(AUTH, "mac is 0 bytes", ferryt_set_len(&e->auth->mac, 0));
+	ACCEPTED(AUTH, set_credential(&e->auth->credential, 0));
+	ACCEPTED(AUTH, set_credential(&e->auth->credential, FERRYI_CREDENTIAL_MAX));
+	REFUSED(AUTH, "credential is 2049 bytes",
+		set_credential(&e->auth->credential, FERRYI_CREDENTIAL_MAX + 1));
+	REFUSED(AUTH, "credential holds a character", ferryt_set_len(&e->auth->credential, 7));
 }
 
 static void auth_reply__fields__checked(void **state)
@@ -141,6 +155,10 @@ static void auth_reply__fields__checked(void **state)
 	REFUSED(AUTH_REPLY, "mac", ferryt_set_len(&e->auth_reply->mac, 16));
 	REFUSED(AUTH_REPLY, "session_id", e->auth_reply->session_id = 0);
 	REFUSED(AUTH_REPLY, "epoch", e->auth_reply->epoch = 0);
+	REFUSED(AUTH_REPLY, "credential is",
+		set_credential(&e->auth_reply->credential, FERRYI_CREDENTIAL_MAX + 1));
+	REFUSED(AUTH_REPLY, "user holds a control character",
+		ferryt_set_text(&e->auth_reply->user, "uid:1\n"));
 	REFUSED(AUTH_REPLY, "keepalive_ms", e->auth_reply->keepalive_ms = 0);
 	REFUSED(AUTH_REPLY, "keepalive_ms 5000", e->auth_reply->keepalive_ms = 5000);
 	REFUSED(AUTH_REPLY, "timeout_ms", e->auth_reply->timeout_ms = UINT32_MAX);

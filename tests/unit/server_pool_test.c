@@ -600,7 +600,7 @@ static void book__every_field__is_validated(void **state)
 	expect_refused("lease a 1\n-1 2097152\n", "offset and length");
 	expect_refused("lease a 1\n0 99999999999999999999\n", "offset and length");
 	expect_refused("lease a 999\n", "number of parts");
-	expect_refused("lease a/b 0\n", "no good name");
+	expect_refused("lease a*b 0\n", "no good name");
 	expect_refused("lease  0\n", "no good name");
 	expect_refused("lease a 0 \n", "number of parts");
 	expect_refused("what\n", "neither a lease");

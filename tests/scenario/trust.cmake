@@ -1,0 +1,10 @@
+# Who gets in, by each method, and what one user can take of the others. Each part starts what it needs for itself.
+find_program(MUNGED munged PATHS /usr/sbin /usr/local/sbin)
+if(MUNGE_FOUND AND MUNGED)
+	ferry_test(scenario_trust_munge LABELS scenario
+		SOURCES trust_munge.c munge_kit.c server_kit.c control_client.c
+		LINK ferry_control ferry_proto ferry_fabric)
+	target_compile_definitions(scenario_trust_munge PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>"
+		FERRYT_MUNGED="${MUNGED}")
+	add_dependencies(scenario_trust_munge ferryd)
+endif()
