@@ -130,6 +130,39 @@ int ferryi_munge_decode(const char *socket, enum ferryi_role signer,
 			const struct ferryi_munge_binding *binding, const char *credential, uid_t *uid,
 			gid_t *gid, char *why, size_t why_len);
 
+/* ---- authentication by TLS (OpenSSL, 1.3 only): both sides have a certificate of one authority ---- */
+
+struct ssl_st;	   /* OpenSSL's SSL */
+struct ssl_ctx_st; /* its SSL_CTX */
+
+/* PEM files. */
+struct ferryi_tls_files {
+	const char *cert, *key,
+		*ca; /* own certificate (and what leads to the authority), its key, the authority */
+};
+
+/*
+ * Reads and checks them. A key that others may read is refused.
+ * -EOPNOTSUPP (built without TLS), -ENOENT, -EACCES, -EPERM, -EINVAL, -ENOMEM, with one line in why.
+ */
+int ferryi_tls_context_open(enum ferryi_role self, const struct ferryi_tls_files *files,
+			    struct ssl_ctx_st **out, char *why, size_t why_len);
+void ferryi_tls_context_close(struct ssl_ctx_st **ctx);
+/*
+ * For one connection, which does not need the context any more. host: the name
+ * or address that the server's certificate must be for; NULL at the server.
+ * NULL: out of memory. The bufferevent that gets it frees it; else ferryi_tls_close.
+ */
+struct ssl_st *ferryi_tls_open(struct ssl_ctx_st *ctx, const char *host);
+void ferryi_tls_close(struct ssl_st **ssl);
+/* Whose certificate the peer has shown, after the handshake: "tls:CN=alice". 0, or -EINVAL (too long, or
+ * none). */
+int ferryi_tls_user(struct ssl_st *ssl, char user[FERRYI_MAX_USER + 1]);
+/* Why the connection failed, as words behind "TLS: ". error: what bufferevent_get_openssl_error gave. */
+void ferryi_tls_why(struct ssl_st *ssl, unsigned long error, char *why, size_t why_len);
+/* That error: the peer's bytes were no TLS. */
+bool ferryi_tls_is_plain(unsigned long error);
+
 /* Numeric "HOST:PORT" of one end of a TCP connection, IPv4 without the prefix of IPv6; "" where it has none.
  */
 void ferryi_socket_address(int fd, bool peer, char *buf, size_t buf_len);

@@ -158,6 +158,22 @@ static const struct ferryi_param table[] = {
 	 .offset = AT(munge_socket),
 	 .metavar = "PATH",
 	 .text = "Socket of munged, for --listen with auth=munge. Default: that of libmunge."},
+	{.name = "tls-cert",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(tls_cert),
+	 .metavar = "FILE",
+	 .text = "For --listen with auth=tls: the server's certificate (PEM), for the name or address that "
+		 "clients connect to."},
+	{.name = "tls-key",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(tls_key),
+	 .metavar = "FILE",
+	 .text = "Its key (PEM), not readable by everybody."},
+	{.name = "tls-ca",
+	 .type = FERRYI_PARAM_STRING,
+	 .offset = AT(tls_ca),
+	 .metavar = "FILE",
+	 .text = "Certificate (PEM) of the authority whose certificates clients must have."},
 	{.name = "keepalive",
 	 .type = FERRYI_PARAM_MS,
 	 .offset = AT(limits.keepalive_ms),
@@ -484,6 +500,16 @@ static int check_listens(struct ferryi_config *config, char *err, size_t err_len
 
 		if (!listen->has_auth && config->no_auth)
 			listen->auth = FERRYI_AUTH_ANONYMOUS;
+	}
+	const bool tls = ferryi_config_wants(config, FERRYI_AUTH_TLS);
+
+	if (tls && !(config->tls_cert && config->tls_key && config->tls_ca)) {
+		snprintf(err, err_len, "--listen with auth=tls needs --tls-cert, --tls-key and --tls-ca");
+		return -EINVAL;
+	}
+	if (!tls && (config->tls_cert || config->tls_key || config->tls_ca)) {
+		snprintf(err, err_len, "--tls-cert, --tls-key, --tls-ca: no --listen has auth=tls");
+		return -EINVAL;
 	}
 	if (config->munge_socket && !ferryi_config_wants(config, FERRYI_AUTH_MUNGE)) {
 		snprintf(err, err_len, "--munge-socket: no --listen has auth=munge");

@@ -29,7 +29,7 @@ struct ferryi_config {
 	unsigned nlistens;
 	bool listens_replaced; /* those there are of the config file, and the command line's first replaces
 				  them */
-	const char *data_host, *fabric, *file, *token_file, *munge_socket;
+	const char *data_host, *fabric, *file, *token_file, *munge_socket, *tls_cert, *tls_key, *tls_ca;
 	const char *register_at, *advertise; /* etcd://..., HOST[:PORT]; NULL */
 	uint64_t register_ttl_ms;
 	uint64_t token_fd, lifeline_fd, ready_fd; /* 0: none */

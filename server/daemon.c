@@ -40,6 +40,7 @@ struct daemon {
 	struct event_base *base;
 	struct ferryi_reload *reload;
 	struct ferryi_register *reg; /* NULL: not asked for */
+	struct ssl_ctx_st *tls;				 /* NULL: no listener wants it */
 	struct ferryi_door *doors[FERRYI_MAX_LISTENERS]; /* one to one with config->listens */
 	unsigned ndoors, nquiet;			 /* quiet: their connections are gone */
 	struct event *on_term, *on_int, *on_hup, *on_jobs, *on_logins, *on_lifeline, *on_mce, *deadline;
@@ -228,10 +229,22 @@ static int try_munge(const struct ferryi_config *config, char *err, size_t err_l
 	return rc;
 }
 
+/* *out: NULL where no listener wants it. */
+static int open_tls(const struct ferryi_config *config, struct ssl_ctx_st **out, char *err, size_t err_len)
+{
+	const struct ferryi_tls_files files = {config->tls_cert, config->tls_key, config->tls_ca};
+
+	*out = NULL;
+	if (!ferryi_config_wants(config, FERRYI_AUTH_TLS))
+		return 0;
+	return ferryi_tls_context_open(FERRYI_ROLE_SERVER, &files, out, err, err_len);
+}
+
 int ferryi_daemon_check(struct ferryi_config *config, char *err, size_t err_len)
 {
 	uint8_t token[FERRYI_AUTH_TOKEN_LEN];
 	struct ferryi_fabric_choice choice;
+	struct ssl_ctx_st *tls = NULL;
 	uint64_t taken = 0;
 	int rc;
 
@@ -247,7 +260,10 @@ int ferryi_daemon_check(struct ferryi_config *config, char *err, size_t err_len)
 	}
 	rc = ferryi_secret_load(config, false, token, err, err_len);
 	explicit_bzero(token, sizeof(token));
-	return rc ? rc : try_munge(config, err, err_len);
+	rc = rc ? rc : try_munge(config, err, err_len);
+	rc = rc ? rc : open_tls(config, &tls, err, err_len);
+	ferryi_tls_context_close(&tls);
+	return rc;
 }
 
 /* Memfd pools need a descriptor a section and an extent, sessions one each: take what the hard limit gives.
@@ -362,6 +378,7 @@ static int open_doors(struct daemon *daemon, char *err, size_t err_len)
 			.host = config->listens[i].host,
 			.port = config->listens[i].port,
 			.auth = config->listens[i].auth,
+			.tls = config->listens[i].auth == FERRYI_AUTH_TLS ? daemon->tls : NULL,
 			.on_quiet = on_quiet,
 			.ctx = daemon,
 		};
@@ -380,6 +397,8 @@ static int open_hub(struct daemon *daemon, char *err, size_t err_len)
 
 	if (!rc)
 		rc = try_munge(config, err, err_len);
+	if (!rc)
+		rc = open_tls(config, &daemon->tls, err, err_len);
 	hub->inject_failures = config->inject_failures;
 	hub->munge_socket = config->munge_socket;
 	hub->users.only_anonymous = true;
@@ -484,6 +503,7 @@ static void stop(struct daemon *daemon)
 	ferryi_register_stop(&daemon->reg);
 	for (unsigned i = 0; i < daemon->ndoors; i++)
 		ferryi_door_close(&daemon->doors[i]);
+	ferryi_tls_context_close(&daemon->tls);
 	ferryi_jobs_destroy(&daemon->hub.logins); /* before the sessions' own jobs end */
 	ferryi_reload_destroy(&daemon->reload);
 	ferryi_jobs_destroy(&daemon->hub.jobs);

@@ -4,6 +4,9 @@
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
+#ifdef FERRYI_HAVE_TLS
+#include <event2/bufferevent_ssl.h>
+#endif
 #include <event2/event.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -217,13 +220,15 @@ static void on_read(struct bufferevent *bev, void *arg)
 
 	ferryi_session_get(session); /* a notice may lead to ferryi_session_close in on_state */
 	while (session->bev != NULL) {
-		uint8_t head[FERRYI_FRAME_HEADER];
+		uint8_t head[FERRYI_FRAME_HEADER] = {0};
 		char why[FERRYI_MAX_TEXT] = "";
 		ev_ssize_t have = evbuffer_copyout(input, head, sizeof(head));
 		long len = ferryi_frame_peek(head, have < 0 ? 0 : (size_t)have);
 		int rc = 0;
 
-		if (len == -EMSGSIZE)
+		if (len < 0 && head[0] == 0x15 && head[1] == 3) /* an alert of TLS */
+			snprintf(why, sizeof(why), "it speaks TLS: set FERRY_AUTH=tls, or write ?auth=tls");
+		else if (len == -EMSGSIZE)
 			snprintf(why, sizeof(why), "a frame of it is longer than %u bytes", FERRYI_FRAME_MAX);
 		else if (len < 0)
 			snprintf(why, sizeof(why), "its bytes are not the farferry protocol");
@@ -240,15 +245,36 @@ static void on_read(struct bufferevent *bev, void *arg)
 	ferryi_session_put(session);
 }
 
+/* A handshake that failed, or a connection that was garbled: nobody who may be one of ours. */
+static void lose_tls(struct ferryi_session *session, struct bufferevent *bev)
+{
+#ifdef FERRYI_HAVE_TLS
+	char why[256];
+
+	ferryi_tls_why(bufferevent_openssl_get_ssl(bev), bufferevent_get_openssl_error(bev), why,
+		       sizeof(why));
+	ferryi_mutex_lock(&session->lock);
+	session->server_err = -EACCES;
+	ferryi_mutex_unlock(&session->lock);
+	ferryi_connection_lose(session, FERRYI_LOST_CLOSED, "TLS: %s", why);
+#else
+	(void)session;
+	(void)bev;
+#endif
+}
+
 static void on_event(struct bufferevent *bev, short what, void *arg)
 {
 	struct ferryi_session *session = arg;
 	int err = errno;
 	char said[sizeof(session->why)];
 
-	(void)bev;
-	/* A write fails first when the peer has hung up; what it said before that is still to be read. */
-	if ((what & BEV_EVENT_WRITING) != 0 || (what & (BEV_EVENT_EOF | BEV_EVENT_ERROR)) == 0)
+	/*
+	 * A write fails first when the peer has hung up; what it said before that is still to be read. But
+	 * the first error of TLS is its last.
+	 */
+	if (((what & BEV_EVENT_WRITING) != 0 && !session->is_tls) ||
+	    (what & (BEV_EVENT_EOF | BEV_EVENT_ERROR)) == 0)
 		return;
 	ferryi_mutex_lock(&session->lock);
 	snprintf(said, sizeof(said), "%s", session->why);
@@ -256,6 +282,8 @@ static void on_event(struct bufferevent *bev, short what, void *arg)
 	if (said[0] != '\0')
 		ferryi_connection_lose(session, FERRYI_LOST_CLOSED, "the server closed the connection: %s",
 				       said);
+	else if (session->is_tls && (what & BEV_EVENT_ERROR) != 0)
+		lose_tls(session, bev);
 	else if ((what & BEV_EVENT_EOF) != 0)
 		ferryi_connection_lose(session, FERRYI_LOST_CLOSED, "the server closed the connection");
 	else
@@ -353,10 +381,27 @@ int ferryi_connection_keepalive(struct ferryi_session *session)
 
 /* ---- start and end ---- */
 
+static struct bufferevent *bev_new(struct ferryi_session *session)
+{
+	struct event_base *base = ferryi_loop_base(session->control->loop);
+	struct bufferevent *bev = NULL;
+
+	if (!session->is_tls)
+		return bufferevent_socket_new(base, session->fd, BEV_OPT_CLOSE_ON_FREE);
+#ifdef FERRYI_HAVE_TLS
+	bev = bufferevent_openssl_socket_new(base, session->fd, session->tls, BUFFEREVENT_SSL_CONNECTING,
+					     BEV_OPT_CLOSE_ON_FREE);
+	if (bev != NULL) {
+		session->tls = NULL;
+		bufferevent_openssl_set_allow_dirty_shutdown(bev, 1);
+	}
+#endif
+	return bev;
+}
+
 int ferryi_connection_start(struct ferryi_session *session)
 {
-	struct bufferevent *bev = bufferevent_socket_new(ferryi_loop_base(session->control->loop),
-							 session->fd, BEV_OPT_CLOSE_ON_FREE);
+	struct bufferevent *bev = bev_new(session);
 
 	if (bev == NULL)
 		return -ENOMEM;

@@ -66,6 +66,7 @@ void ferryi_session_put(struct ferryi_session *session)
 	if (atomic_fetch_sub(&session->refs, 1) > 1)
 		return;
 	/* ASSUMPTION: detached, which ended all requests and closed fd; every lease held a reference. */
+	ferryi_tls_close(&session->tls);
 	ferryi_mutex_fini(&session->failure_lock);
 	ferryi_mutex_fini(&session->lock);
 	session->magic = 0;
@@ -100,9 +101,17 @@ static int connect_session(struct ferryi_session *session, uint64_t deadline_ns)
 {
 	struct start_call call = {.session = session, .rc = -ETIMEDOUT};
 
+	/* Before anybody is bothered: what is wrong with our own files. */
+	if (session->auth == FERRYI_AUTH_TLS) {
+		int err = ferryi_trust_tls(&session->control->trust, session->url.host, &session->tls);
+
+		if (err < 0)
+			return err;
+	}
 	session->fd = ferryi_connect(session->url.host, session->url.port, session->name, deadline_ns);
 	if (session->fd < 0)
 		return session->fd;
+	session->is_tls = session->auth == FERRYI_AUTH_TLS;
 	ferryi_inherit_not(session->fd);
 	int rc = ferryi_loop_call(session->control->loop, start_connection, &call, deadline_ns);
 

@@ -39,7 +39,9 @@ struct ferryi_session {
 	bool auth_named;
 	char name[272]; /* "host:port" */
 	uint64_t request_ms;
-	int fd; /* bev's, for the fork table */
+	int fd;		    /* bev's, for the fork table */
+	struct ssl_st *tls; /* of a connection that is to be TLS, until bev has it; NULL: plain, or bev's */
+	bool is_tls;
 	/* written by the handshake before any other thread knows the session, then immutable */
 	char server_id[33];
 	char offered[256]; /* fabrics, comma list */

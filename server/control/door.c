@@ -9,6 +9,9 @@
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
+#ifdef FERRYI_HAVE_TLS
+#include <event2/bufferevent_ssl.h>
+#endif
 #include <event2/event.h>
 #include <event2/listener.h>
 #include <netdb.h>
@@ -22,6 +25,7 @@
 
 #include "clock.h"
 #include "log.h"
+#include "reply.h"
 #include "session.h"
 
 #define READ_CHUNK	65536u
@@ -44,6 +48,7 @@ struct ferryi_door {
 	void (*on_quiet)(void *ctx);
 	void *ctx;
 	enum ferryi_auth auth;
+	struct ssl_ctx_st *tls; /* NULL: plain connections */
 	char host[64];
 	uint16_t port;
 	/* owned by the control thread */
@@ -198,21 +203,111 @@ static void on_write(struct bufferevent *bev, void *ctx)
 		last_bytes_out(conn);
 }
 
+/* The handshake of TLS is over: whose certificate it is. */
+static void on_secured(struct conn *conn)
+{
+#ifdef FERRYI_HAVE_TLS
+	char user[FERRYI_MAX_USER + 1];
+
+	if (!conn->session)
+		return;
+	if (ferryi_tls_user(bufferevent_openssl_get_ssl(conn->bev), user)) {
+		ferryi_count(&conn->door->hub->status.c_auth_failures_total, 1);
+		conn_end(conn, "its certificate has no subject, or one that is too long");
+		return;
+	}
+	ferryi_server_session_identify(conn->session, user);
+#else
+	(void)conn;
+#endif
+}
+
+#ifdef FERRYI_HAVE_TLS
+/* To one that does not speak TLS, in its own words. */
+static void say_plainly(struct conn *conn)
+{
+	int fd = (int)bufferevent_getfd(conn->bev);
+	struct ferryi_reply reply = {0};
+
+	ferryi_reply_error(
+		&reply, 0, FARFERRY__CODE__CODE_AUTH,
+		"this server wants TLS: set FERRY_AUTH=tls, or write ?auth=tls behind its address");
+	if (reply.bytes && send(fd, reply.bytes, reply.len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		ferryi_debug("%s: it cannot be told", ferryi_server_session_label(conn->session));
+	free(reply.bytes);
+}
+#endif
+
+static const char *tls_reason(struct conn *conn, char *buf, size_t buf_len)
+{
+#ifdef FERRYI_HAVE_TLS
+	unsigned long error = bufferevent_get_openssl_error(conn->bev);
+	char why[192];
+
+	if (conn->session && ferryi_tls_is_plain(error))
+		say_plainly(conn);
+	ferryi_tls_why(bufferevent_openssl_get_ssl(conn->bev), error, why, sizeof(why));
+	snprintf(buf, buf_len, "TLS: %s", why);
+	if (conn->session && !conn->authenticated) {
+		ferryi_count(&conn->door->hub->status.c_auth_failures_total, 1);
+		ferryi_warn("%s: closed: %s", ferryi_server_session_label(conn->session), buf);
+	}
+#else
+	(void)conn;
+	snprintf(buf, buf_len, "error");
+#endif
+	return buf;
+}
+
 static void on_event(struct bufferevent *bev, short what, void *ctx)
 {
 	struct conn *conn = ctx;
 	const char *reason = "connection closed by the client";
+	int err = EVUTIL_SOCKET_ERROR();
+	char buf[256];
 
 	(void)bev;
+	if (what & BEV_EVENT_CONNECTED)
+		on_secured(conn);
 	if (!(what & (BEV_EVENT_EOF | BEV_EVENT_ERROR)))
 		return;
 	if (what & BEV_EVENT_ERROR)
-		reason = ferryi_strerror(EVUTIL_SOCKET_ERROR());
+		reason = conn->door->tls ? tls_reason(conn, buf, sizeof(buf)) : ferryi_strerror(err);
+	if (conn->session && conn->door->tls && (what & BEV_EVENT_ERROR)) {
+		/* Why is on its way, and what the peer has sent is unread: closed now, it would see a reset.
+		 */
+		conn_end(conn, reason);
+		last_bytes_out(conn);
+		return;
+	}
 	if (conn->session)
 		ferryi_server_session_close(&conn->session, reason);
 	conn_free(conn);
 }
 
+/* The bufferevent of an accepted connection, which closes it when it is freed; NULL: fd is still the
+ * caller's. */
+static struct bufferevent *bev_new(struct ferryi_door *door, evutil_socket_t fd)
+{
+#ifdef FERRYI_HAVE_TLS
+	if (door->tls) {
+		struct ssl_st *ssl = ferryi_tls_open(door->tls, NULL);
+		struct bufferevent *bev = NULL;
+
+		if (ssl)
+			bev = bufferevent_openssl_socket_new(door->base, fd, ssl, BUFFEREVENT_SSL_ACCEPTING,
+							     BEV_OPT_CLOSE_ON_FREE);
+		if (bev)
+			bufferevent_openssl_set_allow_dirty_shutdown(bev, 1);
+		else
+			ferryi_tls_close(&ssl);
+		return bev;
+	}
+#endif
+	return bufferevent_socket_new(door->base, fd, BEV_OPT_CLOSE_ON_FREE);
+}
+
+/* Takes fd, also on failure. */
 static int conn_new(struct ferryi_door *door, evutil_socket_t fd, const char *peer)
 {
 	struct ferryi_server_session_io io = {.output = on_output,
@@ -223,21 +318,20 @@ static int conn_new(struct ferryi_door *door, evutil_socket_t fd, const char *pe
 	int one = 1;
 
 	conn = calloc(1, sizeof(*conn));
-	if (!conn)
-		return -ENOMEM;
-	conn->door = door;
-	conn->bev = bufferevent_socket_new(door->base, fd, BEV_OPT_CLOSE_ON_FREE);
-	if (!conn->bev) {
+	if (conn)
+		conn->bev = bev_new(door, fd);
+	if (!conn || !conn->bev) {
 		free(conn);
+		close(fd);
 		return -ENOMEM;
 	}
+	conn->door = door;
 	conn->timer = evtimer_new(door->base, on_timer, conn);
 	io.ctx = conn;
 	ferryi_socket_address(fd, false, io.address, sizeof(io.address));
 	if (!conn->timer || ferryi_server_session_open(door->hub, &io, peer, &conn->session)) {
 		if (conn->timer)
 			event_free(conn->timer);
-		bufferevent_setfd(conn->bev, -1); /* the caller closes it */
 		bufferevent_free(conn->bev);
 		free(conn);
 		return -ENOMEM;
@@ -278,7 +372,6 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
 	peer_name(addr, (socklen_t)addr_len, peer, sizeof(peer));
 	if (conn_new(door, fd, peer)) {
 		ferryi_error("%s: refused: the server is out of memory", peer);
-		close(fd);
 		return;
 	}
 	admit(door);
@@ -379,6 +472,7 @@ int ferryi_door_open(const struct ferryi_door_attr *attr, struct ferryi_door **o
 	door->hub = attr->hub;
 	door->base = attr->base;
 	door->auth = attr->auth;
+	door->tls = attr->tls;
 	door->on_quiet = attr->on_quiet;
 	door->ctx = attr->ctx;
 	rc = bind_any(door, attr->host, attr->port, err, err_len);

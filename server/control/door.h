@@ -20,6 +20,7 @@ struct ferryi_door_attr {
 	const char *host;	     /* name or address; "": everywhere */
 	uint16_t port;		     /* 0: any free one */
 	enum ferryi_auth auth;	     /* of its clients */
+	struct ssl_ctx_st *tls;	     /* for auth=tls; the caller's, as long as the door */
 	void (*on_quiet)(void *ctx); /* after ferryi_door_shut: the last connection is gone */
 	void *ctx;
 };

@@ -278,7 +278,7 @@ int ferryi_server_session_auth(struct ferryi_server_session *session, const Farf
 	case FERRYI_AUTH_MUNGE:
 		return ask_munge(session, request);
 	case FERRYI_AUTH_TLS:
-		user = session->io.user;
+		user = session->certified;
 		break;
 	case FERRYI_AUTH_TOKEN:
 		rc = check_token(session, request);

@@ -530,6 +530,16 @@ int ferryi_server_session_open(struct ferryi_hub *hub, const struct ferryi_serve
 	return 0;
 }
 
+void ferryi_server_session_identify(struct ferryi_server_session *session, const char *user)
+{
+	snprintf(session->certified, sizeof(session->certified), "%s", user);
+}
+
+const char *ferryi_server_session_label(const struct ferryi_server_session *session)
+{
+	return session->label;
+}
+
 void ferryi_server_session_close(struct ferryi_server_session **sessionp, const char *reason)
 {
 	struct ferryi_server_session *session = *sessionp;

@@ -29,7 +29,6 @@ struct ferryi_server_session_io {
 	void *ctx;
 	enum ferryi_auth auth; /* of the listener */
 	char address[64];      /* numeric, that the client has connected to: MUNGE credentials are for it */
-	char user[FERRYI_MAX_USER + 1]; /* tls: whose certificate it is; otherwise "" */
 };
 
 /* label: the peer's address, for log lines; copied. 0 or -ENOMEM. */
@@ -40,6 +39,11 @@ int ferryi_server_session_open(struct ferryi_hub *hub, const struct ferryi_serve
  * the background. NULL allowed; nulls *session. reason goes to the log.
  */
 void ferryi_server_session_close(struct ferryi_server_session **session, const char *reason);
+
+/* Whose certificate the peer has shown (auth=tls): before any input. Copied. */
+void ferryi_server_session_identify(struct ferryi_server_session *session, const char *user);
+/* For log lines; lives as long as the session, and changes with the hello. */
+const char *ferryi_server_session_label(const struct ferryi_server_session *session);
 
 /*
  * Feeds bytes as they came, in any pieces. Returns 0, or a negative errno when

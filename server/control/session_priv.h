@@ -17,6 +17,8 @@ struct ferryi_server_session {
 	struct ferryi_server_session_io io;
 	uint64_t id, epoch;
 	char peer[64];
+	/* tls: whose certificate it is, before any input; then immutable */
+	char certified[FERRYI_MAX_USER + 1];
 	/* set with the hello, then immutable */
 	char label[96];
 	/* set when the session is authenticated, then immutable */

@@ -8,3 +8,10 @@ if(MUNGE_FOUND AND MUNGED)
 		FERRYT_MUNGED="${MUNGED}")
 	add_dependencies(scenario_trust_munge ferryd)
 endif()
+if(LIBEVENT_OPENSSL_FOUND)
+	ferry_test(scenario_trust_tls LABELS scenario
+		SOURCES trust_tls.c tls_kit.c server_kit.c control_client.c
+		LINK ferry_control ferry_proto ferry_fabric)
+	target_compile_definitions(scenario_trust_tls PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
+	add_dependencies(scenario_trust_tls ferryd)
+endif()
