@@ -38,6 +38,7 @@
 #define FERRYI_MAX_LOCATIONS 8u
 #define FERRYI_MAX_POOLS    256u
 #define FERRYI_MAX_STATS    1024u
+#define FERRYI_MAX_QUOTA_KINDS	32u
 #define FERRYI_MAX_ACCESS   65536u /* bytes of one access to a view */
 #define FERRYI_MAX_ACCESS_PAGES 17u /* that many bytes, unaligned */
 

@@ -323,6 +323,10 @@ static int check_pools_reply(const Farferry__Envelope *e, struct why *why)
 
 	for (size_t i = 0; i < m->n_pools && rc == 0; i++)
 		rc = check_pool_info(why, m->pools[i]);
+	rc = rc ? rc : check_text(why, "user", m->user, FERRYI_MAX_USER);
+	rc = rc ? rc : check_count(why, "quotas", m->n_quotas, FERRYI_MAX_QUOTA_KINDS);
+	for (size_t i = 0; i < m->n_quotas && rc == 0; i++)
+		rc = check_name(why, "quota", m->quotas[i]->name);
 	return rc;
 }
 

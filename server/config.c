@@ -9,6 +9,7 @@
 #include "arith.h"
 #include "log.h"
 #include "param.h"
+#include "quota.h"
 #include "register.h"
 #include "url.h"
 
@@ -78,6 +79,13 @@ static int call_listen(void *cfg, const char *value, char *err, size_t err_len)
 	}
 	config->listens[config->nlistens++] = listen;
 	return 0;
+}
+
+static int call_quota(void *cfg, const char *value, char *err, size_t err_len)
+{
+	struct ferryi_config *config = cfg;
+
+	return ferryi_quota_add(&config->quotas, value, err, err_len);
 }
 
 #define AT(member) offsetof(struct ferryi_config, member)
@@ -261,6 +269,18 @@ static const struct ferryi_param table[] = {
 	 .deflt = "64",
 	 .metavar = "N",
 	 .text = "Views of exported mirrors that one session may have open; 0: none."},
+	{.name = "quota",
+	 .type = FERRYI_PARAM_CALL,
+	 .call = call_quota,
+	 .metavar = "WHO,KEY=VALUE[,KEY=VALUE...]",
+	 .text = "What users may hold at once, all their sessions together; may repeat. WHO: user=NAME (of "
+		 "this machine), user=UID, user=token, user=anonymous, user=CN=... (the subject of a "
+		 "certificate, "
+		 "as in the log), default (each user that has none of his own) or server (all together). "
+		 "Keys: "
+		 "bytes (a size), leases, sessions, rate (requests a second), exports, views; what is left "
+		 "out "
+		 "has no limit."},
 	{.name = "max-output",
 	 .type = FERRYI_PARAM_SIZE,
 	 .offset = AT(limits.output_bytes),

@@ -25,6 +25,7 @@ struct ferryi_config {
 	struct ferryi_pool_spec pools[FERRYI_MAX_POOLS];
 	unsigned npools;
 	struct ferryi_hub_limits limits;
+	struct ferryi_quotas quotas;
 	struct ferryi_listen listens[FERRYI_MAX_LISTENERS];
 	unsigned nlistens;
 	bool listens_replaced; /* those there are of the config file, and the command line's first replaces

@@ -399,6 +399,7 @@ static int open_hub(struct daemon *daemon, char *err, size_t err_len)
 		rc = try_munge(config, err, err_len);
 	if (!rc)
 		rc = open_tls(config, &daemon->tls, err, err_len);
+	ferryi_users_limit(&hub->users, &config->quotas);
 	hub->inject_failures = config->inject_failures;
 	hub->munge_socket = config->munge_socket;
 	hub->users.only_anonymous = true;

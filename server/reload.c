@@ -124,9 +124,10 @@ void ferryi_reload_run(struct ferryi_reload *reload)
 		return;
 	}
 	ferryi_log_set_level((enum ferryi_log_level)config->log_level);
-	ferryi_notice(
-		"reload: log level is taken over, and the sizes of pools; addresses, fabrics, limits and "
-		"the token need a restart");
+	ferryi_users_limit(&reload->hub->users, &config->quotas);
+	ferryi_notice("reload: log level is taken over, quotas, and the sizes of pools; addresses, fabrics, "
+		      "limits and "
+		      "secrets need a restart");
 	if (!atomic_load(&reload->hub->draining))
 		reload_pools(reload, config);
 	ferryi_config_fini(config);

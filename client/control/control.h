@@ -87,6 +87,22 @@ struct ferryi_pool_info {
 /* Up to max pools; returns how many the server has, or negative errno. */
 int ferryi_session_pools(struct ferryi_session *session, struct ferryi_pool_info *out, unsigned max);
 
+#define FERRYI_SESSION_QUOTAS 32u
+
+struct ferryi_session_quota {
+	char name[64]; /* "bytes", "leases", ... */
+	uint64_t used, limit;
+	bool limited; /* false: there is no limit */
+};
+/* Who this process is for the server, and what it holds and may hold there. */
+struct ferryi_session_user {
+	char name[192]; /* "uid:1000"; "": a server of 0.1 */
+	unsigned nquotas;
+	struct ferryi_session_quota quotas[FERRYI_SESSION_QUOTAS];
+};
+/* 0 or negative errno. */
+int ferryi_session_user(struct ferryi_session *session, struct ferryi_session_user *out);
+
 struct ferryi_session_stat {
 	char name[64];
 	uint64_t value;

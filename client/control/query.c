@@ -40,6 +40,34 @@ int ferryi_session_pools(struct ferryi_session *session, struct ferryi_pool_info
 	return rc;
 }
 
+int ferryi_session_user(struct ferryi_session *session, struct ferryi_session_user *out)
+{
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT, *reply;
+	Farferry__PoolsRequest body = FARFERRY__POOLS_REQUEST__INIT;
+
+	memset(out, 0, sizeof(*out));
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_POOLS;
+	envelope.pools = &body;
+	int rc = ferryi_request_call(session, &envelope, FARFERRY__ENVELOPE__BODY_POOLS_REPLY,
+				     ferryi_deadline_ms(session->request_ms), &reply);
+
+	if (rc < 0)
+		return rc;
+	const Farferry__PoolsReply *pools = reply->pools_reply;
+
+	snprintf(out->name, sizeof(out->name), "%s", pools->user);
+	for (size_t i = 0; i < pools->n_quotas && i < FERRYI_SESSION_QUOTAS; i++) {
+		struct ferryi_session_quota *to = &out->quotas[out->nquotas++];
+
+		snprintf(to->name, sizeof(to->name), "%s", pools->quotas[i]->name);
+		to->used = pools->quotas[i]->used;
+		to->limit = pools->quotas[i]->limit;
+		to->limited = pools->quotas[i]->limited;
+	}
+	ferryi_envelope_free(&reply);
+	return 0;
+}
+
 int ferryi_session_stats(struct ferryi_session *session, struct ferryi_session_stat *out, unsigned max)
 {
 	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT, *reply;

@@ -353,6 +353,8 @@ static int lease_more(struct ferry_pool *pool, uint64_t need, uint64_t like, con
 		rc = ferryi_lease_grow(pool->lender.lease, step << FERRYI_SUBSECTION_SHIFT, &first, &count);
 		if (!rc)
 			rc = grow_replicas(pool, step, first, count);
+		if (rc == -EDQUOT) /* all that this user may have: as good as full */
+			rc = -ENOMEM;
 		if (rc != -ENOMEM || step == need)
 			break;
 		step = ferryi_max_u64(need, step / 2);

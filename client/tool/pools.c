@@ -65,7 +65,56 @@ static void print_pool(const char *server, const struct ferryi_pool_info *pool)
 	       size_text(pool->leased_bytes, leased), size_text(pool->scrub_bytes, scrub), huge, numa);
 }
 
-static void print_pool_json(const char *server, const char *id, const struct ferryi_pool_info *pool)
+/* "user uid:1000 at node7:7470: bytes 2M of 4M, leases 1, sessions 1 of 8" */
+static void print_user(const char *server, const struct ferryi_session_user *user)
+{
+	const char *sep = ":";
+
+	if (user->name[0] == '\0')
+		return;
+	printf("user %s at %s", user->name, server);
+	for (unsigned i = 0; i < user->nquotas; i++) {
+		const struct ferryi_session_quota *quota = &user->quotas[i];
+		bool bytes = strcmp(quota->name, "bytes") == 0, rate = strcmp(quota->name, "rate") == 0;
+		char used[32], limit[32];
+
+		if (!quota->limited && (rate || quota->used == 0))
+			continue;
+		snprintf(used, sizeof(used), "%llu", (unsigned long long)quota->used);
+		snprintf(limit, sizeof(limit), "%llu", (unsigned long long)quota->limit);
+		if (bytes) {
+			size_text(quota->used, used);
+			size_text(quota->limit, limit);
+		}
+		if (rate)
+			printf("%s rate at most %s/s", sep, limit);
+		else
+			printf("%s %s %s%s%s", sep, quota->name, used, quota->limited ? " of " : "",
+			       quota->limited ? limit : "");
+		sep = ",";
+	}
+	printf("\n");
+}
+
+static void add_user_json(struct json_object *o, const struct ferryi_session_user *user)
+{
+	struct json_object *quotas = json_object_new_object();
+
+	for (unsigned i = 0; i < user->nquotas; i++) {
+		const struct ferryi_session_quota *quota = &user->quotas[i];
+		struct json_object *q = json_object_new_object();
+
+		json_object_object_add(q, "used", json_object_new_uint64(quota->used));
+		json_object_object_add(q, "limit",
+				       quota->limited ? json_object_new_uint64(quota->limit) : NULL);
+		json_object_object_add(quotas, quota->name, q);
+	}
+	json_object_object_add(o, "user", user->name[0] ? json_object_new_string(user->name) : NULL);
+	json_object_object_add(o, "quotas", quotas);
+}
+
+static void print_pool_json(const char *server, const char *id, const struct ferryi_session_user *user,
+			    const struct ferryi_pool_info *pool)
 {
 	struct json_object *o = json_object_new_object();
 
@@ -80,6 +129,7 @@ static void print_pool_json(const char *server, const char *id, const struct fer
 	json_object_object_add(o, "scrub_bytes", json_object_new_uint64(pool->scrub_bytes));
 	json_object_object_add(o, "huge_page_bytes", json_object_new_uint64(pool->huge_page_bytes));
 	json_object_object_add(o, "numa_node", json_object_new_int(pool->numa_node));
+	add_user_json(o, user);
 	printf("%s\n",
 	       json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
 	json_object_put(o);
@@ -91,6 +141,7 @@ static int list_server(struct ferryi_control *control, const char *url, const st
 {
 	struct ferryi_pool_info *pools = calloc(MAX_POOLS, sizeof(*pools));
 	struct ferryi_session *session = NULL;
+	struct ferryi_session_user user;
 	int n;
 
 	if (pools == NULL)
@@ -98,7 +149,9 @@ static int list_server(struct ferryi_control *control, const char *url, const st
 	n = ferryi_session_open(control, url, &session);
 	if (n != 0)
 		goto out;
-	n = ferryi_session_pools(session, pools, MAX_POOLS);
+	n = ferryi_session_user(session, &user);
+	if (n >= 0)
+		n = ferryi_session_pools(session, pools, MAX_POOLS);
 	if (n >= 0 && !options->json && !*header) {
 		printf("%-24s %-16s %-8s %-8s %8s %8s %8s %8s %6s %5s\n", "SERVER", "POOL", "TYPE", "BACKING",
 		       "SIZE", "FREE", "LEASED", "SCRUB", "HUGE", "NUMA");
@@ -107,10 +160,12 @@ static int list_server(struct ferryi_control *control, const char *url, const st
 	for (int i = 0; i < n && i < MAX_POOLS; i++) {
 		if (options->json)
 			print_pool_json(ferryi_session_name(session), ferryi_session_server_id(session),
-					&pools[i]);
+					&user, &pools[i]);
 		else
 			print_pool(ferryi_session_name(session), &pools[i]);
 	}
+	if (n >= 0 && !options->json)
+		print_user(ferryi_session_name(session), &user);
 	ferryi_session_close(&session);
 out:
 	free(pools);

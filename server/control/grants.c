@@ -200,12 +200,17 @@ static int extend(struct ferryi_grants *grants, struct lease *lease, uint64_t si
 	struct ferryi_pool_extent *list;
 	uint64_t free_bytes;
 	unsigned count;
-	int rc;
+	int rc = ferryi_grants_bytes_charge(grants, size_bytes, why);
 
+	if (rc)
+		return rc;
 	rc = ferryi_pool_take(lease->pool, size_bytes, max_extents, ferryi_deadline_ms(SCRUB_WAIT_MS), &list,
 			      &count, &free_bytes);
-	if (rc)
+	if (rc) {
+		ferryi_user_refund(grants->user, FERRYI_QUOTA_BYTES, size_bytes);
 		return refuse_take(grants, lease, rc, size_bytes, free_bytes, max_extents, why);
+	}
+	ferryi_grants_bytes_settle(grants, list);
 	rc = ferryi_grants_add_extents(grants, lease, &list, count, why);
 	if (rc)
 		ferryi_pool_give_back(lease->pool, list);
@@ -360,9 +365,10 @@ void ferryi_grants_lease_destroy(struct ferryi_grants *grants, struct lease *lea
 	if (lease->has_secret)
 		ferryi_pool_leave(lease->pool, lease->secret, cut_from(grants, lease, 0),
 				  ferryi_grants_keep_until(grants));
+	if (lease->name[0] && ferryi_pool_keeps_for_good(lease->pool))
+		ferryi_grants_booked(grants);
 	tenancy_put(grants, lease->fabric);
-	ferryi_uncount(&grants->hub->status.g_leases, 1);
-	grants->nleases--;
+	ferryi_grants_lease_refund(grants);
 	free(lease->extents);
 	free(lease);
 }
@@ -459,24 +465,22 @@ static int attach(struct ferryi_grants *grants, uint64_t request_id, const Farfe
 	if ((rc = check_granting(grants, why)) || (rc = check_size(request->size_bytes, why)) ||
 	    (rc = find_parts(grants, request, &found, why)))
 		return rc;
-	if (grants->nleases >= grants->hub->limits.leases)
-		return ferryi_grants_refuse(
-			why, FARFERRY__CODE__CODE_LIMIT,
-			"this session holds %zu leases already, the limit (--max-leases) of this server",
-			grants->nleases);
 	lease = calloc(1, sizeof(*lease));
 	if (!lease)
 		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
 					    "the server is out of memory");
 	*lease = found;
 	lease->id = atomic_fetch_add(&grants->hub->next_id, 1);
-	rc = ferryi_grants_tenancy_get(grants, lease->fabric, why);
+	rc = ferryi_grants_lease_charge(grants, why);
+	if (!rc) {
+		rc = ferryi_grants_tenancy_get(grants, lease->fabric, why);
+		if (rc)
+			ferryi_grants_lease_refund(grants);
+	}
 	if (rc) {
 		free(lease);
 		return rc;
 	}
-	grants->nleases++;
-	ferryi_count(&status->g_leases, 1);
 	ferryi_grants_bequeath(grants, lease, &request->heir_secret);
 	rc = fill(grants, lease, request, &nold, why);
 	if (!rc)

@@ -158,13 +158,6 @@ static struct lease *open_lease(struct ferryi_grants *grants, struct ferryi_pool
 	char names[512];
 	struct lease *lease;
 
-	if (grants->nleases >= grants->hub->limits.leases) {
-		ferryi_grants_refuse(
-			why, FARFERRY__CODE__CODE_LIMIT,
-			"this session holds %zu leases already, the limit (--max-leases) of this server",
-			grants->nleases);
-		return NULL;
-	}
 	lease = calloc(1, sizeof(*lease));
 	if (!lease) {
 		ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
@@ -182,13 +175,16 @@ static struct lease *open_lease(struct ferryi_grants *grants, struct ferryi_pool
 		free(lease);
 		return NULL;
 	}
+	if (ferryi_grants_lease_charge(grants, why)) {
+		free(lease);
+		return NULL;
+	}
 	if (ferryi_grants_tenancy_get(grants, lease->fabric, why)) {
+		ferryi_grants_lease_refund(grants);
 		free(lease);
 		return NULL;
 	}
 	lease->id = atomic_fetch_add(&grants->hub->next_id, 1);
-	grants->nleases++;
-	ferryi_count(&grants->hub->status.g_leases, 1);
 	return lease;
 }
 

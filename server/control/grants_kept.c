@@ -70,6 +70,8 @@ int ferryi_grants_hold(struct ferryi_grants *grants, struct lease *lease, const 
 		return ferryi_grants_refuse(why, FARFERRY__CODE__CODE_INTERNAL,
 					    "lease '%s' of pool %s cannot be had: %s", name, pool,
 					    ferryi_strerror(rc));
+	ferryi_grants_bytes_held(grants, list);
+	ferryi_grants_booked(grants);
 	if (count > FERRYI_MAX_EXTENTS ||
 	    count > grants->hub->limits.extents -
 			    ferryi_min_u64(grants->hub->limits.extents, grants->nextents))

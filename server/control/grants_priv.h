@@ -80,6 +80,20 @@ int ferryi_grants_reply_lease(struct ferryi_grants *grants, const struct lease *
 /* Ends a lease that is on the list no more. */
 void ferryi_grants_lease_destroy(struct ferryi_grants *grants, struct lease *lease);
 
+/* ---- grants_quota.c: what the user is charged for ---- */
+
+/* One lease more, of this session (--max-leases) and of its user; or not. */
+int ferryi_grants_lease_charge(struct ferryi_grants *grants, struct refusal *why);
+void ferryi_grants_lease_refund(struct ferryi_grants *grants);
+/* What the user's names have for good and nobody holds: looked up, and noted for him. */
+uint64_t ferryi_grants_booked(struct ferryi_grants *grants);
+/* Bytes that are about to be taken; or not. Then _settle makes the extents answer for them; they are refunded
+ * as they are given back. Where none were taken, ferryi_user_refund. */
+int ferryi_grants_bytes_charge(struct ferryi_grants *grants, uint64_t bytes, struct refusal *why);
+void ferryi_grants_bytes_settle(struct ferryi_grants *grants, struct ferryi_pool_extent *list);
+/* What a name had: his already, unless a file has had it since before this server. */
+void ferryi_grants_bytes_held(struct ferryi_grants *grants, struct ferryi_pool_extent *list);
+
 /* ---- grants_heir.c ---- */
 
 /* A new lease may have an heir, who knows the secret (empty: none). Where nothing would be kept it has none:

@@ -6,11 +6,13 @@
 
 int ferryi_hub_init(struct ferryi_hub *hub, const struct ferryi_hub_limits *limits)
 {
+	static const struct ferryi_quotas unlimited;
 	uint8_t id[(FERRYI_SERVER_ID_LEN - 1) / 2];
 	int rc;
 
 	memset(hub, 0, sizeof(*hub));
 	hub->limits = *limits;
+	ferryi_users_limit(&hub->users, &unlimited);
 	hub->next_session_id = 1;
 	hub->next_id = 1;
 	rc = ferryi_random(id, sizeof(id));
@@ -43,6 +45,15 @@ struct ferryi_hub_fabric *ferryi_hub_fabric(struct ferryi_hub *hub, const char *
 			return &hub->fabrics[i];
 	}
 	return NULL;
+}
+
+uint64_t ferryi_hub_booked(const struct ferryi_hub *hub, const char *scope)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < hub->npools; i++)
+		bytes += ferryi_pool_booked(hub->pools[i], scope);
+	return bytes;
 }
 
 static void append(char *buf, size_t buf_len, const char *word)

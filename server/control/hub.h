@@ -80,6 +80,9 @@ struct ferryi_pool *ferryi_hub_pool(const struct ferryi_hub *hub, const char *na
 /* A fabric by row name or its other name; NULL when there is none. */
 struct ferryi_hub_fabric *ferryi_hub_fabric(struct ferryi_hub *hub, const char *name);
 
+/* Bytes that names of that scope have for good in all pools, and nobody holds. Any thread. */
+uint64_t ferryi_hub_booked(const struct ferryi_hub *hub, const char *scope);
+
 /* "hot, cold (fs_dax)": for error sentences. Returns buf. */
 const char *ferryi_hub_pool_names(const struct ferryi_hub *hub, char *buf, size_t buf_len);
 const char *ferryi_hub_fabric_names(const struct ferryi_hub *hub, char *buf, size_t buf_len);

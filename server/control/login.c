@@ -106,19 +106,31 @@ static int let_in(struct ferryi_server_session *session, uint64_t request_id, co
 	/* Where the token is not what counts, zeros stand for it, and nobody looks at what comes of them. */
 	static const uint8_t zeros[FERRYI_AUTH_TOKEN_LEN];
 	uint8_t mac[FERRYI_MAC_LEN];
+	char why[256];
 
 	if (ferryi_counter_read(&hub->status.g_sessions) >= hub->limits.sessions)
 		return ferryi_server_session_fail(
 			session, request_id, FARFERRY__CODE__CODE_LIMIT, -EDQUOT,
 			"the server has as many sessions as its limit (--max-sessions) allows");
+	/* Counted until the session has ended, in close_done. */
+	session->user = ferryi_users_get(&hub->users, user);
+	if (!session->user)
+		return ferryi_server_session_fail(session, request_id, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM,
+						  "the server is out of memory");
+	/* Once: later the workers do, as a file's catalogue may be locked while it is written. */
+	if (!session->user->is_known)
+		atomic_store(&session->user->booked, ferryi_hub_booked(hub, session->user->scope));
+	session->user->is_known = true;
+	if (ferryi_user_charge(session->user, FERRYI_QUOTA_SESSIONS, 1, 0, why, sizeof(why)))
+		return ferryi_server_session_fail(session, request_id, FARFERRY__CODE__CODE_LIMIT, -EDQUOT,
+						  why);
+	session->charged = true;
 	if (ferryi_auth_mac(FERRYI_ROLE_SERVER, session->io.auth == FERRYI_AUTH_TOKEN ? hub->token : zeros,
 			    session->nonce, client_nonce, mac))
 		return ferryi_server_session_fail(session, request_id, FARFERRY__CODE__CODE_INTERNAL, -EIO,
 						  "the server cannot compute digests");
 	session->epoch = ++hub->epoch;
-	session->user = ferryi_users_get(&hub->users, user);
-	if (!session->user ||
-	    ferryi_grants_open(hub, session->user, session->epoch, session->label, &session->grants) ||
+	if (ferryi_grants_open(hub, session->user, session->epoch, session->label, &session->grants) ||
 	    views_open(session))
 		return ferryi_server_session_fail(session, request_id, FARFERRY__CODE__CODE_INTERNAL, -ENOMEM,
 						  "the server is out of memory");

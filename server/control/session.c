@@ -171,6 +171,8 @@ static void close_done(struct ferryi_job *job)
 {
 	struct ferryi_server_session *session = (struct ferryi_server_session *)job;
 
+	if (session->charged)
+		ferryi_user_refund(session->user, FERRYI_QUOTA_SESSIONS, 1);
 	if (session->counted)
 		ferryi_uncount(&session->hub->status.g_sessions, 1);
 	free(session->leases);
@@ -180,6 +182,31 @@ static void close_done(struct ferryi_job *job)
 
 /* ---- requests that need no lease ---- */
 
+struct quota_list {
+	Farferry__QuotaInfo infos[FERRYI_QUOTA_KINDS];
+	Farferry__QuotaInfo *pointers[FERRYI_QUOTA_KINDS];
+};
+
+/* What the asking user holds and may hold; other users' is not his business. */
+static void list_quotas(const struct ferryi_server_session *session, struct quota_list *list)
+{
+	const struct ferryi_user *user = session->user;
+
+	for (unsigned i = 0; i < FERRYI_QUOTA_KINDS; i++) {
+		Farferry__QuotaInfo *info = &list->infos[i];
+		uint64_t limit = atomic_load(&user->limit[i]);
+
+		farferry__quota_info__init(info);
+		info->name = (char *)ferryi_quota_name((enum ferryi_quota_kind)i);
+		info->used = ferryi_user_used(user, (enum ferryi_quota_kind)i);
+		if (i == FERRYI_QUOTA_BYTES)
+			info->used += atomic_load(&user->booked);
+		info->limited = limit != FERRYI_QUOTA_NONE;
+		info->limit = info->limited ? limit : 0;
+		list->pointers[i] = info;
+	}
+}
+
 static void on_pools(struct ferryi_server_session *session, uint64_t request_id)
 {
 	struct ferryi_hub *hub = session->hub;
@@ -187,6 +214,7 @@ static void on_pools(struct ferryi_server_session *session, uint64_t request_id)
 	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
 	Farferry__PoolInfo *infos = calloc(hub->npools + 1, sizeof(*infos));
 	Farferry__PoolInfo **pointers = calloc(hub->npools + 1, sizeof(Farferry__PoolInfo *));
+	struct quota_list quotas;
 
 	if (!infos || !pointers) {
 		ferryi_server_session_put_error(session, request_id, FARFERRY__CODE__CODE_INTERNAL,
@@ -210,8 +238,12 @@ static void on_pools(struct ferryi_server_session *session, uint64_t request_id)
 		infos[i].backing = (char *)ferryi_pool_backing_name(hub->pools[i]);
 		pointers[i] = &infos[i];
 	}
+	list_quotas(session, &quotas);
 	reply.n_pools = hub->npools;
 	reply.pools = pointers;
+	reply.user = session->user->name;
+	reply.n_quotas = FERRYI_QUOTA_KINDS;
+	reply.quotas = quotas.pointers;
 	envelope.request_id = request_id;
 	envelope.body_case = FARFERRY__ENVELOPE__BODY_POOLS_REPLY;
 	envelope.pools_reply = &reply;
@@ -338,6 +370,7 @@ static int dispatch(struct ferryi_server_session *session, Farferry__Envelope **
 {
 	const uint64_t id = (*request)->request_id;
 	const enum state state = session->state;
+	char why[256];
 
 	ferryi_count(&session->hub->status.c_requests_total, 1);
 	switch ((*request)->body_case) {
@@ -352,6 +385,12 @@ static int dispatch(struct ferryi_server_session *session, Farferry__Envelope **
 	}
 	if (state != LIVE)
 		return out_of_order(session, *request);
+	/* Not keep-alives, without which the session would end, nor the answers that others wait for. */
+	if ((*request)->body_case != FARFERRY__ENVELOPE__BODY_KEEPALIVE && id &&
+	    ferryi_user_request(session->user, ferryi_now_ns(), why, sizeof(why))) {
+		ferryi_server_session_put_error(session, id, FARFERRY__CODE__CODE_LIMIT, why);
+		return 0;
+	}
 	switch ((*request)->body_case) {
 	case FARFERRY__ENVELOPE__BODY_POOLS:
 		on_pools(session, id);

@@ -30,6 +30,7 @@ struct ferryi_server_session {
 	struct ferryi_server_session *next, **pprev; /* on hub->sessions until closed */
 	enum state state;
 	bool closed, counted; /* counted: in g_sessions and against the limit */
+	bool charged;	      /* to its user */
 	bool refused;	      /* answered, and to be closed at the next tick */
 	uint8_t nonce[FERRYI_NONCE_LEN];
 	uint64_t deadline_ns; /* of the handshake, then of silence */

@@ -95,6 +95,17 @@ static void put_no_memory(struct ferryi_views *views, uint64_t request_id)
 	put_error(views, request_id, FARFERRY__CODE__CODE_INTERNAL, "the server is out of memory");
 }
 
+/* One more is charged to the user; true: it cannot be, and the request is answered. */
+static bool over_quota(struct ferryi_views *views, uint64_t request_id, enum ferryi_quota_kind kind)
+{
+	char why[256];
+
+	if (!ferryi_user_charge(views->user, kind, 1, 0, why, sizeof(why)))
+		return false;
+	put_error(views, request_id, FARFERRY__CODE__CODE_LIMIT, why);
+	return true;
+}
+
 /* ---- exports ---- */
 
 /* Of the same user: nobody reaches another one's memory by knowing a name. */
@@ -136,8 +147,11 @@ static void on_export(struct ferryi_views *views, uint64_t request_id, const Far
 			  "this session has an export of that number already");
 		return;
 	}
+	if (over_quota(views, request_id, FERRYI_QUOTA_EXPORTS))
+		return;
 	export = calloc(1, sizeof(*export));
 	if (!export) {
+		ferryi_user_refund(views->user, FERRYI_QUOTA_EXPORTS, 1);
 		put_no_memory(views, request_id);
 		return;
 	}
@@ -212,6 +226,7 @@ static void export_end(struct ferryi_export *export)
 	if (export->next)
 		export->next->pprev = export->pprev;
 	views->nexports--;
+	ferryi_user_refund(views->user, FERRYI_QUOTA_EXPORTS, 1);
 	ferryi_uncount(&views->hub->status.g_exports, 1);
 	free(export);
 }
@@ -316,8 +331,11 @@ static void on_view_open(struct ferryi_views *views, uint64_t request_id,
 			  "this session has as many views as the server's limit (--max-views) allows");
 		return;
 	}
+	if (over_quota(views, request_id, FERRYI_QUOTA_VIEWS))
+		return;
 	view = calloc(1, sizeof(*view));
 	if (!view) {
+		ferryi_user_refund(views->user, FERRYI_QUOTA_VIEWS, 1);
 		put_no_memory(views, request_id);
 		return;
 	}
@@ -349,6 +367,7 @@ static void view_end(struct view **at)
 
 	*at = view->next;
 	views->nviews--;
+	ferryi_user_refund(views->user, FERRYI_QUOTA_VIEWS, 1);
 	ferryi_uncount(&views->hub->status.g_views, 1);
 	if (!export) {
 		free(view);

@@ -421,6 +421,22 @@ int ferryi_book_hold(struct ferryi_book *book, const char *name, struct ferryi_s
 	return rc;
 }
 
+uint64_t ferryi_book_unheld(struct ferryi_book *book, const char *scope)
+{
+	const size_t len = strlen(scope);
+	uint64_t bytes = 0;
+
+	ferryi_mutex_lock(&book->lock);
+	for (const struct entry *entry = book->entries; entry; entry = entry->next) {
+		bool is_its = len ? strncmp(entry->name, scope, len) == 0 : !strchr(entry->name, '/');
+
+		for (size_t i = 0; is_its && !entry->held && i < entry->nspans; i++)
+			bytes += entry->spans[i].len_bytes;
+	}
+	ferryi_mutex_unlock(&book->lock);
+	return bytes;
+}
+
 static void remove_locked(struct ferryi_book *book, struct entry **at)
 {
 	struct entry *entry = *at;

@@ -35,6 +35,9 @@ void ferryi_book_close(struct ferryi_book **book);
 void ferryi_book_each(struct ferryi_book *book, void (*visit)(void *ctx, const struct ferryi_span *span),
 		      void *ctx);
 
+/* Bytes of the names of that scope ("uid:1000/"; "": names without any) that nobody holds. */
+uint64_t ferryi_book_unheld(struct ferryi_book *book, const char *scope);
+
 /*
  * Takes the name for the caller, until _put or _erase: its spans, in order
  * (malloc'ed, the caller's), none for a new name.

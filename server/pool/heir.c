@@ -1,6 +1,8 @@
 /* Leases that may have an heir. See pool.h. */
 #include "heir.h"
 
+#include <stdatomic.h>
+
 static uint64_t bytes_of(const struct ferryi_pool_extent *list, unsigned *count)
 {
 	uint64_t bytes = 0;
@@ -8,6 +10,13 @@ static uint64_t bytes_of(const struct ferryi_pool_extent *list, unsigned *count)
 	for (*count = 0; list; list = list->next, ++*count)
 		bytes += list->memory.len_bytes;
 	return bytes;
+}
+
+void ferryi_pool_refund(struct ferryi_pool_extent *extent)
+{
+	for (struct ferryi_payer *payer = extent->payer; payer; payer = payer->next)
+		atomic_fetch_sub(&payer->bytes, extent->memory.len_bytes);
+	extent->payer = NULL;
 }
 
 int ferryi_pool_bequeath(struct ferryi_pool *pool, const uint8_t secret[FERRYI_POOL_SECRET_LEN])

@@ -131,6 +131,7 @@ static void give_back_locked(struct ferryi_pool *pool, struct ferryi_pool_extent
 	ferryi_assert_held(&pool->lock);
 	*pool->dirty_tail = list;
 	for (; list; list = list->next) {
+		ferryi_pool_refund(list);
 		pool->leased_bytes -= list->memory.len_bytes;
 		pool->scrub_bytes += list->memory.len_bytes;
 		pool->dirty_tail = &list->next;
@@ -628,8 +629,14 @@ static void free_list(struct ferryi_pool_extent *list)
 		struct ferryi_pool_extent *extent = list;
 
 		list = extent->next;
+		ferryi_pool_refund(extent);
 		free(extent);
 	}
+}
+
+uint64_t ferryi_pool_booked(const struct ferryi_pool *pool, const char *scope)
+{
+	return pool->book ? ferryi_book_unheld(pool->book, scope) : 0;
 }
 
 /* Extents of memory that is taken already. 0, -ENOMEM, or what the backing met; *list is NULL then. */

@@ -8,6 +8,7 @@
 #ifndef FERRYI_SERVER_POOL_H
 #define FERRYI_SERVER_POOL_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -96,12 +97,19 @@ int ferryi_pool_resize(struct ferryi_pool *pool, uint64_t to_bytes, uint64_t dea
 const char *ferryi_pool_backing_name(const struct ferryi_pool *pool);
 bool ferryi_pool_gives_fd(const struct ferryi_pool *pool); /* extents have a memfd */
 
+/* Who is charged for lent memory until it is given back; and the next in the chain likewise. */
+struct ferryi_payer {
+	struct ferryi_payer *next;
+	_Atomic uint64_t bytes; /* atomic: any thread adds, the pool's threads take off */
+};
+
 /* Lent memory. Owned by whoever took it until it is given back; then the pool's. */
 struct ferryi_pool_extent {
 	struct ferryi_pool_extent *next;
 	uint64_t pool_off; /* bytes from the pool's start */
 	struct ferryi_memory memory;
 	struct ferryi_memory saved; /* ferryi_pool_save: where its content is, or all 0 */
+	struct ferryi_payer *payer; /* NULL: nobody. Set by who has taken it; kept memory has it still */
 	bool failed;		    /* part of it has; set by who has taken it, before it is given back */
 };
 
@@ -133,6 +141,10 @@ void ferryi_pool_failed(struct ferryi_pool *pool, uintptr_t addr);
  * counts as leased. A name of which nothing is kept does not exist.
  */
 
+/* The extent costs nobody anything any more. For the pool's own use, and for who charged it in vain. */
+void ferryi_pool_refund(struct ferryi_pool_extent *extent);
+/* Bytes that leases with a name of that scope (see users.h) have for good, and nobody holds. Any thread. */
+uint64_t ferryi_pool_booked(const struct ferryi_pool *pool, const char *scope);
 bool ferryi_pool_keeps_for_good(const struct ferryi_pool *pool);
 /*
  * Takes the name for the caller, with what it has, in order; NULL for a new

@@ -97,6 +97,14 @@ static void options__wrong__one_line_each(void **state)
 	expect_line(ARGS(POOL, "--listen", ":0,colour=red"), USAGE, "unknown key 'colour'");
 	expect_line(ARGS(POOL, "--listen", ":0,"), USAGE, "--listen");
 	expect_line(ARGS(POOL, "--munge-socket", "/x"), USAGE, "no --listen has auth=munge");
+	expect_line(ARGS(POOL, "--quota", "bytes=4M"), USAGE, "whose: give user=NAME, default or server");
+	expect_line(ARGS(POOL, "--quota", "default"), USAGE, "how much: give bytes=SIZE");
+	expect_line(ARGS(POOL, "--quota", "default,bytes=lots"), USAGE,
+		    "bytes=lots: a number with an optional K");
+	expect_line(ARGS(POOL, "--quota", "default,leases=4M"), USAGE, "leases=4M: a whole number");
+	expect_line(ARGS(POOL, "--quota", "default,files=4"), USAGE, "unknown key 'files'");
+	expect_line(ARGS(POOL, "--quota", "default,user=1000,leases=4"), USAGE, "once");
+	expect_line(ARGS(POOL, "--quota", "user=no-such-user,leases=4"), USAGE, "no user 'no-such-user'");
 	expect_line(ARGS(POOL, "--fabric", "warp"), USAGE,
 		    "'warp' is no fabric; there are verbs, local (or shm), tcp and rdm");
 	expect_line(ARGS(POOL, "--fabric", "fake"), USAGE, "'fake' is no fabric");
@@ -319,7 +327,7 @@ static void config__served__reloads_log_level(void **state)
 	assert_null(strstr(ferryt_server_words(&server), "authenticated"));
 	write_config("[server]\nfabric = local\nlog-level = info\n[pool hot]\nsize = 4M\n");
 	kill(server.pid, SIGHUP);
-	assert_true(ferryt_server_says(&server, "reload: log level is taken over, and the sizes"));
+	assert_true(ferryt_server_says(&server, "reload: log level is taken over, quotas, and the sizes"));
 	ferryt_conn_close(&conn);
 	ferryt_conn_login(&conn, &server);
 	assert_true(ferryt_server_says(&server, "authenticated"));

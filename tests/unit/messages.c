@@ -90,8 +90,15 @@ static Farferry__Envelope *message_pools_reply(Farferry__Envelope *e)
 		pools[i].numa_node = i ? -1 : 3;
 		pools[i].huge_page_bytes = i ? 0 : 2 * MIB;
 	}
+	Farferry__QuotaInfo quota = FARFERRY__QUOTA_INFO__INIT, *quotas = &quota;
+
+	quota.name = "bytes";
+	quota.used = 2 * MIB;
 	m.n_pools = 2;
 	m.pools = list;
+	m.user = "uid:1000";
+	m.n_quotas = 1;
+	m.quotas = &quotas;
 	e->pools_reply = &m;
 	return copy(e);
 }

@@ -131,6 +131,16 @@ static void hello_reply__fields__checked(void **state)
 	REFUSED(HELLO_REPLY, "auth is 64 characters", ferryt_set_text(&e->hello_reply->auth, name64));
 }
 
+static void pools_reply__quotas__checked(void **state)
+{
+	(void)state;
+	REFUSED(POOLS_REPLY, "user holds a control character",
+		ferryt_set_text(&e->pools_reply->user, "a\tb"));
+	ACCEPTED(POOLS_REPLY, ferryt_set_text(&e->pools_reply->user, "tls:CN=alice; O=site"));
+	REFUSED(POOLS_REPLY, "quota is empty", ferryt_set_text(&e->pools_reply->quotas[0]->name, ""));
+	REFUSED(POOLS_REPLY, "quota is 64", ferryt_set_text(&e->pools_reply->quotas[0]->name, name64));
+}
+
 static void set_credential(ProtobufCBinaryData *field, size_t len)
 {
 	ferryt_set_len(field, len);
@@ -577,6 +587,7 @@ int main(void)
 		cmocka_unit_test(error__fields__checked),
 		cmocka_unit_test(hello__fields__checked),
 		cmocka_unit_test(hello_reply__fields__checked),
+		cmocka_unit_test(pools_reply__quotas__checked),
 		cmocka_unit_test(auth__fields__checked),
 		cmocka_unit_test(auth_reply__fields__checked),
 		cmocka_unit_test(auth_reply__number_of_fabrics__checked),
