@@ -138,6 +138,13 @@ struct ferry_config {
 	 * as one can be; default no [FERRY_SERVERS_OPTIONAL]
 	 */
 	const char *servers_optional;
+	/*
+	 * Bytes that the servers must have for this process: leased at open, the same part at each, in whole 2 MiB, or
+	 * ferry_open fails (-ENOMEM). What a pool can give beyond that is leased as it is needed. 0 (default): all of it is.
+	 * Not with servers that are found (etcd, DNS) or optional. An embedded server, which is this process's own: nothing is
+	 * leased ahead [FERRY_RESERVE]
+	 */
+	uint64_t reserve_bytes;
 };
 
 /* Smallest budget: what the fault and eviction paths need to make progress. -EINVAL below it. */

@@ -32,6 +32,8 @@ static const struct ferryi_param table[] = {
 	  .text = "Budget: RAM that managed pages may hold." },
 	{ .name = "embedded-size", .type = FERRYI_PARAM_SIZE, .offset = AT(embedded_bytes), .env = "FERRY_EMBEDDED_SIZE",
 	  .metavar = "SIZE", .unit = "bytes", .deflt = "0", .text = "Pool of the embedded server; 0: half of available RAM." },
+	{ .name = "reserve", .type = FERRYI_PARAM_SIZE, .offset = AT(reserve_bytes), .env = "FERRY_RESERVE", .metavar = "SIZE",
+	  .unit = "bytes", .deflt = "0", .text = "What the servers must have for this process: leased at open." },
 	{ .name = "fault-timeout", .type = FERRYI_PARAM_MS, .offset = AT(fault_timeout_ms), .env = "FERRY_FAULT_TIMEOUT",
 	  .metavar = "MS", .unit = "ms", .min = 10, .max = 3600000, .deflt = "10000",
 	  .text = "A fault older than this is poisoned." },
@@ -126,6 +128,7 @@ static int from_struct(struct ferryi_config *config, const struct ferry_config *
 	rc = rc ? rc : set_number(config, "stripe", c.stripe_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "local", c.local_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "embedded-size", c.embedded_bytes, err, err_len);
+	rc = rc ? rc : set_number(config, "reserve", c.reserve_bytes, err, err_len);
 	rc = rc ? rc : set_number(config, "fault-timeout", c.fault_timeout_ms, err, err_len);
 	rc = rc ? rc : set_number(config, "request-timeout", c.request_timeout_ms, err, err_len);
 	rc = rc ? rc : set_number(config, "fault-threads", c.fault_threads, err, err_len);

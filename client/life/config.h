@@ -12,7 +12,7 @@ enum ferryi_mode { FERRYI_MODE_HANDLER, FERRYI_MODE_INLINE };
 
 struct ferryi_config {
 	const char *servers, *pool, *token_file;
-	uint64_t local_bytes, embedded_bytes;
+	uint64_t local_bytes, embedded_bytes, reserve_bytes;
 	uint64_t fault_timeout_ms, request_timeout_ms;
 	uint64_t fault_threads, evict_threads, readahead_pages;
 	uint64_t replicas, rebuild_rate; /* copies of each page; bytes/s */

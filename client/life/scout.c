@@ -22,10 +22,11 @@
 #define WATCH_GAP_MS 500   /* after a change: others may follow */
 #define CALL_MS	     5000
 
-static int attach_url(struct ferry *ferry, const char *url, struct ferry_pool **pool)
+/* len_bytes: what it must have at once. */
+static int attach_url(struct ferry *ferry, const char *url, uint64_t len_bytes, struct ferry_pool **pool)
 {
 	/* Any type that pages can go to. */
-	struct ferry_pool_attr attr = { .size = sizeof(attr), .pool = ferry->config.pool };
+	struct ferry_pool_attr attr = { .size = sizeof(attr), .pool = ferry->config.pool, .len_bytes = len_bytes };
 	struct ferryi_session *session;
 	int rc = ferryi_session_for(ferry, url, &session);
 
@@ -45,11 +46,36 @@ struct attached {
 	int rc; /* of the last that was left out */
 };
 
+/* Each server's part of what is reserved: of those that are named, one by one. 0 with no line, or -EINVAL. */
+static int reserve_each(const struct ferry *ferry, uint64_t *each_bytes)
+{
+	const char *at = ferry->config.servers;
+	uint64_t n = 0, each;
+
+	*each_bytes = 0;
+	if (!ferry->config.reserve_bytes)
+		return 0;
+	if (ferry->config.servers_optional)
+		return ferryi_control_fail(-EINVAL, "reserve: one of the servers may be missing (FERRY_SERVERS_OPTIONAL), and its part "
+					   "with it: give one of the two");
+	for (at += strspn(at, ", "); *at; at += strspn(at, ", ")) {
+		if (ferryi_is_discovery(at))
+			return ferryi_control_fail(-EINVAL, "reserve: is divided among servers that are named one by one, not found: "
+						   "name them in FERRY_SERVERS, or leave FERRY_RESERVE out");
+		at += strcspn(at, ", ");
+		n++;
+	}
+	each = ferry->config.reserve_bytes / ferryi_max_u64(n, 1);
+	/* No size is that large, and rounding up would wrap. */
+	*each_bytes = each > UINT64_MAX / 2 ? ferryi_align_down(each, FERRY_SUBSECTION) : ferryi_align_up(each, FERRY_SUBSECTION);
+	return 0;
+}
+
 /* One that may be away is left out, with a warning. */
-static int attach_one(struct ferry *ferry, const char *url, bool may_be_away, struct attached *sum)
+static int attach_one(struct ferry *ferry, const char *url, uint64_t len_bytes, bool may_be_away, struct attached *sum)
 {
 	struct ferry_pool *pool;
-	int rc = attach_url(ferry, url, &pool);
+	int rc = attach_url(ferry, url, len_bytes, &pool);
 
 	sum->nr += !rc;
 	if (!rc || !may_be_away || !is_away(rc))
@@ -77,7 +103,7 @@ static int attach_found(struct ferry *ferry, const char *source, struct attached
 		rc = 0;
 	}
 	for (unsigned i = 0; i < found->nr && !rc && sum->nr < FERRYI_MAX_SERVERS; i++)
-		rc = attach_one(ferry, found->url[i], true, sum);
+		rc = attach_one(ferry, found->url[i], 0, true, sum);
 	if (found->nr_bad)
 		ferryi_warn("servers: %s: %u entries hold no server's address; they are passed over", source, found->nr_bad);
 	if (found->nr > FERRYI_MAX_SERVERS)
@@ -102,7 +128,7 @@ static int attach_embedded(struct ferry *ferry)
 	if (ferry->config.replicas > 1)
 		return ferryi_control_fail(-EINVAL, "replicas: %llu copies of each page need as many servers, and none is "
 					   "named (an embedded one is one)", (unsigned long long)ferry->config.replicas);
-	return attach_url(ferry, ferryi_embedded_url(ferry->embedded), &pool);
+	return attach_url(ferry, ferryi_embedded_url(ferry->embedded), 0, &pool);
 }
 
 static int replicate_all(struct ferry *ferry)
@@ -122,14 +148,17 @@ int ferryi_scout_attach(struct ferry *ferry)
 {
 	struct attached sum = { 0 };
 	char list[4096], *save = NULL;
+	uint64_t each;
 	int rc;
 
 	if (ferry->embedded)
 		return attach_embedded(ferry);
 	rc = copy_list(ferry, list, sizeof(list));
+	if (!rc)
+		rc = reserve_each(ferry, &each);
 	for (char *url = rc ? NULL : strtok_r(list, ", ", &save); url && !rc; url = strtok_r(NULL, ", ", &save))
 		rc = ferryi_is_discovery(url) ? attach_found(ferry, url, &sum) :
-						attach_one(ferry, url, ferry->config.servers_optional, &sum);
+						attach_one(ferry, url, each, ferry->config.servers_optional, &sum);
 	if (!rc && !sum.nr && sum.rc) {
 		char line[512];
 
@@ -173,7 +202,7 @@ static bool is_told(struct ferryi_scout *scout, const char *url)
 static int attach_whole_locked(struct ferry *ferry, const char *url)
 {
 	struct ferry_pool *pool;
-	int rc = attach_url(ferry, url, &pool);
+	int rc = attach_url(ferry, url, 0, &pool);
 
 	return rc ? rc : ferryi_replicate(ferry, pool);
 }

@@ -130,9 +130,17 @@ static void body_open_servers(void)
 	strcpy(strstr(url, "fabric="), "fabric=smoke");
 	cfg.servers = url;
 	CHECK_FAILS(open_with(&cfg), -EINVAL, "smoke");
-	/* and after all that it works */
+	/* more than the server has is not to be had */
 	cfg = ferryt_config(FERRYT_BUDGET);
-	CHECK_INT(open_with(&cfg), 0);
+	cfg.reserve_bytes = 4096ull << 20;
+	CHECK_FAILS(open_with(&cfg), -ENOMEM, "free");
+	/* and after all that it works; what is reserved is leased from the beginning */
+	cfg.reserve_bytes = (9u << 20) + 1;
+	struct ferry *ferry;
+
+	CHECK_INT(ferry_open(&cfg, &ferry), 0);
+	CHECK_INT(ferryt_stats(ferry).leased_bytes, 10u << 20);
+	CHECK_INT(ferry_close(ferry), 0);
 }
 
 static void open__servers_tokens_pools__own_code_each(void **state)
@@ -186,6 +194,7 @@ static void body_environment(void)
 	check_env("FERRY_LOG_LEVEL", "shout", "shout");
 	check_env("FERRY_FORK", "spoon", "spoon");
 	check_env("FERRY_EMBEDDED_SIZE", "lots", "lots");
+	check_env("FERRY_RESERVE", "enough", "enough");
 	CHECK_INT(setenv("FERRY_LOCAL", "16M", 1), 0);
 	CHECK_INT(setenv("FERRY_POOL", "big", 1), 0);
 	CHECK_INT(ferry_open(NULL, &ferry), 0);

@@ -15,6 +15,13 @@ if(LIBEVENT_OPENSSL_FOUND)
 	target_compile_definitions(scenario_trust_tls PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
 	add_dependencies(scenario_trust_tls ferryd)
 endif()
+if(LIBEVENT_OPENSSL_FOUND)
+	ferry_test(scenario_trust_hostile LABELS scenario needs-uffd
+		SOURCES trust_hostile.c tls_kit.c server_kit.c
+		LINK ferry ferry_proto ferry_fabric)
+	target_compile_definitions(scenario_trust_hostile PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
+	add_dependencies(scenario_trust_hostile ferryd)
+endif()
 ferry_test(scenario_trust_quota LABELS scenario SOURCES trust_quota.c server_kit.c LINK ferry_proto ferry_fabric)
 target_compile_definitions(scenario_trust_quota PRIVATE FERRYT_FERRYD="$<TARGET_FILE:ferryd>")
 add_dependencies(scenario_trust_quota ferryd)
