@@ -5,6 +5,7 @@
 #include <poll.h>
 
 #include "clock.h"
+#include "evict_priv.h"
 #include "pager_priv.h"
 #include "service.h"
 
@@ -122,7 +123,10 @@ static bool post(struct ferryi_evictor *ev, struct ferryi_evict_write *write, st
 	op->remote = location->remote;
 	op->remote_off = location->off;
 	write->nr_under_way++;
-	return channel && ferryi_channel_submit(channel, &op, 1) == 1;
+	if (!channel)
+		return false;
+	op->local = ferryi_evict_source(ev, write, channel);
+	return ferryi_channel_submit(channel, &op, 1) == 1;
 }
 
 static struct ferryi_copy_write *more_of(struct ferryi_evictor *ev, const struct ferryi_evict_write *write, unsigned n)

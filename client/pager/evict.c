@@ -47,6 +47,8 @@ int ferryi_evictor_init(struct ferryi_evictor *ev, struct ferryi_pager *pager, u
 	for (unsigned i = 0; i < FERRYI_EVICT_BATCHES; i++)
 		ev->batch[i].bounce = bounce + (size_t)i * FERRYI_EVICT_BATCH * FERRYI_PAGE_SIZE;
 	ev->descriptors.buf = bounce + FERRYI_EVICT_BUF_BYTES;
+	ev->lines.staging = pager->staging;
+	ev->lines.staging_len = 2 * pager->staging_bytes; /* of inline memory, too */
 	return ferryi_lines_init(&ev->lines, pager->keeper, bounce, len, FERRYI_EVICT_SLOTS, wake_fd);
 }
 
@@ -218,22 +220,29 @@ static bool follows(const struct ferryi_evict_page *a, const struct ferryi_evict
 	return a->object == b->object && a->index + 1 == b->index && b->index % FERRYI_PAGES_PER_BLOCK != 0;
 }
 
-/* Writes dirty pages [first, first + nr), neighbours in one block, from the bounce buffer. */
+void *ferryi_evict_source(struct ferryi_evictor *ev, const struct ferryi_evict_write *write, const struct ferryi_channel *channel)
+{
+	const struct ferryi_evict_batch *batch = write->batch;
+	size_t off = (size_t)write->first * FERRYI_PAGE_SIZE;
+
+	if (ferryi_lines_reach_staging(&ev->lines, channel))
+		return batch->staging + off;
+	return memcpy(batch->bounce + off, batch->staging + off, (size_t)write->nr * FERRYI_PAGE_SIZE);
+}
+
+/* Writes dirty pages [first, first + nr), neighbours in one block. */
 static void start_write(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch, unsigned first, unsigned nr)
 {
 	struct ferryi_evict_write *write = &batch->write[first];
 	struct ferryi_evict_page *page = &batch->page[first];
 	struct ferryi_op *op = &write->op;
-	size_t off = (size_t)first * FERRYI_PAGE_SIZE, len = (size_t)nr * FERRYI_PAGE_SIZE;
 
 	ferryi_children_save(ev->pager, page->object, page->index, nr);
-	memcpy(batch->bounce + off, batch->staging + off, len);
 	write->batch = batch;
 	write->first = first;
 	write->nr = nr;
 	op->kind = FERRYI_OP_WRITE;
-	op->local = batch->bounce + off;
-	op->len_bytes = len;
+	op->len_bytes = (size_t)nr * FERRYI_PAGE_SIZE;
 	op->deadline_ns = ferryi_deadline_ms(ev->pager->attr.fault_timeout_ms);
 	batch->nr_outstanding++;
 	if (ferryi_copies_write(ev, write, ferryi_object_pfn(page->object, page->index)))

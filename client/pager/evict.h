@@ -3,7 +3,8 @@
  * whoever holds the service lock). It takes batches of cold pages by a clock
  * with second chance over the areas, moves them atomically into its staging
  * slots (UFFDIO_MOVE), drops those whose content equals the pool's copy, writes
- * the others from a registered bounce buffer, and gives the RAM back.
+ * the others, and gives the RAM back. A write reads the slots themselves, or a
+ * registered bounce buffer where the transport pins what is registered.
  *
  * Clean or dirty is decided by content: XXH3 of the staged page against the
  * hash taken when the pool's copy was written. UFFDIO_MOVE loses the

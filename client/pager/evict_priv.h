@@ -53,6 +53,12 @@ long ferryi_evict_move_readonly(struct ferryi_pager *pager, int uffd, void *slot
 /* ---- evict.c ---- */
 
 /*
+ * What an operation of this write is to read: the slots themselves, unless the channel pins what it is given (a pinned
+ * page does not move, so no registered memory can be a slot); then the bounce buffer, and they have been copied there.
+ * Until the write has ended everywhere their frames stay: a rescue copies from them.
+ */
+void *ferryi_evict_source(struct ferryi_evictor *ev, const struct ferryi_evict_write *write, const struct ferryi_channel *channel);
+/*
  * Ends a page in its slot: from STAGED to `to` (RESCUING for one who goes on
  * with the page), and true; or ABSENT when the application dropped it, or
  * nothing when it was rescued, and false.

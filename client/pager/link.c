@@ -66,6 +66,8 @@ static int open_channel(struct ferryi_lines *lines, struct ferryi_link *link)
 	if (rc)
 		return rc;
 	rc = ferryi_channel_register(channel, lines->buf, lines->buf_len);
+	if (!rc && ferryi_lines_reach_staging(lines, channel))
+		rc = ferryi_channel_register(channel, lines->staging, lines->staging_len);
 	if (rc) {
 		ferryi_channel_close(&channel);
 		return rc;

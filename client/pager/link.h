@@ -59,6 +59,8 @@ struct ferryi_lines {
 	struct ferryi_keeper *keeper;
 	void *buf; /* registered with every channel */
 	size_t buf_len;
+	void *staging; /* NULL, or registered with every channel that pins nothing: the pager's staging area */
+	size_t staging_len;
 	unsigned depth;
 	int wake_fd; /* eventfd of the owner, or -1 */
 	/* each link guarded as above */
@@ -73,7 +75,7 @@ void ferryi_keeper_stop(struct ferryi_keeper **keeper);
 /* Async-signal-safe; fault path. */
 void ferryi_keeper_kick(struct ferryi_keeper *keeper);
 
-/* -ENOSPC: too many threads. Before the owner starts. */
+/* -ENOSPC: too many threads. Before the owner starts. staging is set already, or stays NULL. */
 int ferryi_lines_init(struct ferryi_lines *lines, struct ferryi_keeper *keeper, void *buf, size_t buf_len, unsigned depth,
 		      int wake_fd);
 /* Has the keeper open a channel to the lender (a pool's own, or a replica's), by its index. Any thread. */
@@ -85,6 +87,11 @@ int ferryi_lines_wait(struct ferryi_lines *lines, unsigned index, uint64_t deadl
 struct ferryi_channel *ferryi_lines_channel(struct ferryi_lines *lines, unsigned pool_index);
 /* Owner: the same; where there is none, or a dead one, has it opened. Its operations have all been returned. */
 struct ferryi_channel *ferryi_lines_need(struct ferryi_lines *lines, const struct ferryi_lender *lender);
+/* Operations on this channel may work on staging itself. */
+static inline bool ferryi_lines_reach_staging(const struct ferryi_lines *lines, const struct ferryi_channel *channel)
+{
+	return lines->staging && ferryi_channel_is_unpinned(channel);
+}
 /* Owner: channel is dead and all its operations have been returned. Fault path. */
 void ferryi_lines_broken(struct ferryi_lines *lines, unsigned pool_index);
 /* Owner: hands over channels whose closing was asked for and that have nothing outstanding. Fault path. */

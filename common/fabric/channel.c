@@ -250,6 +250,11 @@ int ferryi_channel_register(struct ferryi_channel *channel, void *base, size_t l
 	return 0;
 }
 
+bool ferryi_channel_is_unpinned(const struct ferryi_channel *channel)
+{
+	return channel->peer->row->flags & FERRYI_FABRIC_UNPINNED;
+}
+
 int ferryi_channel_wait_fd(struct ferryi_channel *channel)
 {
 	return channel->ops->channel_wait_fd ? channel->ops->channel_wait_fd(channel) : -ENOTSUP;

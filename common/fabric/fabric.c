@@ -21,13 +21,16 @@
 static const struct ferryi_fabric_row rows[] = {
 	{"verbs", FERRYI_FABRIC_DATA_OUTLIVES_STOP,
 	 "RDMA (InfiniBand, RoCE, soft-RoCE) through libfabric's verbs provider", &ferryi_ops_verbs},
-	{"local", FERRYI_FABRIC_SAME_HOST | FERRYI_FABRIC_EXACT_ERRORS | FERRYI_FABRIC_DATA_OUTLIVES_STOP,
+	{"local",
+	 FERRYI_FABRIC_SAME_HOST | FERRYI_FABRIC_EXACT_ERRORS | FERRYI_FABRIC_DATA_OUTLIVES_STOP | FERRYI_FABRIC_UNPINNED,
 	 "shared memory with a server on the same host, extent by extent", &ferryi_ops_local},
-	{"tcp", FERRYI_FABRIC_TARGET_CPU, "any network, through libfabric's tcp provider; costs server CPU",
+	/* Its provider asks for no FI_MR_LOCAL: it hands local addresses to readv and writev. */
+	{"tcp", FERRYI_FABRIC_TARGET_CPU | FERRYI_FABRIC_UNPINNED, "any network, through libfabric's tcp provider; costs server CPU",
 	 &ferryi_ops_tcp},
+	/* Some of its providers pin without asking for FI_MR_LOCAL, and ofi_rxm's end points may outlive their channel. */
 	{"rdm", FERRYI_FABRIC_TARGET_CPU,
 	 "libfabric reliable datagrams: cxi, efa, psm3, opx (untested), else tcp;ofi_rxm", &ferryi_ops_rdm},
-	{"fake", FERRYI_FABRIC_EXACT_ERRORS | FERRYI_FABRIC_TEST_ONLY,
+	{"fake", FERRYI_FABRIC_EXACT_ERRORS | FERRYI_FABRIC_TEST_ONLY | FERRYI_FABRIC_UNPINNED,
 	 "inside one process, with fault injection", &ferryi_ops_fake},
 };
 

@@ -43,6 +43,7 @@ enum ferryi_fabric_flags {
 	FERRYI_FABRIC_EXACT_ERRORS = 1 << 2,  /* a refused key ends that operation alone, with -EACCES */
 	FERRYI_FABRIC_DATA_OUTLIVES_STOP = 1 << 3, /* a SIGSTOPped server still serves data */
 	FERRYI_FABRIC_TEST_ONLY = 1 << 4,
+	FERRYI_FABRIC_UNPINNED = 1 << 5, /* registering local memory pins none of it: see ferryi_channel_is_unpinned */
 };
 
 struct ferryi_fabric_ops; /* private: fabric_ops.h */
@@ -182,6 +183,12 @@ void ferryi_channel_close(struct ferryi_channel **channel);
  * ranges a channel; stays registered until close. Never managed memory.
  */
 int ferryi_channel_register(struct ferryi_channel *channel, void *base, size_t len_bytes);
+/*
+ * Registered local memory is reached through the page tables, and only by
+ * operations under way: as long as these have pages to work on, the others may
+ * be moved (UFFDIO_MOVE), dropped and filled again. Any thread.
+ */
+bool ferryi_channel_is_unpinned(const struct ferryi_channel *channel);
 
 /*
  * Posts operations in order. Returns how many were taken, from the front (less

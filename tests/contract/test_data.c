@@ -51,6 +51,27 @@ static void write__completed__is_in_the_servers_memory(void **state)
 	assert_true(ferryt_region_holds(&w->region, 32 * 4096, FERRYT_WORLD_LEN - 32 * 4096, 1));
 }
 
+/* What the pager does with its staging area: other frames at a registered address, between the operations there. */
+static void op__in_local_memory_with_new_frames__works_on_these(void **state)
+{
+	struct ferryt_world *w = *state;
+
+	if (!ferryi_channel_is_unpinned(w->channel))
+		skip();
+	for (uint64_t i = 0; i < 8; i++) {
+		uint64_t off = i * 8192;
+
+		assert_int_equal(madvise(w->buf, 16384, MADV_DONTNEED), 0);
+		ferryt_pattern_fill(w->buf, 200 + i, off, 8192);
+		assert_int_equal(ferryt_write(w->channel, &w->region, off, w->buf, 8192), 0);
+		assert_true(ferryt_region_holds(&w->region, off, 8192, 200 + i));
+		assert_int_equal(madvise(w->buf, 16384, MADV_DONTNEED), 0);
+		memset(w->buf, 0, 16384);
+		assert_int_equal(ferryt_read(w->channel, &w->region, off, w->buf + 8192, 8192), 0);
+		assert_int_equal(ferryt_pattern_check(w->buf + 8192, 200 + i, off, 8192), 8192);
+	}
+}
+
 /* A server that stands still has not got the bytes, so the write must not say that it has. */
 static void write__to_a_stopped_server__completes_only_when_delivered(void **state)
 {
@@ -313,6 +334,7 @@ int ferryt_group_data(void)
 		FERRYT_TEST(read__one_page__leaves_the_rest_of_the_buffer),
 		FERRYT_TEST(write__then_read__returns_what_was_written),
 		FERRYT_TEST(write__completed__is_in_the_servers_memory),
+		FERRYT_TEST(op__in_local_memory_with_new_frames__works_on_these),
 		FERRYT_TEST(write__to_a_stopped_server__completes_only_when_delivered),
 		FERRYT_TEST(op__odd_sizes_and_places__touches_exactly_its_bytes),
 		FERRYT_TEST(op__of_no_bytes__completes),
