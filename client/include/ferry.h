@@ -161,6 +161,11 @@ struct ferry_config {
  */
 /* RAM outside the budget, per fault or eviction thread: landing slots and bounce buffers, reserved at open. */
 #define FERRY_THREAD_RESERVE (4u << 20)
+/*
+ * ... and per process: frames of pages that have left, for the next ones that are read ahead; at most 1/16 of the
+ * budget. None over verbs and rdm.
+ */
+#define FERRY_FRAMES_RESERVE (4u << 20)
 
 /*
  * Where servers are found, in ferry_config.servers, alone or among others:
@@ -402,6 +407,7 @@ struct ferry_stats {
 	uint64_t copies_lost;        /* copies of a pool that went with a server */
 	uint64_t copies_rebuilt;     /* ... that were made anew, or moved off a server that drains */
 	uint64_t bytes_rebuilt;      /* copied for that */
+	uint64_t pages_moved;        /* of pages_in, read into the frame of a page that had left, and not copied */
 };
 
 /* Fills as much of *stats as its size says. -EINVAL: size 0. Does not block. */

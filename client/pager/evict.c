@@ -88,12 +88,26 @@ bool ferryi_evict_end(struct ferryi_evictor *ev, struct ferryi_evict_page *page,
 	return false;
 }
 
+/* The frames go round, if somebody wants them: the batch has other slots then. */
+static bool exchange_slots(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
+{
+	unsigned frames[FERRYI_STRIPS_PER_SHEET] = { 0 };
+
+	if (ev->is_unwired)
+		return false;
+	for (unsigned i = 0; i < batch->nr_pages; i++)
+		frames[i / FERRYI_STRIP_PAGES] += batch->page[i].has_frame;
+	return ferryi_strips_exchange(ev->pager, batch, frames);
+}
+
 static void end_batch(struct ferryi_evictor *ev, struct ferryi_evict_batch *batch)
 {
 	if (batch->nr_staged) {
-		if (ev->pager->memcg.nr_levels)
-			ferryi_reserve_refill(ev->pager, batch->staging, batch->nr_pages);
-		ferryi_staging_release(ev->pager, batch->staging, (size_t)batch->nr_pages * FERRYI_PAGE_SIZE);
+		bool some_gone = ev->pager->memcg.nr_levels &&
+				 ferryi_reserve_refill(ev->pager, batch->staging, batch->nr_pages);
+
+		if (some_gone || !exchange_slots(ev, batch))
+			ferryi_staging_release(ev->pager, batch->staging, (size_t)batch->nr_pages * FERRYI_PAGE_SIZE);
 		ferryi_budget_uncharge(&ev->pager->budget, batch->nr_staged);
 	}
 	batch->in_use = false;
@@ -118,8 +132,10 @@ static long put_in_place_locked(struct ferryi_evictor *ev, struct ferryi_evict_p
 	int uffd = ferryi_uffd_of(ev->pager, page->object);
 	long rc = ferryi_place_copy(ev->pager, uffd, (void *)va, frame, FERRYI_PAGE_SIZE);
 
-	if (rc == -ENOMEM) /* no frame is to be had, and this one is the only copy */
+	if (rc == -ENOMEM) { /* no frame is to be had, and this one is the only copy */
 		rc = ferryi_place_frame(uffd, (void *)va, frame);
+		page->has_frame = rc <= 0;
+	}
 	if (rc == -EINVAL) /* read-only by now: pages do not move there */
 		rc = ferryi_uffd_copy(uffd, (void *)va, frame, FERRYI_PAGE_SIZE);
 	ferryi_notify_end(&notice);

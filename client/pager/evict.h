@@ -3,7 +3,8 @@
  * whoever holds the service lock). It takes batches of cold pages by a clock
  * with second chance over the areas, moves them atomically into its staging
  * slots (UFFDIO_MOVE), drops those whose content equals the pool's copy, writes
- * the others, and gives the RAM back. A write reads the slots themselves, or a
+ * the others, and gives the RAM back, or to the pages that are read ahead
+ * (strip.h: the batch's slots are others then). A write reads the slots themselves, or a
  * registered bounce buffer where the transport pins what is registered.
  *
  * Clean or dirty is decided by content: XXH3 of the staged page against the
@@ -41,6 +42,7 @@ struct ferryi_evict_page {
 	uint64_t hash;
 	uint64_t flags; /* of the page word when it was picked */
 	bool staged;
+	bool has_frame; /* its slot holds RAM */
 	bool rescued; /* it went back from its slot, and is in RAM twice until that is released */
 	bool shared; /* with a child of fork: stayed, and is ours as long as its word has WRITEBACK and our slot */
 };
@@ -68,7 +70,7 @@ struct ferryi_evict_batch {
 	unsigned nr_outstanding; /* writes under way */
 	bool in_use;
 	uint8_t *staging, *bounce; /* FERRYI_EVICT_BATCH pages each */
-	uint32_t first_slot;
+	uint32_t first_slot; /* staging's; changes from batch to batch */
 	struct ferryi_evict_page page[FERRYI_EVICT_BATCH];
 	struct ferryi_evict_write write[FERRYI_EVICT_BATCH];
 };
@@ -90,7 +92,10 @@ struct ferryi_evictor {
 	struct ferryi_copy_writes *copies;
 };
 
-/* staging: FERRYI_EVICT_SLOTS armed, empty pages; first_slot: their number in the pager's staging area. */
+/*
+ * staging: FERRYI_EVICT_SLOTS armed, empty pages, to begin with; first_slot: their number in the pager's staging area,
+ * a multiple of FERRYI_EVICT_BATCH.
+ */
 int ferryi_evictor_init(struct ferryi_evictor *evictor, struct ferryi_pager *pager, uint8_t *staging, uint32_t first_slot,
 			int wake_fd);
 

@@ -127,7 +127,7 @@ static unsigned move_some_locked(struct ferryi_evictor *ev, struct ferryi_evict_
 		unsigned moved = (unsigned)((size_t)rc / FERRYI_PAGE_SIZE);
 
 		for (unsigned i = 0; i < moved; i++)
-			page[i].staged = true;
+			page[i].staged = page[i].has_frame = true;
 		batch->nr_staged += moved;
 		return moved;
 	}

@@ -1,6 +1,7 @@
 /*
  * Eviction threads: asleep until fewer pages than the low mark are free, then
- * evicting until the high mark is reached. `asleep` against need_memory:
+ * evicting until the high mark is reached, or there are frames enough for what
+ * is read ahead (strip.h). `asleep` against need_memory:
  *
  *   fault thread                          eviction thread
  *   -----------------------------------   --------------------------------------
@@ -40,13 +41,20 @@ static bool is_pressed(struct ferryi_pager *pager)
 	       (charged && ferryi_memcg_is_tight(&pager->memcg) && ferryi_reserve_is_low(pager));
 }
 
+/* Past the low mark there is time: no more leaves at a time than can land again in its frames. */
+static bool wants_room(struct ferryi_pager *pager)
+{
+	uint64_t free = ferryi_budget_free(&pager->budget);
+
+	return free < atomic_load_explicit(&pager->budget.high, memory_order_relaxed) &&
+	       (free < atomic_load_explicit(&pager->budget.low, memory_order_relaxed) || !ferryi_strips_are_enough(pager));
+}
+
 /* *pressed: for the sake of a memory cgroup, too. */
 static bool has_work(struct ferryi_pager *pager, bool *pressed)
 {
-	uint64_t high = atomic_load_explicit(&pager->budget.high, memory_order_relaxed);
-
 	*pressed = is_pressed(pager);
-	return !atomic_load(&pager->evict_paused) && (ferryi_budget_free(&pager->budget) < high || *pressed);
+	return !atomic_load(&pager->evict_paused) && (wants_room(pager) || *pressed);
 }
 
 /*

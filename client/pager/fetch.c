@@ -21,7 +21,7 @@ _Static_assert(FERRYI_FETCH_SMALL + FERRYI_FETCH_SINGLES + FERRYI_FETCH_CHUNKS <
 static uint8_t *init_slots(struct ferryi_fetch *slot, unsigned n, unsigned pages, uint8_t *buf, struct ferryi_fetch **free_list)
 {
 	for (unsigned i = 0; i < n; i++, buf += (size_t)pages * FERRYI_PAGE_SIZE) {
-		slot[i].op.local = buf;
+		slot[i].op.local = slot[i].buf = buf;
 		slot[i].free_list = free_list;
 		slot[i].next = *free_list;
 		*free_list = &slot[i];
@@ -45,6 +45,10 @@ static int init(struct ferryi_fetcher *f, struct ferryi_pager *pager, unsigned n
 
 	uint8_t *buf = f->buf;
 
+	if (nr_chunks) {
+		f->lines.staging = pager->staging;
+		f->lines.staging_len = 2 * pager->staging_bytes;
+	}
 	for (unsigned i = 0; i < nr_small; i++)
 		f->small[i].demand = true;
 	buf = init_slots(f->small, nr_small, 1, buf, &f->free_small);
@@ -93,7 +97,8 @@ uint32_t ferryi_fetch_claim(struct ferryi_fetcher *f, const struct ferryi_page_r
 			break;
 		got++;
 	}
-	if (ferryi_budget_is_low(&f->pager->budget)) /* read-ahead alone may run for long */
+	/* Read-ahead alone may run for long. */
+	if (ferryi_budget_is_low(&f->pager->budget) || ferryi_strips_are_few(f->pager))
 		ferryi_pager_need_memory(f->pager);
 	if (charged > got)
 		ferryi_budget_uncharge(&f->pager->budget, charged - got);
@@ -198,6 +203,15 @@ static struct ferryi_fetch *begin_ahead(struct ferryi_fetcher *f, struct ferryi_
 	return fetch;
 }
 
+/* Where a chunk lands: in frames that only have to be moved to their places, if there are as many as it has pages. */
+static void choose_landing(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, const struct ferryi_channel *channel)
+{
+	fetch->nr_moved = 0;
+	if (ferryi_lines_reach_staging(&f->lines, channel))
+		fetch->frames = ferryi_strip_take(f->pager, fetch->nr_pages, &fetch->strip);
+	fetch->op.local = fetch->frames ? fetch->frames : fetch->buf;
+}
+
 /* Reads pages [at, end) after ref that are away, in chunks of neighbours; where it stopped. */
 uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_ref *ref, uint32_t at, uint32_t end,
 			   const struct ferryi_fault *fault)
@@ -221,7 +235,10 @@ uint32_t ferryi_fetch_chunks(struct ferryi_fetcher *f, const struct ferryi_page_
 
 		if (!got)
 			break;
-		ferryi_fetch_post(f, begin_ahead(f, &f->free_chunks, ref, at, got, &ahead, fault), channel);
+		struct ferryi_fetch *fetch = begin_ahead(f, &f->free_chunks, ref, at, got, &ahead, fault);
+
+		choose_landing(f, fetch, channel);
+		ferryi_fetch_post(f, fetch, channel);
 		at += got;
 	}
 	return at;
@@ -345,6 +362,9 @@ void ferryi_fetch_unlock(struct ferryi_fetcher *f)
 
 static void free_fetch(struct ferryi_fetcher *f, struct ferryi_fetch *fetch)
 {
+	if (fetch->frames)
+		ferryi_strip_put(f->pager, fetch->strip, fetch->nr_pages, fetch->nr_moved);
+	fetch->frames = NULL;
 	if (fetch->is_inline)
 		ferryi_inline_wake(&f->pager->inline_mode);
 	ferryi_notify_end(&fetch->notice);
@@ -405,6 +425,23 @@ static bool is_dropped(const struct ferryi_fetch *fetch, uint32_t i)
 	return ferryi_page_load(&fetch->object->words[fetch->index + i]) & FERRYI_PAGE_DROPPED;
 }
 
+/* Pages [first, first + nr) of the read; result and *done as of ferryi_place_run. */
+static int place_some(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, uint32_t first, uint32_t nr, uint32_t *done)
+{
+	uintptr_t va = fetch->fault.va + (uintptr_t)first * FERRYI_PAGE_SIZE;
+	uint8_t *src = (uint8_t *)fetch->op.local + (size_t)first * FERRYI_PAGE_SIZE;
+
+	if (fetch->frames) {
+		int rc = ferryi_place_frames(f->pager, fetch->object, va, src, nr, done);
+
+		fetch->nr_moved += *done;
+		ferryi_count(&f->pager->counters.c_pages_moved, *done);
+		if (!rc || rc == -EAGAIN)
+			return rc;
+	}
+	return ferryi_place_run(f->pager, fetch->object, va, src, nr, done);
+}
+
 /*
  * Puts the read's pages in place from nr_copied on, but those that the
  * application has dropped since it began: they become ABSENT. No event is
@@ -429,8 +466,7 @@ static int place_locked(struct ferryi_fetcher *f, struct ferryi_fetch *fetch, ui
 		while (first + nr < fetch->nr_pages && !is_dropped(fetch, first + nr))
 			nr++;
 		ferryi_folio_split(f->pager, ferryi_object_pfn(fetch->object, fetch->index + first)); /* before it is seen */
-		rc = ferryi_place_run(f->pager, fetch->object, va,
-				      (uint8_t *)fetch->op.local + (size_t)first * FERRYI_PAGE_SIZE, nr, &done);
+		rc = place_some(f, fetch, first, nr, &done);
 		for (uint32_t i = 0; i < done; i++) {
 			ferryi_page_freed(f->pager, ferryi_object_pfn(fetch->object, fetch->index + first + i));
 			ferryi_place_finish(fetch->object, fetch->index + first + i, flags);

@@ -6,7 +6,8 @@
  *   page words (atomics), area look-up under the read lock, budget counters,
  *   memory-model look-up by PFN, page descriptors (altmap.h), ferryi_lines_channel/_broken,
  *   ferryi_channel_submit/_poll, ioctls on the userfaultfd, write(2) to an
- *   eventfd, pread(2) of a cgroup's figures (memcg.h), the frames of the reserve,
+ *   eventfd, pread(2) of a cgroup's figures (memcg.h), the frames of the reserve
+ *   (reserve.h) and those that go round (strip.h),
  *   the clock, ferryi_log on failures, the notifier (notify.h),
  *   the callbacks of a pool (callback.h), pread(2) and pwrite(2) of a coherent
  *   pool's memfd (coherent.h).
@@ -80,6 +81,10 @@ struct ferryi_fetch {
 	bool no_copy; /* what the pool has of the pages is void from now on */
 	enum ferryi_fill fill;
 	bool is_inline; /* the object's, which may be gone once its pages are in place */
+	uint8_t *buf; /* registered, as long as its reads may be; immutable */
+	uint8_t *frames;   /* in place of buf: those of `strip`, which are moved to their places; NULL */
+	uint32_t strip;    /* strip.h */
+	uint32_t nr_moved; /* frames that have left it */
 	struct ferryi_notice notice; /* from the claim until the pages are in place, or back */
 	bool landed;        /* data is in the slot, the copy waits for the address space to settle */
 	struct ferryi_fetch *next; /* free list, or landed list */

@@ -20,6 +20,13 @@ int ferryi_place_run(struct ferryi_pager *pager, const struct ferryi_object *obj
 /* The same, announced: for pages whose fetch was not. */
 int ferryi_place_announced(struct ferryi_pager *pager, const struct ferryi_object *object, uintptr_t va, const uint8_t *src,
 			   uint32_t nr, uint32_t *done);
+/*
+ * Moves nr frames of staging to the marked holes [va, va + nr pages), as many as can be, and wakes. *done: from the
+ * front; 0 when there are any. Else none, and the holes are marked as before (-EAGAIN: or soon filled, or known by
+ * their page words alone): -EAGAIN; anything else: they are to be copied from there.
+ */
+int ferryi_place_frames(struct ferryi_pager *pager, const struct ferryi_object *object, uintptr_t va, uint8_t *frames,
+			uint32_t nr, uint32_t *done);
 void ferryi_place_count(struct ferryi_object *object, size_t index);
 /*
  * The page is in place: FETCHING (ours) -> RESIDENT with these flags.

@@ -32,7 +32,9 @@
  *        | WRITEBACK(slot)  (release)        take WRITEBACK(slot) off   (acquire)
  *                                          slot is free again
  *
- * Only one cas wins; the slot is reused only after the loser has seen the end.
+ * Only one cas wins; the slot is reused only after the loser has seen the end,
+ * by whomsoever (strip.h). The write may read the slot itself: no frame leaves
+ * it before the write has completed.
  * Until WRITEBACK is off (the kernel's PG_writeback) the page may not be written
  * again, by another evictor or a flush, nor may its place in the pool be given
  * to anyone: the write under way carries old data and could land last. A page

@@ -53,13 +53,17 @@ static int open_descriptors(struct ferryi_pager *pager)
 
 /*
  * Slots of every evictor (the eviction threads', the service's, the migrator), of which nothing is resident but pages
- * under way; then those of exclusive pages; where a memory cgroup has a limit, the reserve's frames; and those of one
+ * under way; more of the kind, for what goes round (strip.h); then those of exclusive pages; where a memory cgroup has a limit, the reserve's frames; and those of one
  * huge page.
  */
 static int open_staging(struct ferryi_pager *pager)
 {
 	size_t pages = (size_t)(pager->nr_evict_threads + 2) * FERRYI_EVICT_SLOTS;
+	unsigned nr_extra = ferryi_strips_extra(pager->attr.budget_bytes >> FERRYI_PAGE_SHIFT);
 
+	if (ferryi_strips_open(pager, (unsigned)pages / FERRYI_EVICT_BATCH, nr_extra))
+		return -ENOMEM;
+	pages += (size_t)nr_extra * FERRYI_EVICT_BATCH;
 	pager->exclusive->first_slot = (uint32_t)pages;
 	pages += FERRYI_EXCLUSIVE_SLOTS;
 	ferryi_memcg_open(&pager->memcg);

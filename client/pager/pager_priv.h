@@ -24,6 +24,7 @@
 #include "pager.h"
 #include "rebuild.h"
 #include "reserve.h"
+#include "strip.h"
 #include "uffd.h"
 
 #define FERRYI_MAX_THREADS 16u
@@ -103,6 +104,9 @@ struct ferryi_pager {
 	/* atomic: memcg.h, reserve.h */
 	struct ferryi_memcg memcg;
 	struct ferryi_reserve *reserve;
+
+	/* atomic: strip.h */
+	struct ferryi_strips strips;
 
 	/* atomic */
 	struct ferryi_budget budget;

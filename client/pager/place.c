@@ -17,6 +17,27 @@ long ferryi_place_frame(int uffd, void *dst, void *frame)
 	return rc;
 }
 
+int ferryi_place_frames(struct ferryi_pager *pager, const struct ferryi_object *object, uintptr_t va, uint8_t *frames,
+			uint32_t nr, uint32_t *done)
+{
+	int uffd = ferryi_uffd_of(pager, object);
+	size_t len = (size_t)nr * FERRYI_PAGE_SIZE;
+	int rc = ferryi_uffd_mark(uffd, (void *)va, len, false);
+
+	*done = 0;
+	if (rc)
+		return rc;
+	long moved = ferryi_uffd_move(uffd, (void *)va, frames, len);
+	size_t gone = moved > 0 ? (size_t)moved : 0;
+
+	if (gone)
+		ferryi_wake_at(pager, object, va, gone);
+	if (gone < len)
+		ferryi_uffd_mark(uffd, (void *)(va + gone), len - gone, true);
+	*done = (uint32_t)(gone / FERRYI_PAGE_SIZE);
+	return gone ? 0 : (int)moved;
+}
+
 long ferryi_place_copy(struct ferryi_pager *pager, int uffd, void *dst, const void *src, size_t len)
 {
 	if (ferryi_memcg_is_tight(&pager->memcg))

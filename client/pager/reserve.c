@@ -2,7 +2,6 @@
 #include "reserve.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <string.h>
 
 #include "fetch_priv.h"
@@ -64,22 +63,25 @@ long ferryi_reserve_copy(struct ferryi_pager *pager, int uffd, void *dst, const 
 	return rc == -EBUSY ? -ENOMEM : rc; /* the frame is shared after a fork */
 }
 
-void ferryi_reserve_refill(struct ferryi_pager *pager, uint8_t *staging, unsigned nr)
+bool ferryi_reserve_refill(struct ferryi_pager *pager, uint8_t *staging, unsigned nr)
 {
 	struct ferryi_reserve *r = pager->reserve;
+	bool any = false;
 	uint32_t i;
 
 	for (unsigned slot = 0; slot < nr && atomic_load(&r->nr_full) < FERRYI_RESERVE_FRAMES; slot++) {
 		if (!take(r, EMPTY, &i))
-			return;
+			break;
 		if (ferryi_uffd_move(pager->uffd, frame_addr(pager, i), staging + (size_t)slot * FERRYI_PAGE_SIZE,
 				     FERRYI_PAGE_SIZE) > 0) {
 			atomic_fetch_add(&r->nr_full, 1);
 			atomic_store(&r->state[i], FULL);
+			any = true;
 		} else { /* no frame in that slot */
 			atomic_store(&r->state[i], EMPTY);
 		}
 	}
+	return any;
 }
 
 int ferryi_reserve_is_low(struct ferryi_pager *pager)

@@ -19,6 +19,7 @@
 #define FERRYI_PAGER_RESERVE_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -39,8 +40,8 @@ void ferryi_reserve_open(struct ferryi_pager *pager);
  * reserve is empty; -EEXIST, -ENOENT, -EAGAIN.
  */
 long ferryi_reserve_copy(struct ferryi_pager *pager, int uffd, void *dst, const void *src);
-/* Takes the frames of nr staging slots that nobody needs any more, as far as it lacks some. */
-void ferryi_reserve_refill(struct ferryi_pager *pager, uint8_t *staging, unsigned nr);
+/* Takes the frames of nr staging slots that nobody needs any more, as far as it lacks some. true: it has taken any. */
+bool ferryi_reserve_refill(struct ferryi_pager *pager, uint8_t *staging, unsigned nr);
 /* Less than half of it is there. */
 int ferryi_reserve_is_low(struct ferryi_pager *pager);
 

@@ -95,6 +95,7 @@ void ferryi_pager_stats(struct ferryi_pager *pager, struct ferry_stats *out)
 	fill_latency(&out->fault, &c->fault);
 	fill_latency(&out->fault_major, &c->fault_major);
 	out->coherent_bytes = ferryi_counter_read(&c->g_coherent_pages) << FERRYI_PAGE_SHIFT;
+	out->pages_moved = ferryi_counter_read(&c->c_pages_moved);
 	out->pages_reserve = ferryi_counter_read(&c->c_pages_reserve);
 	out->rebuild_left_bytes = ferryi_counter_read(&c->g_rebuild_left_bytes);
 	out->bytes_replicated = ferryi_counter_read(&c->c_bytes_replicated);

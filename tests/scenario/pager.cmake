@@ -1,6 +1,6 @@
 # The public API, through libferry.so and a real ferryd: memory, errors, the kernel's own accesses, fork.
 set(pager_kit pager_kit.c control_child.c)
-foreach(part memory stream ranges errors private kernel fork fork_copy fork_ends fork_heir crash memcg inline replica)
+foreach(part memory stream strip ranges errors private kernel fork fork_copy fork_ends fork_heir crash memcg inline replica)
 	ferry_test(scenario_pager_${part}_local LABELS scenario needs-uffd TIMEOUT 900
 		SOURCES pager_${part}.c ${pager_kit}
 		LINK ferry ferry_control ferry_proto ferry_pager_uapi
@@ -13,7 +13,7 @@ set_tests_properties(scenario_pager_replica_tcp PROPERTIES LABELS "scenario;need
 add_test(NAME scenario_pager_replica_inline COMMAND scenario_pager_replica_local tcp "*server_stopped*")
 set_tests_properties(scenario_pager_replica_inline PROPERTIES LABELS "scenario;needs-uffd" SKIP_RETURN_CODE 77 TIMEOUT 900
 	ENVIRONMENT FERRYT_MODE=inline)
-foreach(part memory stream ranges fork inline)
+foreach(part memory stream strip ranges fork inline)
 	foreach(row tcp embedded)
 		add_test(NAME scenario_pager_${part}_${row} COMMAND scenario_pager_${part}_local ${row})
 		set_tests_properties(scenario_pager_${part}_${row} PROPERTIES LABELS "scenario;needs-uffd"
