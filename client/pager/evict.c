@@ -3,13 +3,13 @@
 
 #include <errno.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "callback.h"
 #include "clock.h"
 #include "copies.h"
 #include "evict_priv.h"
 #include "fetch_priv.h"
+#include "hash.h"
 #include "log.h"
 #include "pager_priv.h"
 #include "uffd.h"
@@ -209,7 +209,8 @@ static bool end_if_clean(struct ferryi_evictor *ev, struct ferryi_evict_batch *b
 	uint64_t to;
 
 	uint64_t pfn = ferryi_object_pfn(page->object, page->index);
-	page->hash = XXH3_64bits(data, FERRYI_PAGE_SIZE);
+	ferryi_hash_prefetch(data + FERRYI_PAGE_SIZE); /* most likely the next one's */
+	page->hash = ferryi_hash_page(data);
 	if (page->flags & FERRYI_PAGE_COPIED) {
 		struct ferry_page *desc = ferryi_pfn_to_page(ev->pager->model, pfn);
 
@@ -354,7 +355,7 @@ bool ferryi_evict_commit(struct ferryi_evictor *ev, unsigned k)
 	if (!page->staged || !ferryi_pfn_to_page(ev->pager->model, ferryi_object_pfn(page->object, page->index)))
 		return false;
 	ferryi_page_describe(ev->pager->model, ferryi_object_pfn(page->object, page->index), page->va,
-			     XXH3_64bits(batch->staging + (size_t)k * FERRYI_PAGE_SIZE, FERRYI_PAGE_SIZE));
+			     ferryi_hash_page(batch->staging + (size_t)k * FERRYI_PAGE_SIZE));
 	if (!ferryi_evict_end(ev, page, batch->first_slot + k, FERRYI_PAGE_AWAY | FERRYI_PAGE_COPIED))
 		return false;
 	ferryi_count(&ev->pager->counters.c_pages_evicted, 1);
