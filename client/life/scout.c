@@ -173,13 +173,14 @@ int ferryi_scout_attach(struct ferry *ferry)
 /* ---- afterwards ---- */
 
 /*
- * There is a session, or was: that one is reopened elsewhere (servers.c). Whether it has a pool, or the application has
- * detached that, is no news.
+ * There is a session; or was, and with copies that one is reopened elsewhere (servers.c). Whether it has a pool, or the
+ * application has detached that, is no news.
  */
 static bool is_known_locked(struct ferry *ferry, const char *url)
 {
 	for (unsigned i = 0; i < ferry->nr_sessions; i++) {
-		if (strcmp(ferry->urls[i], url) == 0)
+		if (strcmp(ferry->urls[i], url) == 0 &&
+		    (ferry->config.replicas > 1 || ferryi_session_state(ferry->sessions[i]) != FERRYI_SESSION_LOST))
 			return true;
 	}
 	return false;
