@@ -188,7 +188,7 @@ static int grow_locked(struct ferryi_replica *replica, uint64_t nr)
 		int rc = ferryi_lease_grow(replica->lender.lease, step << FERRYI_SUBSECTION_SHIFT, &first, &count);
 
 		if (rc)
-			return rc;
+			return rc == -EDQUOT ? -ENOMEM : rc; /* all that this user may have: as good as full */
 		for (unsigned i = 0; i < count; i++) {
 			const struct ferryi_extent *extent = ferryi_lease_extent(replica->lender.lease, first + i);
 

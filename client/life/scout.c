@@ -148,7 +148,7 @@ int ferryi_scout_attach(struct ferry *ferry)
 {
 	struct attached sum = { 0 };
 	char list[4096], *save = NULL;
-	uint64_t each;
+	uint64_t each = 0;
 	int rc;
 
 	if (ferry->embedded)

@@ -14,8 +14,6 @@
 
 #define FIRST_RETRY_NS (1000 * FERRYI_NS_PER_MS)
 #define MAX_RETRY_NS   (30 * FIRST_RETRY_NS)
-#define SPARE_INDICES \
-	(FERRYI_MAX_POOLS_ATTACHED / 2) /* kept for copies: a server that comes and goes takes no more */
 
 /* The session that was there, and where the next one is tried. Owned by the thread `ferry-rebuild`; freed at
  * close. */
@@ -24,13 +22,21 @@ struct ferryi_lost_session {
 	struct ferryi_lost_session *next;
 };
 
-static unsigned nr_free_indices_locked(const struct ferry *ferry)
+/*
+ * Is there an index for one pool more, and for its copies, when each of them may be under way to another server? A pool whose
+ * own lease is lost keeps its index, so a server that comes and goes could take them all.
+ */
+static bool has_room_locked(const struct ferry *ferry)
 {
-	unsigned n = 0;
+	unsigned each = (unsigned)ferry->config.replicas + 1, need = each;
 
-	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++)
-		n += !ferry->busy[i];
-	return n;
+	for (unsigned i = 0; i < FERRYI_MAX_POOLS_ATTACHED; i++) {
+		const struct ferry_pool *pool = atomic_load(&ferry->pools[i]);
+
+		if (pool)
+			need += ferryi_pool_is_replicated(pool) ? each : 1;
+	}
+	return need <= FERRYI_MAX_POOLS_ATTACHED;
 }
 
 /* For memory to come. What cannot be had now is not needed either: copies come first. */
@@ -39,7 +45,7 @@ static void attach_again_locked(struct ferry *ferry, struct ferryi_session *sess
 	struct ferry_pool_attr attr = {.size = sizeof(attr), .pool = ferry->config.pool};
 	struct ferry_pool *pool;
 
-	if (nr_free_indices_locked(ferry) <= SPARE_INDICES)
+	if (!has_room_locked(ferry))
 		return;
 	if (ferryi_attach(ferry, session, &attr, &pool) || ferryi_replicate(ferry, pool))
 		ferryi_warn("%s: is there again, but lends no memory: %s", ferryi_session_name(session),
