@@ -6,7 +6,7 @@
 # usage: tests/run.sh [--quick] [--no-vm] [--only LABEL] [--no-deps]
 #   --quick        the release build and its tests only
 #   --no-vm        no soft-RoCE VMs
-#   --only LABEL   tests of one CTest label: unit contract scenario softroce fuzz checks
+#   --only LABEL   tests of one CTest label: unit contract scenario chaos softroce fuzz checks
 #   --no-deps      install no packages
 # Needs no terminal and leaves nothing running. Logs: build/logs.
 set -u
@@ -22,8 +22,8 @@ while [ $# -gt 0 ]; do
 	--only)
 		only=${2:-}
 		case $only in
-		unit | contract | scenario | softroce | fuzz | checks | bench) shift 2 ;;
-		*) echo "run.sh: --only takes one of: unit contract scenario softroce fuzz checks bench" >&2; exit 2 ;;
+		unit | contract | scenario | chaos | softroce | fuzz | checks | bench) shift 2 ;;
+		*) echo "run.sh: --only takes one of: unit contract scenario chaos softroce fuzz checks bench" >&2; exit 2 ;;
 		esac
 		;;
 	*) usage ;;
