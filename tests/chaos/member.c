@@ -23,6 +23,7 @@
 #define START_MS 30000u
 
 /* Runs `ip` with these words; in the namespace of pid, if it is not 0. false: it failed. */
+__attribute__((format(printf, 2, 3)))
 static bool ip(pid_t pid, const char *fmt, ...)
 {
 	char words[256], *argv[24] = {"ip"}, *save = NULL;
