@@ -649,6 +649,13 @@ static int check_access_answer(const Farferry__Envelope *e, struct why *why)
 	return check_text(why, "text", m->error->text, FERRYI_MAX_TEXT);
 }
 
+static int check_drain_request(const Farferry__Envelope *e, struct why *why)
+{
+	uint32_t ms = e->drain_request->deadline_ms;
+
+	return ms > MAX_MS ? invalid(why, "deadline_ms %u: at most %u", ms, MAX_MS) : 0;
+}
+
 /* ---- bodies ---- */
 
 enum { TO_SERVER = 1 << FERRYI_ROLE_SERVER, TO_CLIENT = 1 << FERRYI_ROLE_CLIENT };
@@ -678,6 +685,7 @@ static const struct body {
 	[FARFERRY__ENVELOPE__BODY_STATS_REPLY] = {"stats_reply", TO_CLIENT, ID_SET, check_stats_reply},
 	[FARFERRY__ENVELOPE__BODY_REVOKED] = {"revoked", TO_CLIENT, ID_ZERO, check_revoked},
 	[FARFERRY__ENVELOPE__BODY_DRAIN] = {"drain", TO_CLIENT, ID_ZERO, check_drain},
+	[FARFERRY__ENVELOPE__BODY_DRAIN_REQUEST] = {"drain_request", TO_SERVER, ID_SET, check_drain_request},
 	[FARFERRY__ENVELOPE__BODY_FAILED] = {"failed", TO_CLIENT, ID_ZERO, check_failed},
 	[FARFERRY__ENVELOPE__BODY_INJECT] = {"inject", TO_SERVER, ID_SET, check_inject},
 	[FARFERRY__ENVELOPE__BODY_HEIR] = {"heir", TO_SERVER, ID_SET, check_heir},

@@ -45,6 +45,10 @@ struct daemon {
 	unsigned ndoors, nquiet;			 /* quiet: their connections are gone */
 	struct event *on_term, *on_int, *on_hup, *on_jobs, *on_logins, *on_lifeline, *on_mce, *deadline;
 	enum phase phase;
+	/* a drain: how long it may take, and who wants it (asked_by "": a signal) */
+	struct event *on_drain;
+	uint64_t drain_ms;
+	char asked_by[128];
 };
 
 /* ---- leaving ---- */
@@ -104,34 +108,64 @@ static void on_deadline(evutil_socket_t fd, short what, void *ctx)
 		return;
 	}
 	ferryi_warn("drain: %" PRIu64 " leases were not given back within %" PRIu64 " ms; revoking them",
-		    leases, daemon->config->drain_timeout_ms);
+		    leases, daemon->drain_ms);
 	leave(daemon, "the server has shut down; its drain time is over");
 }
 
 /* ---- events ---- */
 
+static void drain(struct daemon *daemon, uint64_t drain_ms, const char *who)
+{
+	struct ferryi_hub *hub = &daemon->hub;
+
+	daemon->phase = DRAINING;
+	daemon->drain_ms = drain_ms;
+	ferryi_supervisor_notify("STOPPING=1");
+	ferryi_register_end(daemon->reg);
+	ferryi_notice("%s: draining: nothing is granted any more; waiting up to %" PRIu64 " ms for %" PRIu64 " leases", who,
+		      drain_ms, ferryi_counter_read(&hub->status.g_leases));
+	hub->drain_deadline_ns = ferryi_deadline_ms(drain_ms);
+	atomic_store(&hub->draining, true);
+	set_deadline(daemon, drain_ms);
+	ferryi_server_sessions_drain(hub, drain_ms);
+	drain_check(daemon);
+}
+
 static void on_stop_signal(evutil_socket_t signum, short what, void *ctx)
 {
 	struct daemon *daemon = ctx;
-	struct ferryi_hub *hub = &daemon->hub;
+	char who[32];
 
 	(void)what;
+	/* After a request to drain (ferry drain) the first signal is a second one. */
 	if (daemon->phase != SERVING) {
 		ferryi_warn("second signal (%d): stopping at once", (int)signum);
 		_exit(1);
 	}
-	daemon->phase = DRAINING;
-	ferryi_supervisor_notify("STOPPING=1");
-	ferryi_register_end(daemon->reg);
-	ferryi_notice("signal %d: draining: nothing is granted any more; waiting up to %" PRIu64
-		      " ms for %" PRIu64 " leases",
-		      (int)signum, daemon->config->drain_timeout_ms,
-		      ferryi_counter_read(&hub->status.g_leases));
-	hub->drain_deadline_ns = ferryi_deadline_ms(daemon->config->drain_timeout_ms);
-	atomic_store(&hub->draining, true);
-	set_deadline(daemon, daemon->config->drain_timeout_ms);
-	ferryi_server_sessions_drain(hub, daemon->config->drain_timeout_ms);
-	drain_check(daemon);
+	snprintf(who, sizeof(who), "signal %d", (int)signum);
+	drain(daemon, daemon->config->drain_timeout_ms, who);
+}
+
+static void on_asked_to_drain(evutil_socket_t fd, short what, void *ctx)
+{
+	struct daemon *daemon = ctx;
+
+	(void)fd;
+	(void)what;
+	if (daemon->phase == SERVING)
+		drain(daemon, daemon->drain_ms, daemon->asked_by);
+}
+
+/* From a session's own callback, which may not be closed in it. */
+static void ask_to_drain(void *ctx, uint64_t deadline_ms, const char *who)
+{
+	struct daemon *daemon = ctx;
+
+	if (daemon->phase != SERVING)
+		return;
+	daemon->drain_ms = deadline_ms ? deadline_ms : daemon->config->drain_timeout_ms;
+	snprintf(daemon->asked_by, sizeof(daemon->asked_by), "%s", who);
+	event_active(daemon->on_drain, 0, 0);
 }
 
 static void on_failed_memory(evutil_socket_t fd, short what, void *ctx)
@@ -323,6 +357,9 @@ static int add_events(struct daemon *daemon)
 
 	daemon->on_term = add_event(daemon, SIGTERM, EV_SIGNAL, on_stop_signal);
 	daemon->on_int = add_event(daemon, SIGINT, EV_SIGNAL, on_stop_signal);
+	daemon->on_drain = event_new(daemon->base, -1, 0, on_asked_to_drain, daemon);
+	daemon->hub.drain = ask_to_drain;
+	daemon->hub.drain_ctx = daemon;
 	daemon->on_hup = add_event(daemon, SIGHUP, EV_SIGNAL, on_reload);
 	daemon->on_jobs = add_event(daemon, ferryi_jobs_fd(daemon->hub.jobs), EV_READ, on_finished_jobs);
 	if (logins)
@@ -332,7 +369,7 @@ static int add_events(struct daemon *daemon)
 	daemon->deadline = evtimer_new(daemon->base, on_deadline, daemon);
 	if (lifeline)
 		daemon->on_lifeline = add_event(daemon, lifeline, EV_READ, on_lifeline_end);
-	return daemon->on_term && daemon->on_int && daemon->on_hup && daemon->on_jobs && daemon->on_mce &&
+	return daemon->on_term && daemon->on_int && daemon->on_drain && daemon->on_hup && daemon->on_jobs && daemon->on_mce &&
 			       daemon->deadline && (!logins || daemon->on_logins) &&
 			       (!lifeline || daemon->on_lifeline)
 		       ? 0
@@ -342,7 +379,8 @@ static int add_events(struct daemon *daemon)
 static void free_events(struct daemon *daemon)
 {
 	struct event *events[] = {daemon->on_term,   daemon->on_int,	  daemon->on_hup, daemon->on_jobs,
-				  daemon->on_logins, daemon->on_lifeline, daemon->on_mce, daemon->deadline};
+				  daemon->on_logins, daemon->on_lifeline, daemon->on_mce, daemon->on_drain,
+				  daemon->deadline};
 
 	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
 		if (events[i])

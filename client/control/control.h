@@ -108,6 +108,11 @@ struct ferryi_session_stat {
 	uint64_t value;
 	bool gauge;
 };
+/*
+ * Has the server drained, as SIGTERM of it does; deadline_ms 0: as it is set up.
+ * -EPERM: this user may not. A server of 0.1 ends the session. Blocks.
+ */
+int ferryi_session_drain(struct ferryi_session *session, uint32_t deadline_ms);
 int ferryi_session_stats(struct ferryi_session *session, struct ferryi_session_stat *out, unsigned max);
 
 /* A granted extent. Immutable until the lease releases it. */

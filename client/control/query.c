@@ -91,3 +91,20 @@ int ferryi_session_stats(struct ferryi_session *session, struct ferryi_session_s
 	ferryi_envelope_free(&reply);
 	return rc;
 }
+
+int ferryi_session_drain(struct ferryi_session *session, uint32_t deadline_ms)
+{
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT, *reply;
+	Farferry__DrainRequest body = FARFERRY__DRAIN_REQUEST__INIT;
+
+	body.deadline_ms = deadline_ms;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_DRAIN_REQUEST;
+	envelope.drain_request = &body;
+	int rc = ferryi_request_call(session, &envelope, FARFERRY__ENVELOPE__BODY_DONE,
+				     ferryi_deadline_ms(session->request_ms), &reply);
+
+	if (rc < 0)
+		return rc;
+	ferryi_envelope_free(&reply);
+	return 0;
+}

@@ -10,6 +10,7 @@ static const struct ferryi_tool_command *const commands[] = {
 	&ferryi_tool_doctor,
 	&ferryi_tool_pools,
 	&ferryi_tool_top,
+	&ferryi_tool_drain,
 	&ferryi_tool_bench,
 };
 
@@ -42,7 +43,7 @@ int main(int argc, char **argv)
 	ferryi_log_set_ident("ferry");
 	ferryi_log_set_level(FERRYI_LOG_WARN);
 	if (name == NULL) {
-		fputs("ferry: no command given: doctor, pools, top or bench (\"ferry --help\" says what "
+		fputs("ferry: no command given: doctor, pools, top, drain or bench (\"ferry --help\" says what "
 		      "they do)\n",
 		      stderr);
 		return FERRYI_TOOL_USAGE;
@@ -67,7 +68,7 @@ int main(int argc, char **argv)
 	command = command_find(name);
 	if (command == NULL) {
 		fprintf(stderr,
-			"ferry: no command \"%s\"; there are doctor, pools, top and bench (\"ferry --help\")\n",
+			"ferry: no command \"%s\"; there are doctor, pools, top, drain and bench (\"ferry --help\")\n",
 			name);
 		return FERRYI_TOOL_USAGE;
 	}

@@ -28,6 +28,7 @@ struct ferryi_tool_command {
 
 extern const struct ferryi_tool_command ferryi_tool_bench;
 extern const struct ferryi_tool_command ferryi_tool_doctor;
+extern const struct ferryi_tool_command ferryi_tool_drain;
 extern const struct ferryi_tool_command ferryi_tool_pools;
 extern const struct ferryi_tool_command ferryi_tool_top;
 

@@ -64,6 +64,9 @@ struct ferryi_hub {
 	uint64_t next_session_id;
 	uint64_t epoch;
 	uint64_t drain_deadline_ns;
+	/* Drains the server, soon, not within the call; deadline_ms 0: its own. Set before anything is served. */
+	void (*drain)(void *ctx, uint64_t deadline_ms, const char *who);
+	void *drain_ctx;
 	/* atomic: the control thread sets, workers read */
 	_Atomic bool draining;
 	/* atomic: workers number leases and extents with it */

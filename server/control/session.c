@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "arith.h"
 #include "clock.h"
@@ -328,6 +329,35 @@ static void on_stats(struct ferryi_server_session *session, uint64_t request_id)
 	free(list);
 }
 
+/* Those who could end the server otherwise: who know its secret, root, and whom it runs as. */
+static bool may_drain(const struct ferryi_user *user)
+{
+	char own[32];
+
+	snprintf(own, sizeof(own), "uid:%u", (unsigned)geteuid());
+	return strcmp(user->name, "token") == 0 || strcmp(user->name, "uid:0") == 0 || strcmp(user->name, own) == 0;
+}
+
+static void on_drain_request(struct ferryi_server_session *session, const Farferry__Envelope *request)
+{
+	Farferry__DoneReply done = FARFERRY__DONE_REPLY__INIT;
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+	struct ferryi_hub *hub = session->hub;
+	char text[320];
+
+	if (!may_drain(session->user) || !hub->drain) {
+		snprintf(text, sizeof(text), "%s may not drain this server: who knows its token may, or root; or send SIGTERM to ferryd",
+			 session->user->name);
+		ferryi_server_session_put_error(session, request->request_id, FARFERRY__CODE__CODE_PERM, text);
+		return;
+	}
+	envelope.request_id = request->request_id;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_DONE;
+	envelope.done = &done;
+	ferryi_server_session_put_envelope(session, &envelope);
+	hub->drain(hub->drain_ctx, request->drain_request->deadline_ms, session->label);
+}
+
 static void on_keepalive(struct ferryi_server_session *session, const Farferry__Envelope *request)
 {
 	Farferry__KeepAlive keepalive = FARFERRY__KEEP_ALIVE__INIT;
@@ -400,6 +430,9 @@ static int dispatch(struct ferryi_server_session *session, Farferry__Envelope **
 		break;
 	case FARFERRY__ENVELOPE__BODY_KEEPALIVE:
 		on_keepalive(session, *request);
+		break;
+	case FARFERRY__ENVELOPE__BODY_DRAIN_REQUEST:
+		on_drain_request(session, *request);
 		break;
 	case FARFERRY__ENVELOPE__BODY_ATTACH:
 	case FARFERRY__ENVELOPE__BODY_GROW:

@@ -577,6 +577,68 @@ static void sigterm__leases_held__waits_for_them(void **state)
 	assert_int_equal(ferryt_server_wait(&server), 0);
 }
 
+/* The answer to a request to drain within a minute: its body. */
+static Farferry__Envelope *ask_to_drain(struct ferryt_conn *conn)
+{
+	Farferry__Envelope envelope = FARFERRY__ENVELOPE__INIT;
+	Farferry__DrainRequest body = FARFERRY__DRAIN_REQUEST__INIT;
+
+	body.deadline_ms = 60000;
+	envelope.body_case = FARFERRY__ENVELOPE__BODY_DRAIN_REQUEST;
+	envelope.drain_request = &body;
+	return ferryt_conn_call(conn, &envelope);
+}
+
+static void drain_request__by_one_who_knows_the_token__as_sigterm(void **state)
+{
+	struct ferryt_conn conn, asker;
+	struct ferryt_lease lease;
+	Farferry__Envelope *message;
+
+	(void)state;
+	ferryt_conn_login(&conn, &server);
+	ferryt_conn_login(&asker, &server);
+	assert_int_equal(ferryt_attach(&conn, "hot", "tcp", 4 * MIB, &lease, NULL, 0), 0);
+	message = ask_to_drain(&asker);
+	assert_non_null(message);
+	assert_int_equal(message->body_case, FARFERRY__ENVELOPE__BODY_DONE);
+	ferryi_envelope_free(&message);
+	message = ferryt_conn_recv(&conn);
+	assert_non_null(message);
+	assert_int_equal(message->body_case, FARFERRY__ENVELOPE__BODY_DRAIN);
+	assert_in_range(message->drain->deadline_ms, 30001, 60000); /* what was asked for, not what it is set up for */
+	ferryi_envelope_free(&message);
+	assert_true(ferryt_keepalive(&conn));
+	assert_int_equal(ferryt_detach(&conn, lease.id, lease.epoch), 0);
+	ferryt_conn_expect_end(&conn);
+	ferryt_conn_close(&conn);
+	ferryt_conn_close(&asker);
+	assert_int_equal(ferryt_server_wait(&server), 0);
+}
+
+static void drain_request__by_anybody__refused(void **state)
+{
+	const char *const args[] = {"--pool", "name=hot,size=2M", "--fabric", "local", "--no-auth", NULL};
+	struct ferryt_conn conn;
+	Farferry__Envelope *message;
+	uint8_t any[FERRYI_AUTH_TOKEN_LEN] = {0};
+
+	(void)state;
+	start(args);
+	ferryt_conn_open(&conn, &server);
+	message = ferryt_conn_auth(&conn, any);
+	assert_non_null(message);
+	ferryi_envelope_free(&message);
+	message = ask_to_drain(&conn);
+	assert_non_null(message);
+	assert_int_equal(message->body_case, FARFERRY__ENVELOPE__BODY_ERROR);
+	assert_int_equal(message->error->code, FARFERRY__CODE__CODE_PERM);
+	assert_non_null(strstr(message->error->text, "may not drain"));
+	ferryi_envelope_free(&message);
+	assert_true(ferryt_keepalive(&conn));
+	ferryt_conn_close(&conn);
+}
+
 static void sigterm__leases_kept__revokes_them_at_the_limit(void **state)
 {
 	const char *const args[] = {
@@ -673,6 +735,8 @@ int main(void)
 		ON_OWN(session__replies_not_read__is_cut_off),
 		ON_PLAIN(sigterm__no_lease__exits_0),
 		ON_PLAIN(sigterm__leases_held__waits_for_them),
+		ON_PLAIN(drain_request__by_one_who_knows_the_token__as_sigterm),
+		ON_OWN(drain_request__by_anybody__refused),
 		ON_OWN(sigterm__leases_kept__revokes_them_at_the_limit),
 		ON_PLAIN(sigterm__second_one__stops_at_once),
 		ON_PLAIN(sighup__log_level__is_reloaded),

@@ -28,7 +28,7 @@ expect 2 1 "no command given"
 expect 2 1 'no command "frobnicate"' frobnicate
 expect 0 0 "usage: ferry COMMAND" --help
 expect 0 0 "^ferry [0-9]" --version
-for command in doctor pools top bench; do
+for command in doctor pools top drain bench; do
 	expect 0 0 "usage: ferry $command" $command --help
 	expect 0 0 "usage: ferry $command" help $command
 	expect 2 1 "frobnicate" $command --frobnicate
@@ -38,6 +38,8 @@ expect 2 1 "one word too many" pools extra
 expect 2 1 "no server named" top
 expect 2 1 "interval" top --interval=1
 expect 2 1 "a host is wanted" top --servers etcd://
+expect 2 1 "say which server" drain
+expect 2 1 "deadline" drain ferry://127.0.0.1:1 --deadline=soon
 expect 2 1 "say what to measure" bench
 expect 2 1 'no benchmark "speed"' bench speed
 expect 2 1 "size" bench fault --size=12parsecs
@@ -50,6 +52,7 @@ expect 2 1 "single URL" bench fault --servers ferry://a,ferry://b
 # Nobody listens on port 1.
 expect 1 1 "127.0.0.1:1" pools --servers ferry://127.0.0.1:1
 expect 1 1 "127.0.0.1:1" top --once --servers ferry://127.0.0.1:1
+expect 1 1 "127.0.0.1:1" drain ferry://127.0.0.1:1
 expect 1 1 "127.0.0.1:1 cannot be reached" pools --servers etcd://127.0.0.1:1/ferry
 expect 1 0 "fix:.*ferryd" doctor --no-trial --servers ferry://127.0.0.1:1
 
@@ -109,6 +112,8 @@ for mode in handler inline; do
 	check_lines 1
 done
 expect 0 0 RATIO bench fault --size=16M --runs=1 --count=200
+expect 1 1 "token" drain "$server" --token-file wrong
+expect 0 0 "drained, and ended" drain "$server" --token-file token --deadline=60s
 exec 5>&-
 wait
 echo "tool_command: ok"

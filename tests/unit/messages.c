@@ -255,6 +255,7 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 	Farferry__InjectRequest inject = FARFERRY__INJECT_REQUEST__INIT;
 	Farferry__HeirRequest heir = FARFERRY__HEIR_REQUEST__INIT;
 	Farferry__ClaimRequest claim = FARFERRY__CLAIM_REQUEST__INIT;
+	Farferry__DrainRequest drain_request = FARFERRY__DRAIN_REQUEST__INIT;
 	Farferry__DrainNotice drain = FARFERRY__DRAIN_NOTICE__INIT;
 	char *fabrics[] = {"tcp", "tcp;ofi_rxm"};
 	uint64_t ids[] = {7, 0, 3};
@@ -377,6 +378,10 @@ Farferry__Envelope *ferryt_message(Farferry__Envelope__BodyCase body)
 		claim.fabric = "tcp";
 		e.claim = &claim;
 		break;
+	case FARFERRY__ENVELOPE__BODY_DRAIN_REQUEST:
+		drain_request.deadline_ms = 30000;
+		e.drain_request = &drain_request;
+		break;
 	default: {
 		Farferry__Envelope *view = message_view(&e);
 
@@ -410,6 +415,7 @@ enum ferryi_role ferryt_receiver(Farferry__Envelope__BodyCase body)
 	case FARFERRY__ENVELOPE__BODY_INJECT:
 	case FARFERRY__ENVELOPE__BODY_HEIR:
 	case FARFERRY__ENVELOPE__BODY_CLAIM:
+	case FARFERRY__ENVELOPE__BODY_DRAIN_REQUEST:
 		return FERRYI_ROLE_SERVER;
 	default:
 		return FERRYI_ROLE_CLIENT;

@@ -439,6 +439,8 @@ static void notices__fields__checked(void **state)
 	REFUSED(DRAIN, "reason", ferryt_set_text(&e->drain->reason, "a\r"));
 	REFUSED(DRAIN, "deadline_ms", e->drain->deadline_ms = UINT32_MAX);
 	ACCEPTED(DRAIN, e->drain->deadline_ms = 0);
+	REFUSED(DRAIN_REQUEST, "deadline_ms", e->drain_request->deadline_ms = UINT32_MAX);
+	ACCEPTED(DRAIN_REQUEST, e->drain_request->deadline_ms = 0);
 	REFUSED(FAILED, "lease_id", e->failed->lease_id = 0);
 	REFUSED(FAILED, "extent_id", e->failed->extent_id = 0);
 	REFUSED(FAILED, "0 bytes at 8192", e->failed->len_bytes = 0);
