@@ -176,12 +176,13 @@ export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1
 # report_signal_unsafe: a fault on inline memory is a synchronous signal, whose handler may do what inline.h says.
 export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1:die_after_fork=0:report_signal_unsafe=0
-# The rdm row and the embedded server repeat what tcp and local have shown, slowly: release alone runs them.
-[ $run_asan = no ] || tests asan . 'bench|checks' 'contract_rdm|_embedded$'
+# The rdm row and the embedded server repeat what tcp and local have shown, slowly: release alone runs them. So it is with tcp
+# where only the transport differs (stress, failures, copies and faults stay), and with tools that sanitizers slow down.
+[ $run_asan = no ] || tests asan . 'bench|checks' 'contract_rdm|_embedded$|install_examples|tool_command|scenario_(pool|mirror)_.*_tcp'
 # ThreadSanitizer sees no locks inside libfabric, which is not built with it, nor inside libgomp (the examples), and
 # supports no threads in the child of a fork (hmm_stress leaves its forks out by itself). What differs between rows is the
 # transport alone: of the tcp row, stress and failures; the rest has shown itself over local.
-[ $run_tsan = no ] || tests tsan 'unit|contract|scenario' 'bench' 'contract_(tcp|rdm|verbs)|install_|tool_command|_embedded$|server_options|pager_fork_(local|tcp|embedded)|scenario_(pool|mirror|pager_(fork|inline|memory|ranges|stream)).*_tcp'
+[ $run_tsan = no ] || tests tsan 'unit|contract|scenario' 'bench' 'contract_(tcp|rdm|verbs)|install_|tool_command|_embedded$|server_options|pager_fork_(local|tcp|embedded)|scenario_(pool|mirror|failure_net|pager_(fork|inline|memory|ranges|replica|stream|strip)).*_tcp|trust_hostile'
 [ $run_fuzz = no ] || tests fuzz '^fuzz$' bench
 # The tests of label bench check that programs are right; nothing that is timed is a test.
 [ $run_release = no ] || tests release . timed
