@@ -36,7 +36,7 @@ cut_wire() { tc qdisc replace dev "$wire" root netem loss 100%; }
 use_lossy_wire() {
 	say "one packet in a hundred lost, each 2 ms late"
 	tc qdisc replace dev "$wire" root netem loss 1% delay 2ms
-	FERRY_FAULT_TIMEOUT=60000 timeout 200 "$far" 12 150 || fail "use over a lossy wire"
+	FERRY_LOCAL=4M FERRY_FAULT_TIMEOUT=60000 timeout 200 "$far" 6 30 || fail "use over a lossy wire"
 	tc qdisc del dev "$wire" root
 }
 
