@@ -251,7 +251,7 @@ static void flood__half_a_tls_handshake__others_go_on(void **state)
 /* A byte now and then keeps nobody's place. */
 static void senders__slow__are_cut_off(void **state)
 {
-	static const uint8_t head[] = {'F', 'F', 'R', 'Y', 0, 0, 64, 0}; /* 16 KiB: not to be sent in time */
+	static const uint8_t head[] = {'F', 'F', 'R', 'Y', 0, 0, 12, 0}; /* 3 KiB: not to be sent in time */
 	struct ferryt_conn conns[8];
 	struct bystander b;
 	uint64_t before = ferryt_stat(&watch, "c_handshake_timeouts_total");
