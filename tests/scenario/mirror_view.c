@@ -443,7 +443,11 @@ static void change_exporter(void)
 {
 	struct ferry *ferry = ferryt_open(FERRYT_BUDGET);
 	/* Above what follows: a sanitizer's own mapping goes to the highest hole, and is not to fill one that is looked at. */
-	void *higher = mmap(NULL, FERRYT_MIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	const size_t higher_len = 64 << 10;
+	void *higher[8];
+
+	for (unsigned i = 0; i < 8; i++)
+		higher[i] = mmap(NULL, higher_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	uint8_t *p = ferryt_mmap(ferry, LEN);
 
 	ferryt_fill_away(ferry, p, PAGES, 1);
@@ -451,7 +455,8 @@ static void change_exporter(void)
 	atomic_store(&ferryt_shared->base, (uintptr_t)p);
 	ferryt_reach(1);
 	ferryt_await(2);
-	CHECK_INT(munmap(higher, FERRYT_MIB), 0);
+	for (unsigned i = 0; i < 8; i++)
+		CHECK_INT(munmap(higher[i], higher_len), 0);
 	CHECK_INT(ferry_munmap(ferry, p + 16 * FERRYT_PAGE, 16 * FERRYT_PAGE), 0);
 	CHECK_INT(munmap(p + 32 * FERRYT_PAGE, 8 * FERRYT_PAGE), 0);
 	CHECK_INT(mprotect(p + 40 * FERRYT_PAGE, FERRYT_PAGE, PROT_NONE), 0);
