@@ -46,7 +46,7 @@ struct attached {
 	int rc; /* of the last that was left out */
 };
 
-/* Each server's part of what is reserved: of those that are named, one by one. 0 with no line, or -EINVAL. */
+/* Each server's part of what is reserved: of those that are named, one by one. 0, or -EINVAL with a line. */
 static int reserve_each(const struct ferry *ferry, uint64_t *each_bytes)
 {
 	const char *at = ferry->config.servers;
